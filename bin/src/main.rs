@@ -1,0 +1,2 @@
+//! The `vudev` command.
+fn main() {}
