@@ -1,0 +1,533 @@
+//! The table of operations in flight, and who keeps their memory alive.
+//!
+//! A slot goes Waiting → Done → free when its future lives, Waiting → Abandoned → free when the
+//! future was dropped first: an abandoned slot owns whatever the kernel may still touch, until the
+//! last completion. A slot that polls for ever (`Watching`) keeps one pending bit and no list of
+//! completions, so that whoever signals without end costs no memory.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::completion::{Backend, Completion};
+use crate::operation::Operation;
+use crate::ring::NO_SLOT;
+use crate::stats::Stats;
+use crate::timer::Timers;
+use crate::watchdog::Watchdog;
+
+/// How long dropping an executor waits for operations that do not let themselves be cancelled (a
+/// disk that hangs). After that their memory is leaked: freeing it would not be safe.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// One wait of the drain.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+
+/// Work put off to the end of a turn, so that a turn does it once: telling the guest, above all.
+pub trait TurnEnd {
+    /// Called once for every [`crate::Handle::at_turn_end`], before the loop submits or sleeps.
+    fn turn_end(self: Rc<Self>);
+}
+
+/// The memory of an operation whose future is gone.
+pub(crate) trait Abandoned {
+    /// Ends the operation as its future would have: a descriptor that still arrives is closed.
+    fn finish(self: Box<Self>, result: i32);
+}
+
+/// Names a slot and one use of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    slot: u32,
+    /// Tells this use of the slot from earlier ones.
+    use_count: u32,
+}
+
+impl Key {
+    fn user_data(self) -> u64 {
+        u64::from(self.slot) | u64::from(self.use_count) << 32
+    }
+
+    fn index(self) -> usize {
+        self.slot as usize
+    }
+}
+
+struct Slot {
+    use_count: u32,
+    state: State,
+}
+
+enum State {
+    Waiting(Option<Waker>),
+    Done(i32),
+    Watching(Watch),
+    Abandoned(Box<dyn Abandoned>),
+}
+
+#[derive(Default)]
+struct Watch {
+    pending: bool,
+    ended: Option<i32>,
+    waker: Option<Waker>,
+}
+
+/// The back-end, the operations in flight on it, and the timers.
+pub(crate) struct Driver {
+    inner: RefCell<Inner>,
+    pub(crate) timers: RefCell<Timers>,
+    turn_end: RefCell<Vec<Rc<dyn TurnEnd>>>,
+    watchdog: RefCell<Option<Watchdog>>,
+    calls: Cell<u64>,
+}
+
+struct Inner {
+    backend: Backend,
+    slots: Slab<Slot>,
+    operations: usize,
+    slots_max: usize,
+    use_count: u32,
+    /// Slots the kernel has yet to answer for.
+    in_flight: usize,
+    /// Tasks that found every slot taken; each at most once.
+    starved: Vec<Waker>,
+    /// Cancels that the submission queue had no room for.
+    uncancelled: VecDeque<u64>,
+    woken: Vec<Waker>,
+    /// Abandoned operations that have completed; finished outside the borrow.
+    finished: Vec<(Box<dyn Abandoned>, i32)>,
+    stats: Stats,
+    closed: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(backend: Backend, operations: u32, reserved: u32) -> Rc<Self> {
+        let operations = operations as usize;
+        let slots_max = operations + reserved as usize;
+        let inner = Inner {
+            backend,
+            slots: Slab::with_capacity(slots_max),
+            operations,
+            slots_max,
+            use_count: 0,
+            in_flight: 0,
+            starved: Vec::new(),
+            uncancelled: VecDeque::new(),
+            woken: Vec::new(),
+            finished: Vec::new(),
+            stats: Stats::default(),
+            closed: false,
+        };
+        Rc::new(Self {
+            inner: RefCell::new(inner),
+            timers: RefCell::default(),
+            turn_end: RefCell::default(),
+            watchdog: RefCell::default(),
+            calls: Cell::new(0),
+        })
+    }
+
+    pub(crate) fn enable(&self) -> io::Result<()> {
+        self.inner.borrow().backend.enable()
+    }
+
+    pub(crate) fn now(&self) -> std::time::Instant {
+        self.inner.borrow().backend.now()
+    }
+
+    pub(crate) fn random(&self) -> u64 {
+        self.inner.borrow_mut().backend.random()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let inner = self.inner.borrow();
+        Stats {
+            calls: self.calls.get(),
+            in_flight: inner.in_flight as u64,
+            ..inner.stats
+        }
+    }
+
+    pub(crate) fn count_call(&self) {
+        self.calls.set(self.calls.get() + 1);
+    }
+
+    /// Queues `operation` under a slot of its own; `Pending` while every slot is taken.
+    ///
+    /// # Safety
+    ///
+    /// What `operation` points at must be owned by the value later given to [`Driver::abandon`],
+    /// or outlive the slot.
+    #[expect(unsafe_code, reason = "passes the ring's contract on")]
+    pub(crate) unsafe fn submit(
+        &self,
+        cx: &Context<'_>,
+        operation: &Operation,
+        reserve: bool,
+    ) -> Poll<io::Result<Key>> {
+        let state = State::Waiting(Some(cx.waker().clone()));
+        let inner = &mut *self.inner.borrow_mut();
+        // SAFETY: the caller's contract.
+        unsafe { inner.submit(cx, operation, state, reserve) }
+    }
+
+    /// Watches `fd` until the slot is abandoned.
+    pub(crate) fn watch(&self, cx: &Context<'_>, fd: RawFd, events: u32) -> Poll<io::Result<Key>> {
+        let operation = Operation::Poll {
+            fd,
+            events,
+            multishot: true,
+        };
+        let state = State::Watching(Watch {
+            waker: Some(cx.waker().clone()),
+            ..Watch::default()
+        });
+        let inner = &mut *self.inner.borrow_mut();
+        // SAFETY: a poll points at nothing.
+        #[expect(unsafe_code, reason = "an operation without pointers")]
+        unsafe {
+            inner.submit(cx, &operation, state, true)
+        }
+    }
+
+    /// The result of a one-shot slot, which is free after that.
+    pub(crate) fn poll(&self, key: Key, cx: &Context<'_>) -> Poll<i32> {
+        let inner = &mut *self.inner.borrow_mut();
+        match &mut inner.slot(key).state {
+            State::Waiting(waker) => {
+                store(waker, cx);
+                Poll::Pending
+            }
+            State::Done(result) => {
+                let result = *result;
+                inner.free(key);
+                Poll::Ready(result)
+            }
+            State::Watching(_) | State::Abandoned(_) => unreachable!("{key:?} is no one-shot"),
+        }
+    }
+
+    /// Whether a watched slot was signalled since the last call; `Err` with the kernel's result
+    /// once it has ended the watch, and the slot is free.
+    pub(crate) fn poll_watch(&self, key: Key, cx: &Context<'_>) -> Poll<Result<(), i32>> {
+        let inner = &mut *self.inner.borrow_mut();
+        let State::Watching(watch) = &mut inner.slot(key).state else {
+            unreachable!("{key:?} is no watch");
+        };
+        if mem::take(&mut watch.pending) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(result) = watch.ended {
+            inner.free(key);
+            return Poll::Ready(Err(result));
+        }
+        store(&mut watch.waker, cx);
+        Poll::Pending
+    }
+
+    /// Asks the kernel to end an operation whose future lives on.
+    pub(crate) fn cancel(&self, key: Key) {
+        let inner = &mut *self.inner.borrow_mut();
+        if let State::Waiting(_) = inner.slot(key).state {
+            inner.cancel(key);
+        }
+    }
+
+    /// Takes over what a future dropped early owned: ends it now, or cancels and keeps it.
+    pub(crate) fn abandon(&self, key: Key, data: Box<dyn Abandoned>) {
+        let ended = {
+            let inner = &mut *self.inner.borrow_mut();
+            match &inner.slot(key).state {
+                State::Done(result) => Some(*result),
+                State::Watching(watch) => watch.ended,
+                State::Waiting(_) => None,
+                State::Abandoned(_) => unreachable!("{key:?} abandoned twice"),
+            }
+            .inspect(|_| inner.free(key))
+        };
+        match ended {
+            // Foreign code, so no borrow is held here.
+            Some(result) => data.finish(result),
+            None => self.inner.borrow_mut().keep(key, data),
+        }
+    }
+
+    /// Has `work` called when this turn's tasks have run.
+    pub(crate) fn at_turn_end(&self, work: Rc<dyn TurnEnd>) {
+        self.turn_end.borrow_mut().push(work);
+    }
+
+    pub(crate) fn end_turn(&self) {
+        // Work may ask for more work: that belongs to this turn too, since nothing else runs.
+        while !self.turn_end.borrow().is_empty() {
+            let mut due = self.turn_end.take();
+            due.drain(..).for_each(<dyn TurnEnd>::turn_end);
+            let mut kept = self.turn_end.borrow_mut();
+            if kept.is_empty() {
+                *kept = due;
+                return;
+            }
+        }
+    }
+
+    /// Arms the watchdog over blocking calls; see [`crate::watchdog`].
+    pub(crate) fn guard_calls(&self) -> io::Result<()> {
+        let mut watchdog = self.watchdog.borrow_mut();
+        if watchdog.is_none() {
+            *watchdog = Some(Watchdog::new()?);
+        }
+        Ok(())
+    }
+
+    /// Submits, waits at most `wait`, and wakes whoever's operation completed.
+    pub(crate) fn turn(&self, wait: Option<Duration>) -> io::Result<()> {
+        let (mut woken, mut finished) = {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.retry_cancels();
+            // Somebody was woken outside of reaping, by a slot that came free: no time to sleep.
+            let ready = !inner.woken.is_empty() || !inner.finished.is_empty();
+            let wait = if ready { Some(Duration::ZERO) } else { wait };
+            if wait != Some(Duration::ZERO) || inner.backend.wants_enter() {
+                let watchdog = self.watchdog.borrow();
+                if let Some(watchdog) = watchdog.as_ref() {
+                    watchdog.sleeps();
+                }
+                inner.stats.enters += 1;
+                let entered = inner.backend.enter(wait);
+                if let Some(watchdog) = watchdog.as_ref() {
+                    watchdog.wakes();
+                }
+                entered?;
+            }
+            inner.reap()?;
+            (mem::take(&mut inner.woken), mem::take(&mut inner.finished))
+        };
+        // Wakers and destructors run foreign code, so no borrow is held here.
+        woken.drain(..).for_each(Waker::wake);
+        for (data, result) in finished.drain(..) {
+            data.finish(result);
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        woken.append(&mut inner.woken);
+        inner.woken = woken;
+        finished.append(&mut inner.finished);
+        inner.finished = finished;
+        Ok(())
+    }
+
+    /// Cancels and awaits what is in flight: closing the ring would not wait for it. Afterwards
+    /// every submission is refused.
+    pub(crate) fn close(&self) {
+        {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.closed = true;
+            let waiting: Vec<u64> = inner
+                .slots
+                .iter()
+                .filter(|(_, slot)| slot.expects_completion())
+                .map(|(slot, it)| Inner::key(slot, it.use_count).user_data())
+                .collect();
+            inner.uncancelled.extend(waiting);
+        }
+        let mut waited = Duration::ZERO;
+        while self.inner.borrow().in_flight > 0 && waited < DRAIN_LIMIT {
+            if self.turn(Some(DRAIN_STEP)).is_err() {
+                break;
+            }
+            waited += DRAIN_STEP;
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        if inner.in_flight > 0 {
+            // The kernel may still write: leaking is safe, freeing is not. Futures that live see
+            // their slot in `Waiting` and leak their own part through `abandon`.
+            for (_, slot) in &mut inner.slots {
+                if let State::Abandoned(_) = slot.state {
+                    mem::forget(mem::replace(&mut slot.state, State::Waiting(None)));
+                }
+            }
+        }
+        inner.starved.clear();
+    }
+}
+
+impl Inner {
+    #[expect(unsafe_code, reason = "passes the ring's contract on")]
+    unsafe fn submit(
+        &mut self,
+        cx: &Context<'_>,
+        operation: &Operation,
+        state: State,
+        reserve: bool,
+    ) -> Poll<io::Result<Key>> {
+        if self.closed {
+            return Poll::Ready(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
+        }
+        let limit = if reserve {
+            self.slots_max
+        } else {
+            self.operations
+        };
+        if self.slots.len() >= limit {
+            return self.starve(cx);
+        }
+        self.use_count = self.use_count.wrapping_add(1);
+        let key = Self::key(self.slots.vacant_key(), self.use_count);
+        // SAFETY: the caller's contract.
+        if !unsafe { self.backend.push(key.user_data(), operation) } {
+            return self.starve(cx);
+        }
+        self.slots.insert(Slot {
+            use_count: self.use_count,
+            state,
+        });
+        self.in_flight += 1;
+        self.stats.operations += 1;
+        Poll::Ready(Ok(key))
+    }
+
+    fn starve(&mut self, cx: &Context<'_>) -> Poll<io::Result<Key>> {
+        if !self.starved.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.starved.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn key(slot: usize, use_count: u32) -> Key {
+        let slot = u32::try_from(slot).expect("SLOTS_MAX is smaller");
+        Key { slot, use_count }
+    }
+
+    fn slot(&mut self, key: Key) -> &mut Slot {
+        let slot = &mut self.slots[key.index()];
+        assert_eq!(slot.use_count, key.use_count, "{key:?} was freed");
+        slot
+    }
+
+    fn free(&mut self, key: Key) {
+        self.slots.remove(key.index());
+        self.woken.append(&mut self.starved);
+    }
+
+    fn keep(&mut self, key: Key, data: Box<dyn Abandoned>) {
+        if self.closed {
+            // Draining has given up on it.
+            mem::forget(data);
+            return;
+        }
+        self.slot(key).state = State::Abandoned(data);
+        self.cancel(key);
+    }
+
+    fn cancel(&mut self, key: Key) {
+        if !self.backend.cancel(key.user_data()) {
+            self.uncancelled.push_back(key.user_data());
+        }
+    }
+
+    fn retry_cancels(&mut self) {
+        while let Some(&user_data) = self.uncancelled.front() {
+            if !self.backend.cancel(user_data) {
+                return;
+            }
+            self.uncancelled.pop_front();
+        }
+    }
+
+    /// Takes every completion, those that had not fitted included.
+    fn reap(&mut self) -> io::Result<()> {
+        self.reap_once();
+        while self.backend.overflown() {
+            self.stats.overflows += 1;
+            self.stats.enters += 1;
+            self.backend.enter(Some(Duration::ZERO))?;
+            self.reap_once();
+        }
+        Ok(())
+    }
+
+    fn reap_once(&mut self) {
+        let Self {
+            backend,
+            slots,
+            woken,
+            finished,
+            starved,
+            in_flight,
+            stats,
+            ..
+        } = self;
+        backend.reap(|completion| {
+            let Some((index, slot)) = slot_of(slots, &completion) else {
+                return;
+            };
+            if !completion.more {
+                *in_flight -= 1;
+                stats.completions += 1;
+            }
+            if slot.complete(&completion, woken) {
+                let slot = slots.remove(index);
+                woken.append(starved);
+                if let State::Abandoned(data) = slot.state {
+                    finished.push((data, completion.result));
+                }
+            }
+        });
+    }
+}
+
+/// The slot a completion is for; none for a cancel, or for a slot that was leaked.
+fn slot_of<'a>(
+    slots: &'a mut Slab<Slot>,
+    completion: &Completion,
+) -> Option<(usize, &'a mut Slot)> {
+    if completion.user_data == NO_SLOT {
+        return None;
+    }
+    let index = usize::try_from(completion.user_data & u64::from(u32::MAX)).ok()?;
+    let slot = slots.get_mut(index)?;
+    (u64::from(slot.use_count) == completion.user_data >> 32).then_some((index, slot))
+}
+
+impl Slot {
+    fn expects_completion(&self) -> bool {
+        match &self.state {
+            State::Waiting(_) | State::Abandoned(_) => true,
+            State::Watching(watch) => watch.ended.is_none(),
+            State::Done(_) => false,
+        }
+    }
+
+    /// Takes a completion in; `true` when the slot is to be freed.
+    fn complete(&mut self, completion: &Completion, woken: &mut Vec<Waker>) -> bool {
+        match &mut self.state {
+            State::Waiting(waker) => {
+                woken.extend(waker.take());
+                self.state = State::Done(completion.result);
+                false
+            }
+            State::Watching(watch) => {
+                watch.pending |= completion.result >= 0;
+                if !completion.more {
+                    watch.ended = Some(completion.result);
+                }
+                woken.extend(watch.waker.take());
+                false
+            }
+            State::Abandoned(_) => !completion.more,
+            State::Done(_) => unreachable!("a one-shot operation completed twice"),
+        }
+    }
+}
+
+fn store(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}

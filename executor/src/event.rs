@@ -1,0 +1,169 @@
+//! The two ends of a queue's notifications: kicks come in by one multishot poll for the life of
+//! the queue, calls go out by `write(2)`.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use rustix::io::Errno;
+
+use crate::driver::{Abandoned, Key};
+use crate::executor::Handle;
+
+/// `ANON_INODE_FS_MAGIC`: what `fstatfs` says of eventfds, and never of files, pipes or sockets.
+const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
+
+/// Why a descriptor cannot serve as a kick or a call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// It is no eventfd. A pipe or a file would give its owner ways to block or fill us.
+    #[error("not an eventfd (file system type {0:#x})")]
+    NotEventFd(u64),
+    /// A system call failed.
+    #[error("{call}: {source}")]
+    System {
+        /// Which one.
+        call: &'static str,
+        /// With what.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn check(fd: &OwnedFd) -> Result<(), EventError> {
+    let status = rustix::fs::fstatfs(fd).map_err(|errno| EventError::System {
+        call: "fstatfs",
+        source: errno.into(),
+    })?;
+    let kind = u64::from_ne_bytes(status.f_type.to_ne_bytes());
+    if kind == ANON_INODE_FS_MAGIC {
+        Ok(())
+    } else {
+        Err(EventError::NotEventFd(kind))
+    }
+}
+
+/// An eventfd that the other side signals. It is watched without ever being read, by a multishot
+/// poll that completes once a signal; any number of signals is one pending bit.
+pub struct Kick {
+    handle: Handle,
+    fd: Rc<OwnedFd>,
+    watch: Option<Key>,
+}
+
+impl Kick {
+    /// Watches `fd`.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`], for what is no eventfd.
+    pub fn new(handle: &Handle, fd: OwnedFd) -> Result<Self, EventError> {
+        check(&fd)?;
+        Ok(Self {
+            handle: handle.clone(),
+            fd: Rc::new(fd),
+            watch: None,
+        })
+    }
+
+    /// Completes when signalled since the last call. May complete without a signal: a queue with
+    /// nothing in it just waits again.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if the descriptor cannot be polled.
+    pub async fn wait(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_wait(cx)).await
+    }
+
+    /// [`Kick::wait`] for hand-written futures.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kick::wait`].
+    pub fn poll_wait(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let driver = self.handle.driver();
+        loop {
+            let Some(key) = self.watch else {
+                let events = u32::from(libc::POLLIN.cast_unsigned());
+                self.watch = Some(ready!(driver.watch(cx, self.fd.as_raw_fd(), events))?);
+                continue;
+            };
+            match ready!(driver.poll_watch(key, cx)) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(result) => {
+                    self.watch = None;
+                    if result < 0 {
+                        let errno = io::Error::from_raw_os_error(result.wrapping_neg());
+                        return Poll::Ready(Err(errno));
+                    }
+                    // The kernel has ended the watch without error (its queue was full): renewed
+                    // by the next turn of this loop, which sees a signal that came in between.
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Kick {
+    fn drop(&mut self) {
+        if let Some(key) = self.watch {
+            let watched = Box::new(Watched(self.fd.clone()));
+            self.handle.driver().abandon(key, watched);
+        }
+    }
+}
+
+struct Watched(#[expect(dead_code, reason = "held open, not read")] Rc<OwnedFd>);
+
+impl Abandoned for Watched {
+    fn finish(self: Box<Self>, _: i32) {}
+}
+
+/// An eventfd that we signal.
+#[derive(Clone)]
+pub struct Call {
+    handle: Handle,
+    fd: Rc<OwnedFd>,
+}
+
+impl Call {
+    /// Signals through `fd`.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`], for what is no eventfd.
+    pub fn new(handle: &Handle, fd: OwnedFd) -> Result<Self, EventError> {
+        check(&fd)?;
+        handle
+            .driver()
+            .guard_calls()
+            .map_err(|source| EventError::System {
+                call: "timer_create",
+                source,
+            })?;
+        Ok(Self {
+            handle: handle.clone(),
+            fd: Rc::new(fd),
+        })
+    }
+
+    /// Signals now. A plain `write`: as a ring operation it costs three times as much, and on an
+    /// eventfd without `EFD_NONBLOCK` two hundred times, since the kernel hands it to a worker.
+    ///
+    /// # Errors
+    ///
+    /// EINTR when the peer has filled the eventfd so that the call would block for ever (the
+    /// watchdog has ended it); anything else the kernel says.
+    pub fn signal(&self) -> io::Result<()> {
+        self.handle.driver().count_call();
+        match rustix::io::write(self.fd.as_fd(), &1u64.to_ne_bytes()) {
+            // A full counter that does not block: the signal is there already.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The run queue and the loop.
+//!
+//! A turn: one batch of ready tasks → turn-end work → one enter that submits everything and waits
+//! for a completion or the next deadline → reap → wake → timers.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use async_task::Runnable;
+
+use crate::completion::Backend;
+use crate::driver::{Driver, TurnEnd};
+use crate::ring::{Config, Ring, RingError};
+use crate::simulation::{Faults, Simulation};
+use crate::stats::Stats;
+use crate::timer::Sleep;
+
+/// How deep tasks that hold tasks may be nested and still be dropped at once when their root is: a
+/// task that is held elsewhere and wakes itself for ever must not keep the end from coming.
+const CLEANUP_BATCHES_MAX: usize = 64;
+
+/// Runs futures on this thread until the root one is done. Dropping it cancels and awaits whatever
+/// is in flight.
+pub struct Executor {
+    handle: Handle,
+}
+
+impl Executor {
+    /// Takes a ring, enabled later by [`Executor::enable`].
+    pub fn new(ring: Ring) -> Self {
+        let (operations, reserved) = (ring.config().operations, ring.config().reserved);
+        Self::with_backend(Backend::Kernel(ring), operations, reserved)
+    }
+
+    /// An executor on an enabled ring that accepts everything, for `operations` in flight.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`], with the likely cause.
+    pub fn with_operations(operations: u32) -> Result<Self, RingError> {
+        let executor = Self::new(Ring::new(&Config::new(operations))?);
+        executor.enable().map_err(RingError::Other)?;
+        Ok(executor)
+    }
+
+    /// An executor on a played ring and clock: the same `seed` gives the same order of completions
+    /// and the same faults.
+    pub fn simulated(seed: u64, faults: Faults) -> Self {
+        let config = Config::new(1024);
+        let backend = Backend::Simulated(Simulation::new(seed, faults));
+        Self::with_backend(backend, config.operations, config.reserved)
+    }
+
+    fn with_backend(backend: Backend, operations: u32, reserved: u32) -> Self {
+        let queue = RunQueue {
+            owner: thread::current().id(),
+            ready: Mutex::default(),
+        };
+        Self {
+            handle: Handle {
+                driver: Driver::new(backend, operations, reserved),
+                queue: Arc::new(queue),
+                reserve: false,
+            },
+        }
+    }
+
+    /// Ties the ring to the calling thread, the one that will [`run`](Self::run) it. Needs the
+    /// system call `io_uring_register`, so it comes before a seccomp filter.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if the ring is enabled already.
+    pub fn enable(&self) -> io::Result<()> {
+        self.handle.driver.enable()
+    }
+
+    /// What tasks and I/O objects hold.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Runs `root` to its end, and meanwhile every task.
+    ///
+    /// # Errors
+    ///
+    /// Only what makes the ring unusable (it was not enabled, or by another thread).
+    pub fn run<F: Future>(&self, root: F) -> io::Result<F::Output> {
+        let woken = Arc::new(RootWaker(AtomicBool::new(true)));
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut batch = VecDeque::new();
+        let output = {
+            let mut root = pin!(root);
+            loop {
+                self.handle.queue.run_batch(&mut batch);
+                if woken.0.swap(false, Ordering::Relaxed)
+                    && let Poll::Ready(output) = root.as_mut().poll(&mut cx)
+                {
+                    break output;
+                }
+                self.turn(&woken.0)?;
+            }
+        };
+        // The root is gone, so its tasks are cancelled: running them once drops their futures.
+        self.handle.queue.run_cancelled(&mut batch);
+        self.handle.driver.end_turn();
+        Ok(output)
+    }
+
+    fn turn(&self, root_woken: &AtomicBool) -> io::Result<()> {
+        let Handle { driver, queue, .. } = &self.handle;
+        driver.end_turn();
+        let idle = queue.is_empty() && !root_woken.load(Ordering::Relaxed);
+        let wait = if idle {
+            let timers = driver.timers.borrow();
+            // No look at the clock where there is no deadline.
+            if timers.is_empty() {
+                None
+            } else {
+                timers.wait(driver.now())
+            }
+        } else {
+            Some(Duration::ZERO)
+        };
+        driver.turn(wait)?;
+        self.fire_timers();
+        Ok(())
+    }
+
+    fn fire_timers(&self) {
+        let driver = &self.handle.driver;
+        if driver.timers.borrow().is_empty() {
+            return;
+        }
+        let now = driver.now();
+        loop {
+            // Wakers run foreign code, so no borrow is held then.
+            let due = driver.timers.borrow_mut().due(now);
+            let Some(waker) = due else { return };
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.handle.driver.close();
+        // What the last completions woke: tasks already cancelled, whose futures drop here.
+        self.handle.queue.run_cancelled(&mut VecDeque::new());
+    }
+}
+
+/// What tasks and I/O objects hold of an [`Executor`].
+#[derive(Clone)]
+pub struct Handle {
+    driver: Rc<Driver>,
+    queue: Arc<RunQueue>,
+    reserve: bool,
+}
+
+impl Handle {
+    /// Runs `future` alongside.
+    pub fn spawn<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future<Output: 'static> + 'static,
+    {
+        let queue = self.queue.clone();
+        let schedule = move |runnable| queue.push(runnable);
+        let (runnable, task) = async_task::spawn_local(future, schedule);
+        runnable.schedule();
+        Task(task)
+    }
+
+    /// The same handle, whose operations may use the slots of the reserve: for what must go on
+    /// when a device has filled its own (a session, a stop).
+    #[must_use]
+    pub fn reserved(&self) -> Self {
+        Self {
+            reserve: true,
+            ..self.clone()
+        }
+    }
+
+    /// The loop's clock.
+    pub fn now(&self) -> Instant {
+        self.driver.now()
+    }
+
+    /// Completes `after` from now.
+    pub fn sleep(&self, after: Duration) -> Sleep {
+        Sleep::new(self, self.now() + after)
+    }
+
+    /// Completes at `deadline`.
+    pub fn sleep_until(&self, deadline: Instant) -> Sleep {
+        Sleep::new(self, deadline)
+    }
+
+    /// `future`'s output, or `None` when `limit` has passed first; `future` is dropped then.
+    pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut sleep = self.sleep(limit);
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            Pin::new(&mut sleep).poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Gives one turn to everybody else, the kernel included.
+    pub fn yield_now(&self) -> impl Future<Output = ()> + 'static + use<> {
+        let yielded = Cell::new(false);
+        poll_fn(move |cx| {
+            if yielded.replace(true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    /// A random number: the kernel's, or the seed's in a simulation.
+    pub fn random(&self) -> u64 {
+        self.driver.random()
+    }
+
+    /// Has `work` called when this turn's tasks have run, before the loop submits or sleeps.
+    pub fn at_turn_end(&self, work: Rc<dyn TurnEnd>) {
+        self.driver.at_turn_end(work);
+    }
+
+    /// The loop's counters.
+    pub fn stats(&self) -> Stats {
+        self.driver.stats()
+    }
+
+    pub(crate) fn driver(&self) -> &Rc<Driver> {
+        &self.driver
+    }
+
+    pub(crate) fn reserve(&self) -> bool {
+        self.reserve
+    }
+}
+
+/// A spawned future's output. Dropping it cancels the future; there is no detaching, so that the
+/// end of the root is the end of all.
+#[must_use = "a dropped task is cancelled"]
+pub struct Task<T>(async_task::Task<T>);
+
+impl<T> Task<T> {
+    /// Whether the future has ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// Tasks that are ready. The mutex is never contended: it makes wakers honestly `Send`.
+struct RunQueue {
+    owner: ThreadId,
+    ready: Mutex<VecDeque<Runnable>>,
+}
+
+impl RunQueue {
+    fn push(&self, runnable: Runnable) {
+        let here = thread::current().id();
+        assert_eq!(
+            self.owner, here,
+            "tasks are woken on the executor's thread only"
+        );
+        self.ready().push_back(runnable);
+    }
+
+    /// Runs what is ready now: what becomes ready meanwhile waits until the kernel has had its say.
+    fn run_batch(&self, batch: &mut VecDeque<Runnable>) -> bool {
+        std::mem::swap(&mut *self.ready(), batch);
+        let any = !batch.is_empty();
+        for runnable in batch.drain(..) {
+            runnable.run();
+        }
+        any
+    }
+
+    /// Lets cancelled tasks drop their futures, which may cancel others in turn.
+    fn run_cancelled(&self, batch: &mut VecDeque<Runnable>) {
+        for _ in 0..CLEANUP_BATCHES_MAX {
+            if !self.run_batch(batch) {
+                return;
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready().is_empty()
+    }
+
+    fn ready(&self) -> MutexGuard<'_, VecDeque<Runnable>> {
+        self.ready
+            .lock()
+            .expect("nothing panics while it holds the queue")
+    }
+}
+
+struct RootWaker(AtomicBool);
+
+impl Wake for RootWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,206 @@
+//! Files, devices, pipes and terminals through the ring: what a `read(2)` or a `write(2)` could be
+//! done on. Nothing here changes a descriptor's flags, which others may share.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use crate::buffers::IoBuffers;
+use crate::executor::Handle;
+use crate::op::{Op, Request};
+use crate::operation::{Operation, PIECES_MAX, STREAM_POSITION};
+
+/// An open descriptor whose operations go through a ring. Clones share it.
+#[derive(Clone)]
+pub struct File {
+    handle: Handle,
+    // Shared with every operation in flight: the kernel may look the number up late.
+    fd: Rc<OwnedFd>,
+}
+
+impl File {
+    /// Hands `fd` to the loop of `handle`.
+    pub fn new(handle: &Handle, fd: impl Into<OwnedFd>) -> Self {
+        Self {
+            handle: handle.clone(),
+            fd: Rc::new(fd.into()),
+        }
+    }
+
+    /// Fills `buffers` from `offset`; gives them back with the number of bytes, which may be less
+    /// than they hold: at the end of the file, and for more than 1024 pieces.
+    pub fn read_at<B: IoBuffers>(&self, buffers: B, offset: u64) -> impl Vectored<B> + use<B> {
+        self.vectored(Direction::Read, buffers, offset)
+    }
+
+    /// Writes `buffers` at `offset`; gives them back with the number of bytes, which may be less
+    /// than they hold.
+    pub fn write_at<B: IoBuffers>(&self, buffers: B, offset: u64) -> impl Vectored<B> + use<B> {
+        self.vectored(Direction::Write, buffers, offset)
+    }
+
+    /// [`File::read_at`] at the descriptor's own position: pipes, terminals.
+    pub fn read<B: IoBuffers>(&self, buffers: B) -> impl Vectored<B> + use<B> {
+        self.vectored(Direction::Read, buffers, STREAM_POSITION)
+    }
+
+    /// [`File::write_at`] at the descriptor's own position: pipes, terminals, files to append to.
+    pub fn write<B: IoBuffers>(&self, buffers: B) -> impl Vectored<B> + use<B> {
+        self.vectored(Direction::Write, buffers, STREAM_POSITION)
+    }
+
+    fn vectored<B: IoBuffers>(
+        &self,
+        direction: Direction,
+        buffers: B,
+        offset: u64,
+    ) -> Op<VectoredRequest<B>> {
+        let request = VectoredRequest {
+            fd: self.fd.clone(),
+            buffers,
+            offset,
+            direction,
+        };
+        Op::new(&self.handle, request)
+    }
+
+    /// Makes what was written durable: `fdatasync`, or `fsync`. The kernel uses a worker for it and
+    /// may answer ECANCELED or EAGAIN when it can make none.
+    pub fn sync(
+        &self,
+        data_only: bool,
+    ) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
+        let operation = Operation::Sync {
+            fd: self.fd.as_raw_fd(),
+            data_only,
+        };
+        self.plain(operation)
+    }
+
+    /// `fallocate(2)` with `mode` (`FALLOC_FL_*`) on `len` bytes from `offset`.
+    pub fn allocate(
+        &self,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
+        let operation = Operation::Allocate {
+            fd: self.fd.as_raw_fd(),
+            mode,
+            offset,
+            len,
+        };
+        self.plain(operation)
+    }
+
+    /// Completes when a read would not wait, at the end of input or on an error too.
+    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
+        self.poll_once(libc::POLLIN)
+    }
+
+    /// Completes when a write would not wait, or would fail.
+    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
+        self.poll_once(libc::POLLOUT)
+    }
+
+    fn poll_once(&self, events: i16) -> Op<PlainRequest> {
+        self.plain(Operation::Poll {
+            fd: self.fd.as_raw_fd(),
+            events: u32::from(events.cast_unsigned()),
+            multishot: false,
+        })
+    }
+
+    fn plain(&self, operation: Operation) -> Op<PlainRequest> {
+        let request = PlainRequest {
+            _fd: self.fd.clone(),
+            operation,
+        };
+        Op::new(&self.handle, request)
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A read or a write on its way: yields the number of bytes and the buffers. Dropped early it is
+/// cancelled, and the buffers are freed when the kernel has let go of them.
+pub trait Vectored<B>: Future<Output = (io::Result<usize>, B)> + Unpin + 'static {
+    /// Asks the kernel to end the operation early, and stays its owner: awaited on, it yields the
+    /// bytes that had moved, or ECANCELED when none had. For streams, where bytes read and then
+    /// dropped would be lost. Has no effect before the first poll.
+    fn cancel(&mut self);
+}
+
+impl<B: IoBuffers> Vectored<B> for Op<VectoredRequest<B>> {
+    fn cancel(&mut self) {
+        Self::cancel(self);
+    }
+}
+
+enum Direction {
+    Read,
+    Write,
+}
+
+struct VectoredRequest<B> {
+    fd: Rc<OwnedFd>,
+    buffers: B,
+    offset: u64,
+    direction: Direction,
+}
+
+// SAFETY: `buffers` keeps its pieces valid by its own contract; the descriptor is kept too.
+#[expect(unsafe_code, reason = "owns what its operation points at")]
+unsafe impl<B: IoBuffers> Request for VectoredRequest<B> {
+    type Output = (io::Result<usize>, B);
+
+    fn operation(&mut self) -> Operation {
+        let fd = self.fd.as_raw_fd();
+        let pieces = self.buffers.iovecs();
+        let count = u32::try_from(pieces.len().min(PIECES_MAX)).expect("at most 1024");
+        let (pieces, offset) = (pieces.as_ptr(), self.offset);
+        match self.direction {
+            Direction::Read => Operation::ReadVectored {
+                fd,
+                pieces,
+                count,
+                offset,
+            },
+            Direction::Write => Operation::WriteVectored {
+                fd,
+                pieces,
+                count,
+                offset,
+            },
+        }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        (result.map(|bytes| bytes as usize), self.buffers)
+    }
+}
+
+/// An operation that points at nothing.
+struct PlainRequest {
+    _fd: Rc<OwnedFd>,
+    operation: Operation,
+}
+
+// SAFETY: `plain` is given operations without pointers only; the descriptor is kept.
+#[expect(unsafe_code, reason = "its operations point at nothing")]
+unsafe impl Request for PlainRequest {
+    type Output = io::Result<()>;
+
+    fn operation(&mut self) -> Operation {
+        self.operation
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(drop)
+    }
+}

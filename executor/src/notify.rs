@@ -1,0 +1,47 @@
+//! A wake-up between tasks of one thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::task::{Poll, Waker};
+
+/// One pending bit and whoever waits for it.
+#[derive(Default)]
+pub struct Notify {
+    /// Grows with every notification; a waiter looks for a change since it last looked.
+    generation: Cell<u64>,
+    taken: Cell<u64>,
+    waiters: RefCell<Vec<Waker>>,
+}
+
+impl Notify {
+    /// Nothing pending.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Wakes everyone who waits, or the next who will.
+    pub fn notify(&self) {
+        self.generation.set(self.generation.get().wrapping_add(1));
+        for waker in self.waiters.take() {
+            waker.wake();
+        }
+    }
+
+    /// Completes at the next notification, or at once when one is pending. Those who wait already
+    /// are all woken by one notification.
+    pub fn notified(&self) -> impl Future<Output = ()> + '_ {
+        let seen = self.taken.get();
+        poll_fn(move |cx| {
+            let now = self.generation.get();
+            if now != seen {
+                self.taken.set(now);
+                return Poll::Ready(());
+            }
+            let mut waiters = self.waiters.borrow_mut();
+            if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiters.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! An operation as a future that owns what the kernel reads and writes.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::completion::outcome;
+use crate::driver::{Abandoned, Key};
+use crate::executor::Handle;
+use crate::operation::Operation;
+
+/// Something the kernel can do, with all the memory and descriptors it needs for it.
+///
+/// # Safety
+///
+/// Every pointer and descriptor in [`Request::operation`] must stay valid for as long as `self`
+/// lives, wherever `self` is moved to: point into the heap or a mapping that `self` keeps, never
+/// into `self`.
+#[expect(unsafe_code, reason = "the contract that makes `Op` sound")]
+pub(crate) unsafe trait Request: 'static {
+    /// What awaiting it yields; gives back what it owned.
+    type Output;
+
+    /// What to ask; called once.
+    fn operation(&mut self) -> Operation;
+
+    /// Turns the kernel's answer, or the ring's refusal, into the output.
+    fn complete(self, result: io::Result<u32>) -> Self::Output;
+}
+
+/// A [`Request`] on its way. Submitted at the first poll; dropping it cancels it, and what it owns
+/// is kept until the kernel has let go.
+pub(crate) struct Op<T: Request> {
+    handle: Handle,
+    request: Option<T>,
+    key: Option<Key>,
+}
+
+impl<T: Request> Op<T> {
+    pub(crate) fn new(handle: &Handle, request: T) -> Self {
+        Self {
+            handle: handle.clone(),
+            request: Some(request),
+            key: None,
+        }
+    }
+}
+
+impl<T: Request> Unpin for Op<T> {}
+
+impl<T: Request> Future for Op<T> {
+    type Output = T::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T::Output> {
+        let this = self.get_mut();
+        let request = this.request.as_mut().expect("not polled after completion");
+        let Some(key) = this.key else {
+            let operation = request.operation();
+            let driver = this.handle.driver();
+            // SAFETY: `request` owns what `operation` points at (its trait's contract), and goes
+            // to `abandon` if this future is dropped before the completion.
+            #[expect(unsafe_code, reason = "hands pointers to the kernel")]
+            let submitted = ready!(unsafe { driver.submit(cx, &operation, this.handle.reserve()) });
+            return match submitted {
+                Ok(key) => {
+                    this.key = Some(key);
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(this.finish(Err(error))),
+            };
+        };
+        let result = ready!(this.handle.driver().poll(key, cx));
+        this.key = None;
+        Poll::Ready(this.finish(outcome(result)))
+    }
+}
+
+impl<T: Request> Op<T> {
+    /// Asks for an early end; the completion is still to be awaited.
+    pub(crate) fn cancel(&mut self) {
+        if let Some(key) = self.key {
+            self.handle.driver().cancel(key);
+        }
+    }
+
+    fn finish(&mut self, result: io::Result<u32>) -> T::Output {
+        let request = self.request.take().expect("completed once");
+        request.complete(result)
+    }
+}
+
+impl<T: Request> Drop for Op<T> {
+    fn drop(&mut self) {
+        if let (Some(key), Some(request)) = (self.key, self.request.take()) {
+            self.handle
+                .driver()
+                .abandon(key, Box::new(Leftover(request)));
+        }
+    }
+}
+
+struct Leftover<T>(T);
+
+impl<T: Request> Abandoned for Leftover<T> {
+    fn finish(self: Box<Self>, result: i32) {
+        // The output holds whatever the operation produced, a descriptor say: dropping closes it.
+        drop(self.0.complete(outcome(result)));
+    }
+}

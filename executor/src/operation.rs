@@ -1,0 +1,60 @@
+//! What can be asked of a ring, as plain data. Nothing here knows a submission entry: `ring` turns
+//! an operation into one, `simulation` plays it.
+
+use std::os::fd::RawFd;
+
+use libc::{iovec, msghdr};
+
+/// At most so many pieces a vectored operation takes (`UIO_MAXIOV`); longer lists are done in parts.
+pub(crate) const PIECES_MAX: usize = 1024;
+
+/// The offset that stands for "the descriptor's own position": pipes, terminals, append.
+pub(crate) const STREAM_POSITION: u64 = u64::MAX;
+
+/// One operation. Pointers are owned by whoever submits it; see [`crate::op::Request`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Operation {
+    /// `preadv(2)` into `count` pieces.
+    ReadVectored {
+        fd: RawFd,
+        pieces: *const iovec,
+        count: u32,
+        offset: u64,
+    },
+    /// `pwritev(2)` from `count` pieces.
+    WriteVectored {
+        fd: RawFd,
+        pieces: *const iovec,
+        count: u32,
+        offset: u64,
+    },
+    /// `fsync(2)`, or `fdatasync(2)`.
+    Sync { fd: RawFd, data_only: bool },
+    /// `fallocate(2)`.
+    Allocate {
+        fd: RawFd,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    },
+    /// `poll(2)` for `events`, once or until cancelled.
+    Poll {
+        fd: RawFd,
+        events: u32,
+        multishot: bool,
+    },
+    /// `accept4(2)`, close-on-exec.
+    Accept { fd: RawFd },
+    /// `recvmsg(2)`.
+    ReceiveMessage {
+        fd: RawFd,
+        header: *mut msghdr,
+        flags: u32,
+    },
+    /// `sendmsg(2)`.
+    SendMessage {
+        fd: RawFd,
+        header: *const msghdr,
+        flags: u32,
+    },
+}

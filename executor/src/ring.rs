@@ -1,0 +1,351 @@
+//! The kernel's ring: how it is made and restricted, and the one system call of the loop. The only
+//! file that names a submission entry.
+
+use std::io;
+use std::time::Duration;
+
+use io_uring::register::Restriction;
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+
+use crate::completion::Completion;
+use crate::operation::Operation;
+
+/// Slots kept for sessions, stop and kicks, unless a [`Config`] says otherwise: a device that fills
+/// its own slots must still hear a stop and a `GET_VRING_BASE`.
+pub const RESERVED_DEFAULT: u32 = 64;
+
+/// The most slots a ring may have: the kernel refuses more than 32768 entries, and the submission
+/// queue has two for each slot.
+pub const SLOTS_MAX: u32 = 16384;
+
+/// How a [`Ring`] is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many operations a device may have in flight; further ones wait for a slot.
+    pub operations: u32,
+    /// Slots beyond these, for sessions, stop and kicks only.
+    pub reserved: u32,
+    /// What the ring accepts once enabled; `None` is everything.
+    pub allowed: Option<Allowed>,
+}
+
+/// The ring's half of a device's policy: seccomp does not see what a ring does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// `IORING_OP_*` numbers.
+    pub opcodes: Vec<u8>,
+    /// `IOSQE_*` bits an entry may carry.
+    pub flags: u8,
+}
+
+impl Config {
+    /// A ring for `operations` in flight, with the usual reserve and no restriction.
+    pub fn new(operations: u32) -> Self {
+        Self {
+            operations,
+            reserved: RESERVED_DEFAULT,
+            allowed: None,
+        }
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.operations.saturating_add(self.reserved)
+    }
+}
+
+/// Why there is no ring. The message names the likely cause and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingError {
+    /// The kernel has no io_uring.
+    #[error("io_uring is not available: the kernel was built without it or is older than 5.1")]
+    Missing(#[source] io::Error),
+    /// Something forbids it.
+    #[error(
+        "io_uring is forbidden: see `sysctl kernel.io_uring_disabled` (0 allows it), or the \
+         seccomp profile of the container this runs in"
+    )]
+    Forbidden(#[source] io::Error),
+    /// The kernel does not know a flag.
+    #[error("io_uring lacks what this needs: the kernel is older than 6.1")]
+    TooOld(#[source] io::Error),
+    /// Memory, or the locked-memory limit of old kernels.
+    #[error("no memory for a ring of {slots} operations (on old kernels: raise `ulimit -l`)")]
+    NoMemory {
+        /// What was asked for.
+        slots: u32,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// More operations than a ring can have.
+    #[error("{slots} operations in flight are more than a ring can have ({SLOTS_MAX})")]
+    TooMany {
+        /// What was asked for.
+        slots: u32,
+    },
+    /// Anything else.
+    #[error("the ring could not be made: {0}")]
+    Other(#[source] io::Error),
+}
+
+impl RingError {
+    fn new(error: io::Error, slots: u32) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOSYS) => Self::Missing(error),
+            Some(libc::EPERM | libc::EACCES) => Self::Forbidden(error),
+            Some(libc::EINVAL) => Self::TooOld(error),
+            Some(libc::ENOMEM) => Self::NoMemory {
+                slots,
+                source: error,
+            },
+            _ => Self::Other(error),
+        }
+    }
+}
+
+/// An io_uring that only one task, the one that enables it, may use. Made disabled, so that it can
+/// be restricted before it does anything.
+pub struct Ring {
+    uring: IoUring,
+    config: Config,
+}
+
+/// `user_data` of entries that own no slot.
+pub(crate) const NO_SLOT: u64 = u64::MAX;
+
+impl Ring {
+    /// Makes a disabled ring and registers its allow-list.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`], with the likely cause.
+    pub fn new(config: &Config) -> Result<Self, RingError> {
+        let slots = config.slots();
+        if slots > SLOTS_MAX {
+            return Err(RingError::TooMany { slots });
+        }
+        // Completions: one for each slot, one for each cancel that fails, and room for a multishot
+        // poll to complete more than once between two turns. More than that overflows, and is
+        // flushed by the kernel on the next enter.
+        Self::with_completions(config, slots.next_power_of_two() * 4)
+    }
+
+    /// As [`Ring::new`], with a completion queue of the given size: tests make it overflow.
+    pub(crate) fn with_completions(config: &Config, completions: u32) -> Result<Self, RingError> {
+        let slots = config.slots();
+        // A slot queues at most its operation and its cancel in one turn.
+        let uring = IoUring::builder()
+            .setup_r_disabled()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(completions)
+            .build(slots.next_power_of_two() * 2)
+            .map_err(|error| RingError::new(error, slots))?;
+        if let Some(allowed) = &config.allowed {
+            let mut restrictions: Vec<_> = allowed
+                .opcodes
+                .iter()
+                .map(|&opcode| Restriction::sqe_op(opcode))
+                .collect();
+            restrictions.push(Restriction::sqe_flags_allowed(allowed.flags));
+            // No registration is listed: once enabled, the ring refuses every one.
+            uring
+                .submitter()
+                .register_restrictions(&mut restrictions)
+                .map_err(|error| RingError::new(error, slots))?;
+        }
+        Ok(Self {
+            uring,
+            config: config.clone(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Ties the ring to the calling task. Needs `io_uring_register`, so it comes before seccomp.
+    pub(crate) fn enable(&self) -> io::Result<()> {
+        self.uring.submitter().register_enable_rings()
+    }
+
+    /// Queues `operation`; `false` when the queue is full and the kernel would not take any.
+    ///
+    /// # Safety
+    ///
+    /// What `operation` points at must stay valid until its last completion is reaped.
+    #[expect(unsafe_code, reason = "hands pointers to the kernel")]
+    pub(crate) unsafe fn push(&mut self, user_data: u64, operation: &Operation) -> bool {
+        let entry = entry(operation).user_data(user_data);
+        // SAFETY: the caller's contract is `push_entry`'s.
+        unsafe { self.push_entry(&entry) }
+    }
+
+    /// Queues the cancellation of `user_data`; `false` as [`Ring::push`].
+    pub(crate) fn cancel(&mut self, user_data: u64) -> bool {
+        // A cancel that finds its operation says so by the operation's own completion.
+        let entry = opcode::AsyncCancel::new(user_data)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(NO_SLOT);
+        // SAFETY: a cancel points at nothing.
+        #[expect(unsafe_code, reason = "pushes an entry without pointers")]
+        unsafe {
+            self.push_entry(&entry)
+        }
+    }
+
+    #[expect(unsafe_code, reason = "hands pointers to the kernel")]
+    unsafe fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the caller keeps what the entry points at.
+        if unsafe { self.uring.submission().push(entry) }.is_ok() {
+            return true;
+        }
+        // Only when an earlier enter took nothing; a second refusal is the caller's to wait out.
+        let _ = self.uring.submit();
+        // SAFETY: as above.
+        unsafe { self.uring.submission().push(entry) }.is_ok()
+    }
+
+    /// Submits what is queued and, unless `wait` is zero, sleeps until a completion or the timeout.
+    pub(crate) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let entered = match wait {
+            None => self.uring.submit_and_wait(1),
+            Some(Duration::ZERO) => self.enter_without_waiting(),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                let arguments = SubmitArgs::new().timespec(&limit);
+                self.uring.submitter().submit_with_args(1, &arguments)
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            // A timeout, a signal, or a full completion queue: reaping is the answer to each.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// GETEVENTS without waiting: with DEFER_TASKRUN completions run only in such a call.
+    #[expect(
+        unsafe_code,
+        reason = "the one enter that the crate has no safe call for"
+    )]
+    fn enter_without_waiting(&mut self) -> io::Result<usize> {
+        let staged = self.uring.submission().len();
+        let staged = u32::try_from(staged).unwrap_or(u32::MAX);
+        // SAFETY: no argument is passed.
+        unsafe {
+            self.uring.submitter().enter::<libc::sigset_t>(
+                staged,
+                0,
+                EnterFlags::GETEVENTS.bits(),
+                None,
+            )
+        }
+    }
+
+    /// The completions that are there, oldest first.
+    pub(crate) fn reap(&mut self, mut each: impl FnMut(Completion)) {
+        for entry in self.uring.completion() {
+            each(Completion {
+                user_data: entry.user_data(),
+                result: entry.result(),
+                more: cqueue::more(entry.flags()),
+            });
+        }
+    }
+
+    /// Whether an enter would do something without waiting: entries to submit, completions held
+    /// back for this task, or completions that did not fit.
+    pub(crate) fn wants_enter(&mut self) -> bool {
+        let submission = self.uring.submission();
+        !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+    }
+
+    /// Whether completions wait in the kernel for room.
+    pub(crate) fn overflown(&mut self) -> bool {
+        self.uring.submission().cq_overflow()
+    }
+}
+
+/// The opcodes this crate ever submits: what an allow-list must choose from.
+pub const OPCODES: &[u8] = &[
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::PollAdd::CODE,
+    opcode::Accept::CODE,
+    opcode::RecvMsg::CODE,
+    opcode::SendMsg::CODE,
+    opcode::AsyncCancel::CODE,
+];
+
+fn entry(operation: &Operation) -> squeue::Entry {
+    match *operation {
+        Operation::ReadVectored {
+            fd,
+            pieces,
+            count,
+            offset,
+        } => opcode::Readv::new(Fd(fd), pieces, count)
+            .offset(offset)
+            .build(),
+        Operation::WriteVectored {
+            fd,
+            pieces,
+            count,
+            offset,
+        } => opcode::Writev::new(Fd(fd), pieces, count)
+            .offset(offset)
+            .build(),
+        Operation::Sync { fd, data_only } => {
+            let flags = if data_only {
+                FsyncFlags::DATASYNC
+            } else {
+                FsyncFlags::empty()
+            };
+            opcode::Fsync::new(Fd(fd)).flags(flags).build()
+        }
+        Operation::Allocate {
+            fd,
+            mode,
+            offset,
+            len,
+        } => opcode::Fallocate::new(Fd(fd), len)
+            .offset(offset)
+            .mode(mode)
+            .build(),
+        Operation::Poll {
+            fd,
+            events,
+            multishot,
+        } => opcode::PollAdd::new(Fd(fd), events)
+            .multi(multishot)
+            .build(),
+        Operation::Accept { fd } => {
+            opcode::Accept::new(Fd(fd), std::ptr::null_mut(), std::ptr::null_mut())
+                .flags(libc::SOCK_CLOEXEC)
+                .build()
+        }
+        Operation::ReceiveMessage { fd, header, flags } => {
+            opcode::RecvMsg::new(Fd(fd), header).flags(flags).build()
+        }
+        Operation::SendMessage { fd, header, flags } => {
+            opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
+        }
+    }
+}

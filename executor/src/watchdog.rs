@@ -1,0 +1,145 @@
+//! A guard over blocking calls: whoever we signal can fill an eventfd so that our `write(2)` to it
+//! never returns. A timer signal whose handler does nothing, without SA_RESTART, turns that into
+//! EINTR. Not a timer for tasks: those are in `timer`.
+//!
+//! The timer is one-shot and lazy. It is armed when the loop leaves its sleep, if it is not armed
+//! yet, and by its own handler while the loop is awake; so it costs a busy loop one system call a
+//! period and a sleeping loop none.
+
+use std::io;
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How long a call may block, at least; at most twice as long.
+const PERIOD_MS: i64 = 500;
+
+/// What the handler sees. Leaked, for a signal may come late.
+struct State {
+    timer: libc::timer_t,
+    awake: AtomicBool,
+    armed: AtomicBool,
+}
+
+/// The timer of one thread.
+pub(crate) struct Watchdog {
+    state: &'static State,
+}
+
+impl Watchdog {
+    /// A timer that signals the calling thread.
+    pub(crate) fn new() -> io::Result<Self> {
+        install_handler()?;
+        let state = Box::leak(Box::new(State {
+            timer: ptr::null_mut(),
+            awake: AtomicBool::new(false),
+            armed: AtomicBool::new(false),
+        }));
+        state.timer = create_timer(ptr::from_ref(state).cast_mut().cast())?;
+        let watchdog = Self { state };
+        watchdog.wakes();
+        Ok(watchdog)
+    }
+
+    /// The loop is about to sleep.
+    pub(crate) fn sleeps(&self) {
+        self.state.awake.store(false, Ordering::Relaxed);
+    }
+
+    /// The loop is about to run tasks, which may call.
+    pub(crate) fn wakes(&self) {
+        // The handler runs on this same thread, so the order of these two lines is all it takes:
+        // it either sees `awake` and arms, or has left `armed` false for us to see.
+        self.state.awake.store(true, Ordering::Relaxed);
+        if !self.state.armed.swap(true, Ordering::Relaxed) {
+            arm(self.state.timer);
+        }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.sleeps();
+        // SAFETY: `state.timer` is a timer of ours, deleted once.
+        #[expect(unsafe_code, reason = "libc call")]
+        unsafe {
+            libc::timer_delete(self.state.timer);
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "libc call with pointers to locals")]
+fn create_timer(argument: *mut libc::c_void) -> io::Result<libc::timer_t> {
+    // SAFETY: all-zero is a valid sigevent.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = libc::SIGALRM;
+    event.sigev_value.sival_ptr = argument;
+    event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+    let mut timer = ptr::null_mut();
+    // SAFETY: both pointers are to live locals.
+    let made = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+    if made == 0 {
+        Ok(timer)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Async-signal-safe: one system call.
+fn arm(timer: libc::timer_t) {
+    let value = libc::timespec {
+        tv_sec: PERIOD_MS / 1000,
+        tv_nsec: PERIOD_MS % 1000 * 1_000_000,
+    };
+    let once = libc::itimerspec {
+        it_interval: libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: value,
+    };
+    // SAFETY: `once` is a live local. A timer that is gone gives EINVAL, which is as good.
+    #[expect(unsafe_code, reason = "libc call")]
+    unsafe {
+        libc::timer_settime(timer, 0, &raw const once, ptr::null_mut());
+    }
+}
+
+fn install_handler() -> io::Result<()> {
+    static INSTALLED: Once = Once::new();
+    let mut result = Ok(());
+    INSTALLED.call_once(|| {
+        // SAFETY: all-zero is a valid sigaction: no flags but those set here, an empty mask.
+        #[expect(unsafe_code, reason = "installs a signal handler")]
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_alarm;
+            action.sa_sigaction = handler as usize;
+            // Without SA_RESTART: that is the point.
+            action.sa_flags = libc::SA_SIGINFO;
+            if libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut()) != 0 {
+                result = Err(io::Error::last_os_error());
+            }
+        }
+    });
+    result
+}
+
+extern "C" fn on_alarm(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo. Only a timer's carries our pointer, and what it
+    // points at is leaked, so it lives.
+    #[expect(unsafe_code, reason = "reads what the kernel passed")]
+    let state = unsafe {
+        if (*info).si_code != libc::SI_TIMER {
+            return;
+        }
+        let state: *const State = (*info).si_value().sival_ptr.cast();
+        &*state
+    };
+    if state.awake.load(Ordering::Relaxed) {
+        arm(state.timer);
+    } else {
+        state.armed.store(false, Ordering::Relaxed);
+    }
+}
