@@ -74,14 +74,16 @@ impl Executor {
         }
     }
 
-    /// Ties the ring to the calling thread, the one that will [`run`](Self::run) it. Needs the
-    /// system call `io_uring_register`, so it comes before a seccomp filter.
+    /// Ties the ring to the calling thread, the one that will [`run`](Self::run) it, and sets up
+    /// the timer that guards calls (it uses SIGALRM). Needs the system calls `io_uring_register`,
+    /// `timer_create` and `rt_sigaction`, so it comes before a seccomp filter.
     ///
     /// # Errors
     ///
     /// The kernel's, if the ring is enabled already.
     pub fn enable(&self) -> io::Result<()> {
-        self.handle.driver.enable()
+        self.handle.driver.enable()?;
+        self.handle.driver.guard_calls()
     }
 
     /// What tasks and I/O objects hold.
@@ -326,5 +328,53 @@ struct RootWaker(AtomicBool);
 impl Wake for RootWaker {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bytes, File};
+
+    /// Submits every read, and waits for none.
+    async fn submit<F: Future + Unpin>(reads: &mut [F]) {
+        poll_fn(|cx| {
+            for read in &mut *reads {
+                assert!(Pin::new(read).poll(cx).is_pending());
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// 64 reads of a pipe and 64 of a file, which complete in one enter, into 64 places.
+    #[test]
+    fn completions_that_do_not_fit_are_flushed_and_none_is_lost() {
+        const READS: u32 = 64;
+        let config = Config {
+            reserved: 0,
+            ..Config::new(READS * 2)
+        };
+        let executor = Executor::new(Ring::with_entries(&config, READS, READS).unwrap());
+        executor.enable().unwrap();
+        let handle = executor.handle();
+        let (read_end, write_end) = rustix::pipe::pipe().unwrap();
+        let pipe = File::new(handle, read_end);
+        let null = File::new(handle, std::fs::File::open("/dev/zero").unwrap());
+        executor
+            .run(async {
+                let mut slow: Vec<_> = (0..READS).map(|_| pipe.read(Bytes::zeroed(1))).collect();
+                submit(&mut slow).await;
+                handle.yield_now().await;
+                assert_eq!(handle.stats().in_flight, u64::from(READS));
+                rustix::io::write(&write_end, &[0; READS as usize]).unwrap();
+                let mut fast: Vec<_> = (0..READS).map(|_| null.read(Bytes::zeroed(1))).collect();
+                submit(&mut fast).await;
+                for read in slow.into_iter().chain(fast) {
+                    assert_eq!(read.await.0.unwrap(), 1);
+                }
+            })
+            .unwrap();
+        assert!(handle.stats().overflows > 0, "{:?}", handle.stats());
     }
 }

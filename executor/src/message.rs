@@ -10,15 +10,17 @@ use libc::{cmsghdr, iovec, msghdr};
 /// more is [`Message::truncated`].
 pub const MAX_DESCRIPTORS: usize = 32;
 
-/// Room for the descriptors and their header, in words so that the header is aligned.
-const CONTROL_WORDS: usize = 24;
-
-const _: () = {
+/// Bytes of a control message with [`MAX_DESCRIPTORS`]: more do not fit, and are told by the kernel.
+const CONTROL_BYTES: usize = {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "128, and `try_from` is not const"
+    )]
     let payload = (MAX_DESCRIPTORS * size_of::<RawFd>()) as u32;
     // SAFETY: CMSG_SPACE only computes.
     #[expect(unsafe_code, reason = "a libc macro that is marked unsafe")]
     let space = unsafe { libc::CMSG_SPACE(payload) };
-    assert!(CONTROL_WORDS * 8 >= space as usize);
+    space as usize
 };
 
 /// A reusable buffer for messages. Descriptors that nobody takes are closed with it.
@@ -30,7 +32,8 @@ pub struct Message {
 struct Parts {
     header: msghdr,
     piece: iovec,
-    control: [u64; CONTROL_WORDS],
+    /// In words, so that the header in it is aligned.
+    control: [u64; CONTROL_BYTES.div_ceil(8)],
     bytes: Box<[u8]>,
     /// How many of `bytes` were received, or are to be sent.
     len: usize,
@@ -51,7 +54,7 @@ impl Message {
                 iov_base: ptr::null_mut(),
                 iov_len: 0,
             },
-            control: [0; CONTROL_WORDS],
+            control: [0; CONTROL_BYTES.div_ceil(8)],
             bytes: vec![0; bytes].into_boxed_slice(),
             len: 0,
             receive_limit: bytes,
@@ -116,7 +119,7 @@ impl Message {
         parts.len = 0;
         parts.truncated = false;
         let len = parts.receive_limit;
-        parts.point(len, size_of_val(&parts.control));
+        parts.point(len, CONTROL_BYTES);
         &raw mut parts.header
     }
 
@@ -171,8 +174,8 @@ impl Parts {
         }
         let payload = size_of::<RawFd>() * self.descriptors.len();
         let payload = u32::try_from(payload).expect("at most 32 descriptors");
-        // SAFETY: `control` is aligned for a cmsghdr and holds CMSG_SPACE of MAX_DESCRIPTORS
-        // (asserted at compile time), and `set` bounds how many there are.
+        // SAFETY: `control` is aligned for a cmsghdr and holds CMSG_SPACE of MAX_DESCRIPTORS,
+        // and `set` bounds how many there are.
         unsafe {
             let header: *mut cmsghdr = self.control.as_mut_ptr().cast();
             (*header).cmsg_len = libc::CMSG_LEN(payload) as _;

@@ -129,13 +129,18 @@ impl Ring {
         // Completions: one for each slot, one for each cancel that fails, and room for a multishot
         // poll to complete more than once between two turns. More than that overflows, and is
         // flushed by the kernel on the next enter.
-        Self::with_completions(config, slots.next_power_of_two() * 4)
+        // A slot submits at most its operation and its cancel in one turn.
+        let slots = slots.next_power_of_two();
+        Self::with_entries(config, slots * 2, slots * 4)
     }
 
-    /// As [`Ring::new`], with a completion queue of the given size: tests make it overflow.
-    pub(crate) fn with_completions(config: &Config, completions: u32) -> Result<Self, RingError> {
+    /// As [`Ring::new`], with queues of the given sizes: tests make them overflow.
+    pub(crate) fn with_entries(
+        config: &Config,
+        submissions: u32,
+        completions: u32,
+    ) -> Result<Self, RingError> {
         let slots = config.slots();
-        // A slot queues at most its operation and its cancel in one turn.
         let uring = IoUring::builder()
             .setup_r_disabled()
             .setup_single_issuer()
@@ -144,7 +149,7 @@ impl Ring {
             .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(completions)
-            .build(slots.next_power_of_two() * 2)
+            .build(submissions)
             .map_err(|error| RingError::new(error, slots))?;
         if let Some(allowed) = &config.allowed {
             let mut restrictions: Vec<_> = allowed

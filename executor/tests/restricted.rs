@@ -1,0 +1,80 @@
+//! What a restricted ring promises: the ring's allow-list is half of a device's policy.
+
+mod common;
+
+use common::{disk, pipe};
+use io_uring::opcode;
+use vudev_executor::{Allowed, Bytes, Config, Executor, File, OPCODES, Ring, RingError};
+
+/// `IOSQE_CQE_SKIP_SUCCESS`, which cancels carry.
+const SKIP_SUCCESS: u8 = 1 << 6;
+
+fn restricted(opcodes: &[u8], flags: u8) -> Executor {
+    let config = Config {
+        allowed: Some(Allowed {
+            opcodes: opcodes.to_vec(),
+            flags,
+        }),
+        ..Config::new(8)
+    };
+    let executor = Executor::new(Ring::new(&config).expect("a ring"));
+    executor.enable().expect("enabled");
+    executor
+}
+
+#[test]
+fn an_opcode_outside_the_list_is_refused_with_eacces() {
+    let executor = restricted(&[opcode::Readv::CODE], 0);
+    let file = File::new(executor.handle(), disk(b"data"));
+    executor
+        .run(async {
+            let (read, bytes) = file.read_at(Bytes::zeroed(4), 0).await;
+            assert_eq!(read.unwrap(), 4);
+            let (written, _) = file.write_at(bytes, 0).await;
+            assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EACCES));
+            let synced = file.sync(true).await;
+            assert_eq!(synced.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        })
+        .unwrap();
+}
+
+#[test]
+fn the_executor_lives_with_its_own_opcodes_and_one_flag() {
+    let executor = restricted(OPCODES, SKIP_SUCCESS);
+    let handle = executor.handle();
+    let (read_end, _write_end) = pipe();
+    let file = File::new(handle, read_end);
+    executor
+        .run(async {
+            let limit = std::time::Duration::from_millis(1);
+            assert!(
+                handle
+                    .timeout(limit, file.read(Bytes::zeroed(1)))
+                    .await
+                    .is_none()
+            );
+            while handle.stats().in_flight > 0 {
+                handle.yield_now().await;
+            }
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_ring_that_is_not_enabled_says_so() {
+    let executor = Executor::new(Ring::new(&Config::new(8)).unwrap());
+    let file = File::new(executor.handle(), disk(b"data"));
+    let error = executor
+        .run(file.read_at(Bytes::zeroed(4), 0))
+        .err()
+        .unwrap();
+    assert_eq!(error.raw_os_error(), Some(libc::EBADFD));
+}
+
+#[test]
+fn more_operations_than_a_ring_can_have_are_refused() {
+    assert!(matches!(
+        Ring::new(&Config::new(u32::MAX)),
+        Err(RingError::TooMany { slots: u32::MAX })
+    ));
+}
