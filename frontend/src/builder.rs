@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Connection, Error, GuestMemory, LIMIT, Ring,
+    Connection, Error, GuestMemory, Ring,
     message::{feature, protocol},
 };
 
@@ -475,11 +475,4 @@ impl FrontEnd {
 /// A ring's index as `SET_VRING_KICK` and its kin have it: one byte.
 fn small(index: u16) -> Result<u8, Error> {
     u8::try_from(index).map_err(|_| Error::Misuse("vhost-user names at most 256 rings"))
-}
-
-impl FrontEnd {
-    /// How long each wait of the connection lasts before it is an error.
-    pub fn limit(&self) -> std::time::Duration {
-        self.connection.limit().min(LIMIT)
-    }
 }
