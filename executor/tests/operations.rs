@@ -301,7 +301,7 @@ fn more_descriptors_than_fit_are_told_and_none_leaks() {
 
 /// Sends one byte with `count` copies of a descriptor: more than `Message` itself would.
 #[expect(unsafe_code, reason = "hand-made control message")]
-fn send_copies(socket: &impl std::os::fd::AsRawFd, fd: &OwnedFd, count: usize) {
+fn send_copies(socket: &impl std::os::fd::AsRawFd, fd: &OwnedFd, count: u32) {
     use std::os::fd::AsRawFd;
     let mut control = [0u64; 64];
     let mut byte = [1u8];
@@ -315,14 +315,14 @@ fn send_copies(socket: &impl std::os::fd::AsRawFd, fd: &OwnedFd, count: usize) {
         header.msg_iov = &raw mut piece;
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = libc::CMSG_SPACE((count * 4) as u32) as usize;
+        header.msg_controllen = libc::CMSG_SPACE(count * 4) as usize;
         let message = libc::CMSG_FIRSTHDR(&raw const header);
         (*message).cmsg_level = libc::SOL_SOCKET;
         (*message).cmsg_type = libc::SCM_RIGHTS;
-        (*message).cmsg_len = libc::CMSG_LEN((count * 4) as u32) as usize;
+        (*message).cmsg_len = libc::CMSG_LEN(count * 4) as usize;
         let data = libc::CMSG_DATA(message).cast::<i32>();
         for i in 0..count {
-            data.add(i).write_unaligned(fd.as_raw_fd());
+            data.add(i as usize).write_unaligned(fd.as_raw_fd());
         }
         assert_eq!(libc::sendmsg(socket.as_raw_fd(), &raw const header, 0), 1);
     }
@@ -331,8 +331,8 @@ fn send_copies(socket: &impl std::os::fd::AsRawFd, fd: &OwnedFd, count: usize) {
 /// Descriptors that lead to an eventfd: other tests of this process open others meanwhile.
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .expect("proc is mounted")
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .filter(|target| target.to_string_lossy().contains("eventfd"))
         .count()
 }
