@@ -1,2 +1,62 @@
-//! The project's chores.
-fn main() {}
+//! The project's chores: what cargo cannot do alone. It holds no code of the product.
+
+mod apt;
+mod demo;
+mod guest;
+mod kernel;
+mod lint;
+mod outcome;
+mod process;
+mod source;
+mod test;
+mod tidy;
+mod tools;
+mod user;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo            builds vudev, starts it with a console and a disk, and boots a guest to a shell
+  demo --smoke    the same, but runs a script in the guest and prints what it saw
+  test            builds and tests everything: units, contracts, guests; as root also as a user
+  lint            fmt, clippy, doc and tidy, all without a warning
+  tidy            only the house rules that no other tool knows
+  guest           fetches and assembles the guest that demo and test use (they do it themselves)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["demo"] => demo::interactive(),
+        ["demo", "--smoke"] => demo::smoke(),
+        ["test", filters @ ..] => test::run(filters),
+        ["lint"] => lint::run(),
+        ["tidy"] => tidy::run(),
+        ["guest"] => guest::ensure().map(|_| ()),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    exit_code(done)
+}
+
+fn exit_code(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! A real guest in QEMU: a stock kernel, busybox, and the vhost-user devices that a test gives it.
+//! It starts no back-end (see [`crate::Vudev`]) and knows nothing of how one is made.
+//!
+//! The guest has two serial ports. The first carries what the kernel says before it has its real
+//! console, into a log file; the second is QEMU's standard input and output, and carries a test's
+//! script: what it prints comes between `@@begin` and `@@exit STATUS`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, str};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::archive::Archive;
+use crate::child::describe;
+use crate::{Assets, Child, Lines};
+
+/// The guest's `/init`.
+const INIT: &str = include_str!("init.sh");
+
+/// Under software emulation a boot takes 4 s on an idle machine; a busy one is several times slower.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Names the accelerators for QEMU's `-accel`. Software emulation is the default, because a stock
+/// kernel does not run under every `/dev/kvm` (a paravirtual-only one fails in its decompressor).
+const ACCELERATOR_VARIABLE: &str = "VUDEV_ACCEL";
+
+/// Guests are small: enough for a kernel, busybox and a page cache that a test can overflow.
+const MEMORY_MIB: u32 = 256;
+
+/// How much of a log an error repeats.
+const TAIL_LINES: usize = 20;
+
+/// A guest that is being described.
+#[derive(Debug)]
+pub struct Guest {
+    assets: Assets,
+    devices: Vec<String>,
+    back_ends: usize,
+    virtio_console: bool,
+    script: Option<String>,
+    deadline: Duration,
+    reboots: bool,
+    processors: u32,
+}
+
+impl Guest {
+    /// A guest without devices that would give a shell on its first serial port.
+    pub fn new(assets: &Assets) -> Self {
+        Self {
+            assets: assets.clone(),
+            devices: Vec::new(),
+            back_ends: 0,
+            virtio_console: false,
+            script: None,
+            deadline: DEADLINE,
+            reboots: false,
+            processors: 1,
+        }
+    }
+
+    /// Runs this shell script instead of a shell, and switches off after it.
+    pub fn script(mut self, script: &str) -> Self {
+        self.script = Some(script.to_owned());
+        self
+    }
+
+    /// Adds a disk whose back-end listens at `socket`; the guest calls the first one `/dev/vda`.
+    pub fn block(mut self, socket: &Path, queues: u16) -> Self {
+        let chardev = self.chardev(socket);
+        let device = format!("vhost-user-blk-pci,chardev={chardev},num-queues={queues}");
+        self.devices.extend(["-device".to_owned(), device]);
+        self
+    }
+
+    /// Adds a console whose back-end listens at `socket`. The first one becomes the kernel's
+    /// console, `/dev/hvc0`.
+    pub fn console(mut self, socket: &Path) -> Self {
+        let chardev = self.chardev(socket);
+        // QEMU has no console front-end of its own; this one is for any device type: 3 is a
+        // console, which has 12 bytes of configuration space (virtio 1.3, 5.3.4) and two queues.
+        let device = format!(
+            "vhost-user-test-device-pci,chardev={chardev},virtio-id=3,num_vqs=2,config_size=12"
+        );
+        self.devices.extend(["-device".to_owned(), device]);
+        self.virtio_console = true;
+        self
+    }
+
+    /// How many processors the guest has.
+    pub fn processors(mut self, count: u32) -> Self {
+        self.processors = count;
+        self
+    }
+
+    /// Lets the guest reboot, which otherwise ends the run.
+    pub fn reboots(mut self) -> Self {
+        self.reboots = true;
+        self
+    }
+
+    /// How long the whole run may take.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.deadline = limit;
+        self
+    }
+
+    /// Boots the guest, runs its script to the end and reports. Not ending in time is an error.
+    pub fn run(self) -> Result<Report> {
+        self.start()?.finish()
+    }
+
+    /// Boots the guest.
+    pub fn start(self) -> Result<RunningGuest> {
+        let folder = tempfile::Builder::new().prefix("vudev-guest-").tempdir()?;
+        self.write_initramfs(&folder.path().join("initramfs"))?;
+        let command = self.command(folder.path())?;
+        let errors = File::create(folder.path().join("qemu.log"))?;
+        let mut qemu = Child::start_with("QEMU", &command, |command| {
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(errors);
+        })?;
+        let lines = Lines::new(qemu.take_stdout().context("QEMU's output")?);
+        let input = qemu.take_stdin();
+        let deadline = Instant::now() + self.deadline;
+        Ok(RunningGuest {
+            qemu,
+            lines,
+            input,
+            folder,
+            deadline,
+            output: String::new(),
+        })
+    }
+
+    fn chardev(&mut self, socket: &Path) -> String {
+        let name = format!("c{}", self.back_ends);
+        self.back_ends += 1;
+        // A comma inside a value is written twice in QEMU's options.
+        let path = socket.to_string_lossy().replace(',', ",,");
+        self.devices.extend([
+            "-chardev".to_owned(),
+            format!("socket,id={name},path={path}"),
+        ]);
+        name
+    }
+
+    fn command(&self, folder: &Path) -> Result<Command> {
+        let mut qemu = self.assets.qemu()?;
+        let memory = format!("memory-backend-memfd,id=m0,size={MEMORY_MIB}M,share=on");
+        let accelerator = env::var(ACCELERATOR_VARIABLE).unwrap_or_else(|_| "tcg".to_owned());
+        qemu.args(["-M", "q35,memory-backend=m0", "-object", &memory])
+            .args([
+                "-accel",
+                &accelerator,
+                "-cpu",
+                "max",
+                "-m",
+                &MEMORY_MIB.to_string(),
+            ])
+            .args(["-smp", &self.processors.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .arg("-kernel")
+            .arg(self.assets.kernel())
+            .arg("-initrd")
+            .arg(folder.join("initramfs"))
+            .args(["-append", &self.kernel_command_line()])
+            .arg("-serial")
+            .arg(format!("file:{}", folder.join("serial.log").display()))
+            .args([
+                "-chardev",
+                "stdio,id=script,signal=off",
+                "-serial",
+                "chardev:script",
+            ])
+            .args(&self.devices);
+        if !self.reboots {
+            qemu.arg("-no-reboot");
+        }
+        Ok(qemu)
+    }
+
+    fn kernel_command_line(&self) -> String {
+        // The early console says why a guest never got as far as its real one.
+        let console = if self.virtio_console {
+            "console=hvc0 earlycon=uart8250,io,0x3f8,115200"
+        } else {
+            "console=ttyS0"
+        };
+        format!("{console} panic=-1 loglevel=5 random.trust_cpu=on")
+    }
+
+    /// The initramfs that all guests have, and after it the files of this one.
+    fn write_initramfs(&self, path: &Path) -> Result<()> {
+        let common = self.assets.initramfs();
+        fs::copy(&common, path).with_context(|| format!("copying {}", common.display()))?;
+        let mut own = Archive::new(Vec::new());
+        own.program("init", INIT.as_bytes())?;
+        if let Some(script) = &self.script {
+            own.file("script", script.as_bytes())?;
+        }
+        OpenOptions::new()
+            .append(true)
+            .open(path)?
+            .write_all(&own.finish()?)?;
+        Ok(())
+    }
+}
+
+/// What a guest did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The exit status of its script; `None` if the guest ended without saying.
+    pub status: Option<i32>,
+    /// What the script printed.
+    pub output: String,
+}
+
+/// A guest that was started. Dropped, it is killed.
+#[derive(Debug)]
+pub struct RunningGuest {
+    qemu: Child,
+    lines: Lines,
+    input: Option<ChildStdin>,
+    folder: TempDir,
+    deadline: Instant,
+    output: String,
+}
+
+impl RunningGuest {
+    /// Waits until the script has printed a line that contains `wanted`.
+    pub fn wait_for(&mut self, wanted: &str) -> Result<String> {
+        let limit = self.deadline.saturating_duration_since(Instant::now());
+        let found = self.lines.until(wanted, limit);
+        let line = self.explain(found)?;
+        self.keep(&line);
+        Ok(line)
+    }
+
+    /// Sends a line to the script's standard input.
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("QEMU has no input")?;
+        Ok(writeln!(input, "{line}")?)
+    }
+
+    /// Waits until the guest has switched itself off, and reports what its script did.
+    pub fn finish(mut self) -> Result<Report> {
+        let mut status = None;
+        loop {
+            let next = self.lines.next(self.deadline);
+            let Some(line) = self.explain(next)? else {
+                break;
+            };
+            if let Some(code) = line.strip_prefix("@@exit ") {
+                status = code.trim().parse().ok();
+            }
+            self.keep(&line);
+        }
+        let limit = self.deadline.saturating_duration_since(Instant::now());
+        let ended = self.qemu.wait(limit);
+        let ended = self.explain(ended)?;
+        if !ended.success() {
+            let ended = describe(ended);
+            self.explain(Err(anyhow::anyhow!("QEMU ended with {ended}")))?;
+        }
+        Ok(Report {
+            status,
+            output: std::mem::take(&mut self.output),
+        })
+    }
+
+    /// Waits until QEMU has ended by itself; for guests without a script.
+    pub fn wait(&mut self, limit: Duration) -> Result<()> {
+        let ended = self.qemu.wait(limit);
+        match self.explain(ended)? {
+            status if status.success() => Ok(()),
+            status => self.explain(Err(anyhow::anyhow!("QEMU ended with {}", describe(status)))),
+        }
+    }
+
+    /// The file into which the guest's first serial port goes.
+    pub fn serial_log(&self) -> PathBuf {
+        self.folder.path().join("serial.log")
+    }
+
+    fn keep(&mut self, line: &str) {
+        if !line.starts_with("@@") {
+            self.output.push_str(line);
+            self.output.push('\n');
+        }
+    }
+
+    /// Adds to an error what the guest and QEMU said last.
+    fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        let Err(error) = result else { return result };
+        let serial = tail(&self.serial_log());
+        let qemu = tail(&self.folder.path().join("qemu.log"));
+        bail!(
+            "{error:#}\n-- script --\n{}-- serial --\n{serial}-- QEMU --\n{qemu}",
+            self.output
+        )
+    }
+}
+
+/// The last lines of a log.
+fn tail(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    let start = lines.len().saturating_sub(TAIL_LINES);
+    lines[start..]
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect()
+}

@@ -1,0 +1,109 @@
+//! Runs test programs as an ordinary user when we are root. Cargo and nextest stay root and start
+//! each test program through the runner made here, so that the user needs no toolchain.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::process::{run, text};
+use crate::workspace;
+
+/// The user that owns nothing, on every Linux.
+const NOBODY: u32 = 65534;
+
+/// An ordinary user's way to run programs, with a temporary folder of its own.
+pub(crate) struct OrdinaryUser {
+    temporary: TempDir,
+    runner: PathBuf,
+}
+
+impl OrdinaryUser {
+    /// Prepares the runner and checks that the user can reach what it is to run.
+    pub(crate) fn new(target: &Path) -> Result<Self> {
+        let temporary = tempfile::Builder::new().prefix("vudev-user-").tempdir()?;
+        fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755))?;
+        let home = temporary.path().join("home");
+        fs::create_dir(&home)?;
+        chown(&home, Some(NOBODY), Some(NOBODY))?;
+        let runner = temporary.path().join("as-user");
+        fs::write(&runner, script(&home, &workspace::root(), target))?;
+        fs::set_permissions(&runner, fs::Permissions::from_mode(0o755))?;
+        let user = Self { temporary, runner };
+        user.check()?;
+        Ok(user)
+    }
+
+    /// Makes a cargo command start test programs as this user.
+    pub(crate) fn configure(&self, cargo: &mut Command) -> Result<()> {
+        let version = text(Command::new("rustc").arg("-vV"))?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+        let host = host
+            .context("rustc names no host")?
+            .to_uppercase()
+            .replace('-', "_");
+        cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), &self.runner);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        let id = text(Command::new(&self.runner).args(["/usr/bin/id", "-u"]))?;
+        ensure!(
+            id.trim() == NOBODY.to_string(),
+            "the runner runs as user {}",
+            id.trim()
+        );
+        let manifest = workspace::root().join("Cargo.toml");
+        run(Command::new(&self.runner)
+            .args(["test", "-r"])
+            .arg(manifest))
+        .context("an ordinary user cannot read the workspace")?;
+        Ok(())
+    }
+}
+
+impl Drop for OrdinaryUser {
+    fn drop(&mut self) {
+        // Tests may have left files of the user's; the folder is removed as a whole.
+        let _ = fs::remove_dir_all(self.temporary.path().join("home"));
+    }
+}
+
+/// The runner: a shell script that runs its arguments as the user.
+///
+/// Where a folder above the workspace is closed to others (root's home, say), the workspace and the
+/// target folder are bound elsewhere in a mount namespace, and the program is started from there.
+fn script(home: &Path, root: &Path, target: &Path) -> String {
+    let (home, root, target) = (home.display(), root.display(), target.display());
+    format!(
+        r#"#!/bin/sh
+export HOME='{home}' TMPDIR='{home}'
+as_user() {{
+    exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --inh-caps=-all -- "$@"
+}}
+if (as_user test -r '{root}/Cargo.toml') && (as_user test -x '{target}'); then
+    as_user "$@"
+fi
+if [ -z "$VUDEV_BOUND" ]; then
+    export VUDEV_BOUND=1
+    exec unshare --mount --propagation private "$0" "$@"
+fi
+mkdir -p '{home}/../root' '{home}/../target'
+mount --bind '{root}' '{home}/../root' && mount --bind '{target}' '{home}/../target' || exit 1
+here=$(cd '{home}/..' && pwd)
+program=$1
+shift
+case $program in
+'{target}'/*) program=$here/target/${{program#'{target}'}} ;;
+'{root}'/*) program=$here/root/${{program#'{root}'}} ;;
+esac
+case $PWD in
+'{root}'*) cd "$here/root/${{PWD#'{root}'}}" ;;
+esac
+as_user "$program" "$@"
+"#
+    )
+}
