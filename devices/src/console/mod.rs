@@ -1,0 +1,130 @@
+//! The console device (virtio 1.3, 5.3) with its one port: what a guest prints goes to an output,
+//! what comes from an input the guest reads. Not a terminal: bytes pass as they are, and raw mode
+//! is the business of whoever owns the terminal.
+//!
+//! Input and output are descriptors of any kind (files, pipes, terminals, character devices), the
+//! same or different ones. Their flags are never changed, since others may share them.
+//!
+//! What a chain cannot have: a receive chain without writable bytes, or a transmit chain without
+//! readable ones, is completed with nothing moved; bytes in the wrong direction are not looked at.
+//!
+//! No byte is lost or doubled when a front-end leaves and comes back. Input is asked for only when
+//! there is some and a chain to put it in; output that was written in part goes on where it was.
+
+mod input;
+mod output;
+
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use rustix::io::Errno;
+use vudev_executor::{File, Handle, Vectored};
+use vudev_virtio::spec::device_id;
+use vudev_virtio::{Device, GuestBuffers, Identity, Queue, QueueError};
+
+use self::input::Input;
+use self::output::Output;
+
+/// receiveq(port0), device to driver, and transmitq(port0), the other way (virtio 1.3, 5.3.2).
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+
+/// cols, rows, max_nr_ports, emerg_wr: `struct virtio_console_config` (virtio 1.3, 5.3.4).
+const CONFIG_SIZE: usize = 12;
+
+/// The greatest size of a queue. A guest prints line by line, and posts few receive buffers.
+const QUEUE_SIZE_MAX: u16 = 256;
+
+/// At most so many operations are in flight: one of each queue, and one that a stop cancels.
+pub const OPERATIONS: u32 = 4;
+
+/// How long a descriptor is left alone that says it is ready and then is not, or when the ring has
+/// no worker thread for it.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A console.
+pub struct Console {
+    input: Input,
+    output: Output,
+}
+
+impl Console {
+    /// A console that reads `input` (`None`: there is never any) and writes to `output` (`None`:
+    /// what the guest prints is thrown away).
+    pub fn new(handle: &Handle, input: Option<OwnedFd>, output: Option<OwnedFd>) -> Self {
+        let file = |descriptor| File::new(handle, descriptor);
+        Self {
+            input: Input::new(input.map(file)),
+            output: Output::new(output.map(file)),
+        }
+    }
+}
+
+impl Device for Console {
+    fn identity(&self) -> Identity {
+        Identity {
+            device_id: device_id::CONSOLE,
+            // Neither F_SIZE nor F_MULTIPORT nor F_EMERG_WRITE: config space is all zero.
+            features: 0,
+            queue_sizes: vec![QUEUE_SIZE_MAX; 2],
+            config_size: CONFIG_SIZE,
+            operations: OPERATIONS,
+        }
+    }
+
+    fn read_config(&self, _offset: usize, into: &mut [u8]) {
+        into.fill(0);
+    }
+
+    async fn serve(self: Rc<Self>, queue: Queue) -> Result<(), QueueError> {
+        match queue.index() {
+            RECEIVE => self.input.serve(queue).await,
+            TRANSMIT => self.output.serve(queue).await,
+            index => unreachable!("queue {index} of a device that has two"),
+        }
+    }
+
+    fn reset(&self) {
+        self.output.forget_begun();
+    }
+}
+
+/// How a read or a write that a stop may interrupt has ended.
+struct Moved {
+    result: io::Result<usize>,
+    buffers: GuestBuffers,
+}
+
+/// Awaits `operation`; a stop ends it early. Either way its answer counts: bytes may have moved
+/// before the end came, and forgetting them would lose or double them.
+async fn finish(queue: &Queue, mut operation: impl Vectored<GuestBuffers>) -> Moved {
+    let stop = pin!(queue.until_stop(pending::<()>()));
+    // The operation is polled first: what never began could not be cancelled.
+    let (result, buffers) = match select(&mut operation, stop).await {
+        Either::Left((output, _)) => output,
+        Either::Right(_) => {
+            operation.cancel();
+            operation.await
+        }
+    };
+    Moved { result, buffers }
+}
+
+/// Leaves a descriptor alone for a moment; `None` when a stop is asked for meanwhile.
+async fn rest(queue: &Queue) -> Option<()> {
+    queue.until_stop(queue.handle().sleep(PAUSE)).await
+}
+
+/// Whether the same can be tried again soon: somebody else was quicker at a shared descriptor, a
+/// stop interrupted it, or io-wq had no worker thread (ECANCELED).
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::AGAIN | Errno::INTR | Errno::CANCELED)
+    )
+}
