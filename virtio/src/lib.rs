@@ -1,1 +1,21 @@
-//! Not written yet.
+//! The virtio device's side: guest memory, virtqueues, chains and the [`Device`] trait. Not any
+//! device, and not any wire: nothing here knows where memory, kicks and calls come from.
+//!
+//! Trust: everything read from guest memory is foreign. Bytes are copied once, checked, and only
+//! then believed; a guest that breaks the rules loses its queue, never the process.
+
+pub mod chain;
+pub mod device;
+pub mod memory;
+pub mod queue;
+pub mod spec;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use chain::{Chain, ChainError};
+pub use device::{ConfigReadOnly, Device, Identity};
+pub use memory::{
+    GuestBuffers, GuestMemory, MemoryError, Region, RegionLayout, ShortBuffers,
+    install_sigbus_guard,
+};
+pub use queue::{Queue, QueueControl, QueueError, QueueParts, RingAddresses};

@@ -1,0 +1,328 @@
+//! A chain of descriptors, walked once from foreign memory into checked buffers (virtio 1.3, 2.7.5).
+//! Not the ring: which chain comes next is the queue's affair.
+//!
+//! What a walk refuses, it refuses as a whole: there is no half of a chain. That costs the guest
+//! its queue, since nobody can say what it meant.
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+use crate::memory::{Descriptor, GuestBuffers, GuestMemory, MemoryError, RingView};
+use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
+
+/// The longest chain in an indirect table, where the queue is smaller. The specification draws the
+/// line at the queue size (2.7.5.3.1), but Linux's driver does not: a guest whose disk says
+/// `seg_max` 254 sends 256 descriptors through a queue of 128 entries. 1024 is `UIO_MAXIOV`, what
+/// one `readv` takes. In the queue's own table the queue size holds by itself.
+pub const INDIRECT_MAX: u16 = 1024;
+
+/// A request of the guest's: what the device may read, then what it may write.
+///
+/// Completed or put back, by value; there is no third way. One that is dropped is counted and
+/// warned of, for the guest then waits in vain.
+#[must_use = "a chain is completed or put back: Queue::complete, Queue::put_back"]
+pub struct Chain {
+    /// What the guest wrote for the device.
+    pub readable: GuestBuffers,
+    /// Where the guest awaits the device's answer.
+    pub writable: GuestBuffers,
+    head: u16,
+    /// The free-running index in the available ring that it was taken from.
+    position: u16,
+    /// Bytes that were writable when it was taken: the most that can have been written.
+    writable_bytes: u32,
+    /// The count of the queue it belongs to; `None` once settled.
+    ledger: Option<Rc<Ledger>>,
+}
+
+/// Why a chain was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// A head or `next` outside its table.
+    #[error("descriptor {index} of a table of {len}")]
+    IndexOutOfTable {
+        /// The index.
+        index: u16,
+        /// The table's entries.
+        len: u16,
+    },
+    /// More descriptors than there can be without going in circles.
+    #[error("a chain of more than {limit} descriptors")]
+    TooLong {
+        /// The most there may be.
+        limit: u16,
+    },
+    /// A buffer without bytes.
+    #[error("descriptor {index} has no bytes")]
+    ZeroLength {
+        /// The descriptor.
+        index: u16,
+    },
+    /// Bytes to read after bytes to write (2.7.4.2).
+    #[error("descriptor {index} is readable and comes after a writable one")]
+    ReadableAfterWritable {
+        /// The descriptor.
+        index: u16,
+    },
+    /// 2^32 bytes or more together (2.7.5.2).
+    #[error("a chain of 2^32 bytes or more")]
+    TooManyBytes,
+    /// An indirect descriptor that nobody negotiated.
+    #[error("an indirect descriptor without VIRTIO_F_INDIRECT_DESC")]
+    IndirectNotNegotiated,
+    /// An indirect descriptor in an indirect table (2.7.5.3.1).
+    #[error("an indirect descriptor in an indirect table")]
+    IndirectNested,
+    /// A chain that goes on after an indirect descriptor (2.7.5.3.1).
+    #[error("an indirect descriptor with a next one")]
+    IndirectWithNext,
+    /// An indirect table that is not a whole number of descriptors, at least one.
+    #[error("an indirect table of {bytes} bytes")]
+    IndirectLength {
+        /// Its bytes.
+        bytes: u32,
+    },
+    /// A buffer or an indirect table outside memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+impl Chain {
+    /// The head's index in the descriptor table: what identifies the chain in a log.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    pub(crate) fn position(&self) -> u16 {
+        self.position
+    }
+
+    pub(crate) fn writable_bytes(&self) -> u32 {
+        self.writable_bytes
+    }
+
+    /// Hands the chain's account to the queue that completes or un-takes it.
+    pub(crate) fn settle(&mut self) -> Option<Rc<Ledger>> {
+        self.ledger.take()
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        if let Some(ledger) = self.ledger.take() {
+            ledger.chain_dropped(self.head);
+        }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            readable,
+            writable,
+            head,
+            position,
+            writable_bytes: _,
+            ledger: _,
+        } = self;
+        write!(
+            f,
+            "Chain(head {head} at {position}, reads {readable:?}, writes {writable:?})"
+        )
+    }
+}
+
+/// How many chains of one queue are out, and how many will never come back.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    queue: u16,
+    held: Cell<u16>,
+    dropped: Cell<u16>,
+}
+
+impl Ledger {
+    pub(crate) fn new(queue: u16) -> Rc<Self> {
+        Rc::new(Self {
+            queue,
+            ..Self::default()
+        })
+    }
+
+    /// Chains that the device holds.
+    pub(crate) fn held(&self) -> u16 {
+        self.held.get()
+    }
+
+    /// Chains that the guest has not got back, and some of them never will.
+    pub(crate) fn outstanding(&self) -> u16 {
+        self.held.get().saturating_add(self.dropped.get())
+    }
+
+    /// Chains that the device lost.
+    pub(crate) fn dropped(&self) -> u16 {
+        self.dropped.get()
+    }
+
+    pub(crate) fn returned(&self) {
+        debug_assert!(self.held.get() > 0, "a chain is settled once");
+        self.held.set(self.held.get().saturating_sub(1));
+    }
+
+    fn taken(&self) {
+        self.held.set(self.held.get() + 1);
+    }
+
+    fn chain_dropped(&self, head: u16) {
+        self.returned();
+        let before = self.dropped.get();
+        self.dropped.set(before.saturating_add(1));
+        // The first says enough; a device task that is cancelled drops all it has.
+        if before == 0 {
+            log::warn!(
+                "queue {}: chain {head} dropped, neither completed nor put back",
+                self.queue
+            );
+        }
+    }
+}
+
+/// Takes the chain that begins at `head`. Each descriptor is copied once, and the copy checked.
+pub(crate) fn walk(
+    ring: &RingView,
+    memory: &Rc<GuestMemory>,
+    indirect: bool,
+    head: u16,
+    position: u16,
+    ledger: &Rc<Ledger>,
+) -> Result<Chain, ChainError> {
+    let mut walk = Walk {
+        readable: GuestBuffers::empty(memory),
+        writable: GuestBuffers::empty(memory),
+        bytes: 0,
+    };
+    if let Some(descriptor) = walk.table(ring.size(), ring.size(), head, |index| {
+        Ok(ring.descriptor(index))
+    })? {
+        if !indirect {
+            return Err(ChainError::IndirectNotNegotiated);
+        }
+        walk.indirect_table(ring.size(), memory, descriptor)?;
+    }
+    let Walk {
+        readable,
+        writable,
+        bytes: _,
+    } = walk;
+    let writable_bytes = u32::try_from(writable.len()).map_err(|_| ChainError::TooManyBytes)?;
+    ledger.taken();
+    let ledger = Some(ledger.clone());
+    Ok(Chain {
+        readable,
+        writable,
+        head,
+        position,
+        writable_bytes,
+        ledger,
+    })
+}
+
+struct Walk {
+    readable: GuestBuffers,
+    writable: GuestBuffers,
+    bytes: u32,
+}
+
+impl Walk {
+    /// Follows the chain within one table of `len` entries. Gives the indirect descriptor that it
+    /// ends with, if it does: one may follow direct ones (2.7.5.3.2).
+    fn table(
+        &mut self,
+        len: u16,
+        limit: u16,
+        head: u16,
+        fetch: impl Fn(u16) -> Result<Descriptor, MemoryError>,
+    ) -> Result<Option<Descriptor>, ChainError> {
+        let mut index = head;
+        // A chain as long as its table visits every entry; a longer one goes in circles.
+        for _ in 0..limit {
+            if index >= len {
+                return Err(ChainError::IndexOutOfTable { index, len });
+            }
+            let descriptor = fetch(index)?;
+            let goes_on = descriptor.flags & descriptor_flag::NEXT != 0;
+            if descriptor.flags & descriptor_flag::INDIRECT != 0 {
+                return if goes_on {
+                    Err(ChainError::IndirectWithNext)
+                } else {
+                    Ok(Some(descriptor))
+                };
+            }
+            self.buffer(index, &descriptor)?;
+            if !goes_on {
+                return Ok(None);
+            }
+            index = descriptor.next;
+        }
+        Err(ChainError::TooLong { limit })
+    }
+
+    /// Follows the chain in an indirect table; it begins at the first entry (2.7.5.3).
+    fn indirect_table(
+        &mut self,
+        queue_size: u16,
+        memory: &GuestMemory,
+        descriptor: Descriptor,
+    ) -> Result<(), ChainError> {
+        let Descriptor {
+            address,
+            len: bytes,
+            flags: _,
+            next: _,
+        } = descriptor;
+        let whole = bytes as usize;
+        if whole == 0 || !whole.is_multiple_of(DESCRIPTOR_BYTES) {
+            return Err(ChainError::IndirectLength { bytes });
+        }
+        let limit = queue_size.max(INDIRECT_MAX);
+        let len = u16::try_from(whole / DESCRIPTOR_BYTES)
+            .ok()
+            .filter(|&len| len <= limit)
+            .ok_or(ChainError::TooLong { limit })?;
+        memory.check_range(address, u64::from(bytes))?;
+        let nested = self.table(len, len, 0, |index| {
+            let mut entry = [0; DESCRIPTOR_BYTES];
+            let at = usize::from(index) * DESCRIPTOR_BYTES;
+            memory.read(address + at as u64, &mut entry)?;
+            Ok(Descriptor::parse(entry))
+        })?;
+        match nested {
+            Some(_) => Err(ChainError::IndirectNested),
+            None => Ok(()),
+        }
+    }
+
+    fn buffer(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), ChainError> {
+        let &Descriptor {
+            address,
+            len,
+            flags,
+            next: _,
+        } = descriptor;
+        if len == 0 {
+            return Err(ChainError::ZeroLength { index });
+        }
+        self.bytes = self
+            .bytes
+            .checked_add(len)
+            .ok_or(ChainError::TooManyBytes)?;
+        if flags & descriptor_flag::WRITE != 0 {
+            self.writable.push(address, len)?;
+        } else if self.writable.is_empty() {
+            self.readable.push(address, len)?;
+        } else {
+            return Err(ChainError::ReadableAfterWritable { index });
+        }
+        Ok(())
+    }
+}

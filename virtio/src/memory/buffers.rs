@@ -1,0 +1,300 @@
+//! Pieces of guest memory as one run of bytes: what a chain offers a device to read, or to write.
+//! Not the bytes themselves: they are copied on demand, or moved by the kernel through the iovecs.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::mem;
+use std::ptr;
+use std::rc::Rc;
+
+use libc::iovec;
+use vudev_executor::IoBuffers;
+
+use super::{GuestMemory, MemoryError, Region};
+
+/// How many spare iovec vectors a memory keeps: the depth that a busy device reaches, two a chain.
+/// More than these are freed.
+const POOL_VECTORS_MAX: usize = 1024;
+
+/// A vector that grew beyond this many iovecs is freed, not kept, so that one guest with giant
+/// chains does not hold memory for ever. A Linux block driver sends at most 128 or so.
+const POOL_IOVECS_MAX: usize = 256;
+
+/// Buffers in guest memory, consumed from the front. They keep their memory mapped, and can be
+/// handed to the executor's files and sockets.
+pub struct GuestBuffers {
+    memory: Rc<GuestMemory>,
+    iovecs: Vec<iovec>,
+    /// Iovecs before this one are used up.
+    first: usize,
+    /// Bytes left. A chain has fewer than 2^32, so this holds on every architecture.
+    len: usize,
+}
+
+/// A device asked for more bytes than the guest gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} bytes wanted of buffers with {available}")]
+pub struct ShortBuffers {
+    /// Bytes asked for.
+    pub wanted: usize,
+    /// Bytes there were.
+    pub available: usize,
+}
+
+impl GuestBuffers {
+    /// Bytes left.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The memory that these lie in.
+    pub fn memory(&self) -> &Rc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Copies from the front, and moves past it.
+    ///
+    /// # Errors
+    ///
+    /// When fewer bytes are left than `into` has; nothing is consumed then.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<(), ShortBuffers> {
+        self.want(into.len())?;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let (host, count) = self.front(rest.len());
+            let (part, after) = rest.split_at_mut(count);
+            self.slice(host, count).copy_to(part);
+            self.skip(count);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Reads the next `N` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`GuestBuffers::read`].
+    pub fn read_array<const N: usize>(&mut self) -> Result<[u8; N], ShortBuffers> {
+        let mut bytes = [0; N];
+        self.read(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies to the front, and moves past it.
+    ///
+    /// # Errors
+    ///
+    /// When fewer bytes are left than `from` has; nothing is written then.
+    pub fn write(&mut self, from: &[u8]) -> Result<(), ShortBuffers> {
+        self.want(from.len())?;
+        let mut rest = from;
+        while !rest.is_empty() {
+            let (host, count) = self.front(rest.len());
+            let (part, after) = rest.split_at(count);
+            self.slice(host, count).copy_from(part);
+            self.skip(count);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Splits in two: `self` keeps the first `at` bytes, the rest is returned.
+    ///
+    /// # Errors
+    ///
+    /// When there are fewer than `at` bytes; nothing changes then.
+    pub fn split_off(&mut self, at: usize) -> Result<Self, ShortBuffers> {
+        self.want(at)?;
+        let mut tail = Self::empty(&self.memory);
+        let mut index = self.first;
+        let mut left = at;
+        while left > 0 && left >= self.iovecs[index].iov_len {
+            left -= self.iovecs[index].iov_len;
+            index += 1;
+        }
+        tail.iovecs.extend_from_slice(&self.iovecs[index..]);
+        tail.len = self.len - at;
+        if left > 0 {
+            let front = &mut tail.iovecs[0];
+            front.iov_base = front.iov_base.wrapping_byte_add(left);
+            front.iov_len -= left;
+            self.iovecs[index].iov_len = left;
+            index += 1;
+        }
+        self.iovecs.truncate(index);
+        self.len = at;
+        Ok(tail)
+    }
+
+    /// Moves past the first `count` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When there are fewer; nothing changes then.
+    pub fn advance(&mut self, count: usize) -> Result<(), ShortBuffers> {
+        self.want(count)?;
+        self.skip(count);
+        Ok(())
+    }
+
+    /// Keeps at most the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            let tail = self.split_off(len);
+            debug_assert!(tail.is_ok(), "{len} is within {}", self.len);
+        }
+    }
+
+    /// Takes all of it, and leaves nothing: to hand the buffers to an operation and put them back.
+    pub fn take(&mut self) -> Self {
+        let empty = Self::empty(&self.memory);
+        mem::replace(self, empty)
+    }
+
+    /// No bytes yet, of `memory`.
+    pub(crate) fn empty(memory: &Rc<GuestMemory>) -> Self {
+        Self {
+            memory: memory.clone(),
+            iovecs: memory.pool.vector(),
+            first: 0,
+            len: 0,
+        }
+    }
+
+    /// Adds a range of guest memory at the end; the whole of it, or nothing and an error.
+    pub(crate) fn push(&mut self, address: u64, len: u32) -> Result<(), MemoryError> {
+        let outside = MemoryError::OutOfRange {
+            address,
+            len: u64::from(len),
+        };
+        let total = u32::try_from(self.len)
+            .ok()
+            .and_then(|had| had.checked_add(len));
+        let Some(total) = total.and_then(|total| usize::try_from(total).ok()) else {
+            return Err(outside);
+        };
+        let memory = self.memory.clone();
+        let len = u64::from(len);
+        // A range that spans regions and ends outside must leave no pieces here.
+        if !memory.lies_in_one(address, len) {
+            memory.check_range(address, len)?;
+        }
+        memory.pieces(address, len, |region, offset, count| {
+            self.push_piece(region, offset, count);
+        })?;
+        self.len = total;
+        Ok(())
+    }
+
+    /// Adds one piece. Where it goes on where the last one ended, in the same region, the two
+    /// become one: how a driver frames its bytes has no meaning (2.7.4.2), and the kernel likes
+    /// few iovecs.
+    fn push_piece(&mut self, region: &Region, offset: usize, count: usize) {
+        let base = region.host().wrapping_add(offset);
+        if offset > 0
+            && let Some(last) = self.iovecs.last_mut()
+            && ptr::addr_eq(last.iov_base.wrapping_byte_add(last.iov_len), base)
+        {
+            last.iov_len += count;
+            return;
+        }
+        self.iovecs.push(iovec {
+            iov_base: base.cast(),
+            iov_len: count,
+        });
+    }
+
+    fn want(&self, wanted: usize) -> Result<(), ShortBuffers> {
+        let available = self.len;
+        if wanted > available {
+            Err(ShortBuffers { wanted, available })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The first bytes that lie together: at most `most`, which must not be more than are left.
+    fn front(&self, most: usize) -> (usize, usize) {
+        let front = &self.iovecs[self.first];
+        (front.iov_base.addr(), front.iov_len.min(most))
+    }
+
+    fn slice(&self, host: usize, len: usize) -> vm_memory::VolatileSlice<'_, super::DirtyLog> {
+        self.memory
+            .host_slice(host, len)
+            .expect("iovecs lie in the memory they were made from")
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.len -= count;
+        let mut left = count;
+        while left > 0 {
+            let front = &mut self.iovecs[self.first];
+            if left < front.iov_len {
+                front.iov_base = front.iov_base.wrapping_byte_add(left);
+                front.iov_len -= left;
+                return;
+            }
+            left -= front.iov_len;
+            self.first += 1;
+        }
+    }
+}
+
+impl Drop for GuestBuffers {
+    fn drop(&mut self) {
+        self.memory.pool.give_back(mem::take(&mut self.iovecs));
+    }
+}
+
+impl fmt::Debug for GuestBuffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "GuestBuffers({} bytes in {} pieces)",
+            self.len,
+            self.iovecs().len()
+        )
+    }
+}
+
+#[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
+// SAFETY: the iovecs stand in a heap vector that only `&mut self` changes, so moving `self` moves
+// nothing they rely on. Each was made by `push_piece` from a checked range of a region, and only
+// ever made shorter from either end; `memory` keeps every region mapped, readable and writable.
+unsafe impl IoBuffers for GuestBuffers {
+    fn iovecs(&self) -> &[iovec] {
+        &self.iovecs[self.first..]
+    }
+}
+
+/// Spare vectors, so that a request allocates nothing once the device has warmed up.
+#[derive(Default)]
+pub(super) struct Pool(RefCell<Vec<Vec<iovec>>>);
+
+impl Pool {
+    fn vector(&self) -> Vec<iovec> {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut vector: Vec<iovec>) {
+        vector.clear();
+        let mut spare = self.0.borrow_mut();
+        let fits = (1..=POOL_IOVECS_MAX).contains(&vector.capacity());
+        if fits && spare.len() < POOL_VECTORS_MAX {
+            spare.push(vector);
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({} spare)", self.0.borrow().len())
+    }
+}

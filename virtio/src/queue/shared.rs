@@ -1,0 +1,340 @@
+//! What both ends of a queue share: the ring, the eventfds, and the state of running, stopping
+//! and being retired. Not the ring's rules: those are in `split`.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use vudev_executor::{Call, Handle, Kick, Sleep, TurnEnd};
+
+use super::split::SplitRing;
+use super::stop::Stop;
+use super::{QueueError, QueueParts};
+use crate::chain::{Chain, Ledger};
+use crate::memory::GuestMemory;
+use crate::spec::QUEUE_SIZE_MAX;
+
+/// How many chains a queue gives out in one turn: enough that the turn's own cost is spread thin,
+/// few enough that a guest which never lets its ring run dry leaves the other tasks their turn.
+pub(super) const CHAINS_PER_TURN: u16 = 128;
+
+/// How often a queue without a kick is looked at. A front-end that gives none asks for polling; a
+/// millisecond is the longest a console's user does not notice, and costs a thousandth of a CPU.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+pub(super) struct Shared {
+    pub(super) index: u16,
+    pub(super) size: u16,
+    pub(super) features: u64,
+    pub(super) handle: Handle,
+    pub(super) ledger: Rc<Ledger>,
+    pub(super) stop: Stop,
+    ring: RefCell<SplitRing>,
+    kick: RefCell<Option<Kick>>,
+    call: RefCell<Option<Call>>,
+    error: RefCell<Option<Call>>,
+    /// The timer of a polled queue.
+    nap: RefCell<Option<Sleep>>,
+    /// Whoever waits in `poll_next`.
+    waiter: RefCell<Option<Waker>>,
+    retired: Cell<bool>,
+    /// Chains that may still be given out in this turn.
+    budget: Cell<u16>,
+    /// Whether this queue's work at the turn's end is booked already.
+    turn_booked: Cell<bool>,
+    /// A call that was wanted while there was no descriptor for it.
+    call_owed: Cell<bool>,
+}
+
+impl Shared {
+    pub(super) fn new(handle: &Handle, parts: QueueParts) -> Result<Rc<Self>, QueueError> {
+        let QueueParts {
+            index,
+            size,
+            rings,
+            next_available,
+            features,
+            memory,
+            kick,
+            call,
+            error,
+        } = parts;
+        if !size.is_power_of_two() || size > QUEUE_SIZE_MAX {
+            return Err(QueueError::Size(size));
+        }
+        let ledger = Ledger::new(index);
+        let ring = SplitRing::new(
+            memory,
+            rings,
+            size,
+            features,
+            next_available,
+            ledger.clone(),
+        )?;
+        Ok(Rc::new(Self {
+            index,
+            size,
+            features,
+            handle: handle.clone(),
+            ledger,
+            stop: Stop::default(),
+            ring: RefCell::new(ring),
+            kick: RefCell::new(kick),
+            call: RefCell::new(call),
+            error: RefCell::new(error),
+            nap: RefCell::default(),
+            waiter: RefCell::default(),
+            retired: Cell::new(false),
+            budget: Cell::new(CHAINS_PER_TURN),
+            turn_booked: Cell::new(false),
+            call_owed: Cell::new(false),
+        }))
+    }
+
+    pub(super) fn next_available(&self) -> u16 {
+        self.ring.borrow().next_available()
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    pub(super) fn has_available(&self) -> bool {
+        !self.retired.get() && self.ring.borrow().has_available()
+    }
+
+    /// The next chain; `None` once stop was said. A retired queue waits for that.
+    pub(super) fn poll_next(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Chain>, QueueError>> {
+        if self.stop.is_said() {
+            return Poll::Ready(Ok(None));
+        }
+        if self.retired.get() {
+            self.wait_here(cx);
+            return Poll::Pending;
+        }
+        loop {
+            if self.budget.get() == 0 {
+                // The turn's end renews it.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Some(chain) = self.try_take()? {
+                return Poll::Ready(Ok(Some(chain)));
+            }
+            if self.ring.borrow_mut().want_kicks() {
+                continue;
+            }
+            match self.poll_kick(cx) {
+                // A kick for nothing is as cheap as a look; a storm of them is one a turn.
+                Poll::Ready(Ok(())) => self.spend(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
+                Poll::Pending => {
+                    self.wait_here(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// The next chain if one is available and the turn's budget is not spent. An error retires
+    /// the queue.
+    pub(super) fn try_take(self: &Rc<Self>) -> Result<Option<Chain>, QueueError> {
+        if self.retired.get() || self.budget.get() == 0 {
+            return Ok(None);
+        }
+        let taken = {
+            let mut ring = self.ring.borrow_mut();
+            let taken = ring.take();
+            if matches!(taken, Ok(Some(_))) {
+                ring.spare_kicks();
+            }
+            taken
+        };
+        match taken {
+            Ok(Some(chain)) => {
+                self.spend();
+                Ok(Some(chain))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    pub(super) fn complete(self: &Rc<Self>, mut chain: Chain, written: u32) {
+        if !self.settle(&mut chain) {
+            return;
+        }
+        let mut ring = self.ring.borrow_mut();
+        // Zeros that stand in for a lost page are not a ring.
+        if !ring.memory_lost() {
+            // 2.7.8.2: the driver may believe it, so it never exceeds what could be written.
+            ring.complete(chain.head(), written.min(chain.writable_bytes()));
+            self.book_turn();
+        }
+    }
+
+    pub(super) fn put_back(self: &Rc<Self>, mut chain: Chain) {
+        if !self.settle(&mut chain) {
+            return;
+        }
+        let mut ring = self.ring.borrow_mut();
+        if ring.put_back(chain.position()) || ring.memory_lost() {
+            return;
+        }
+        // A bug of the device's. A later chain is out or used, so the index cannot go back; the
+        // guest gets its buffer empty instead of never.
+        log::error!(
+            "queue {}: chain {} put back out of order, completed empty",
+            self.index,
+            chain.head()
+        );
+        ring.complete(chain.head(), 0);
+        self.book_turn();
+    }
+
+    /// Ends the chain's account with this queue. False, and nothing done, if it is another's.
+    fn settle(&self, chain: &mut Chain) -> bool {
+        let ours = chain.settle();
+        match ours {
+            Some(ledger) if Rc::ptr_eq(&ledger, &self.ledger) => {
+                ledger.returned();
+                true
+            }
+            _ => {
+                debug_assert!(false, "a chain goes back to the queue that it came from");
+                log::error!(
+                    "queue {}: chain {} of another queue",
+                    self.index,
+                    chain.head()
+                );
+                false
+            }
+        }
+    }
+
+    pub(super) fn set_memory(&self, memory: Rc<GuestMemory>) -> Result<(), QueueError> {
+        let swapped = self.ring.borrow_mut().set_memory(memory);
+        match swapped {
+            Ok(()) => {
+                // The ring is looked at again, in case a kick was for entries of this memory.
+                self.wake();
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    pub(super) fn set_kick(&self, kick: Option<Kick>) {
+        self.kick.replace(kick);
+        self.nap.take();
+        self.wake();
+    }
+
+    pub(super) fn set_call(self: &Rc<Self>, call: Option<Call>) {
+        let here = call.is_some();
+        self.call.replace(call);
+        if here && self.call_owed.take() {
+            self.signal_call();
+        }
+    }
+
+    pub(super) fn set_error(&self, error: Option<Call>) {
+        self.error.replace(error);
+    }
+
+    pub(super) fn say_stop(&self) {
+        self.stop.say();
+        self.wake();
+    }
+
+    /// Reports once and signals the error eventfd; from now on nothing is taken.
+    pub(super) fn retire(&self, cause: &QueueError) {
+        if self.retired.replace(true) {
+            return;
+        }
+        log::warn!("queue {} retired: {cause}", self.index);
+        if let Some(error) = &*self.error.borrow()
+            && let Err(failed) = error.signal()
+        {
+            log::warn!("queue {}: error eventfd: {failed}", self.index);
+        }
+        self.wake();
+    }
+
+    fn fail(&self, cause: QueueError) -> QueueError {
+        self.retire(&cause);
+        cause
+    }
+
+    fn poll_kick(&self, cx: &mut Context<'_>) -> Poll<Result<(), QueueError>> {
+        if let Some(kick) = &mut *self.kick.borrow_mut() {
+            return kick.poll_wait(cx).map_err(QueueError::Kick);
+        }
+        let mut nap = self.nap.borrow_mut();
+        let sleep = nap.get_or_insert_with(|| self.handle.sleep(POLL_INTERVAL));
+        let over = Pin::new(sleep).poll(cx);
+        if over.is_ready() {
+            *nap = None;
+        }
+        over.map(Ok)
+    }
+
+    fn wait_here(&self, cx: &Context<'_>) {
+        match &mut *self.waiter.borrow_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    fn wake(&self) {
+        let waiter = self.waiter.take();
+        if let Some(waker) = waiter {
+            waker.wake();
+        }
+    }
+
+    fn spend(self: &Rc<Self>) {
+        self.budget.set(self.budget.get().saturating_sub(1));
+        self.book_turn();
+    }
+
+    fn book_turn(self: &Rc<Self>) {
+        if !self.turn_booked.replace(true) {
+            self.handle.at_turn_end(self.clone());
+        }
+    }
+
+    fn signal_call(&self) {
+        let signalled = match &*self.call.borrow() {
+            Some(call) => call.signal(),
+            None => {
+                self.call_owed.set(true);
+                Ok(())
+            }
+        };
+        if let Err(error) = signalled {
+            self.retire(&QueueError::Call(error));
+        }
+    }
+}
+
+impl TurnEnd for Shared {
+    /// One call for all that was used in the turn, if the driver wants it.
+    fn turn_end(self: Rc<Self>) {
+        self.turn_booked.set(false);
+        self.budget.set(CHAINS_PER_TURN);
+        let wanted = {
+            let mut ring = self.ring.borrow_mut();
+            !ring.memory_lost() && ring.wants_call()
+        };
+        if wanted && !self.retired.get() {
+            self.signal_call();
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The discipline of a split ring's indices (virtio 1.3, 2.7): what is available, what is used, who
+//! wants to be told. Not waiting, and not telling: kicks and calls are the queue's.
+
+use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
+
+use super::{QueueError, RingAddresses};
+use crate::chain::{self, Chain, Ledger};
+use crate::memory::{GuestMemory, RingView};
+use crate::spec::{feature, ring_flag};
+
+/// One split ring, from the device's side.
+pub(super) struct SplitRing {
+    view: RingView,
+    memory: Rc<GuestMemory>,
+    addresses: RingAddresses,
+    event_idx: bool,
+    indirect: bool,
+    ledger: Rc<Ledger>,
+    /// The available entry that is taken next.
+    next_available: u16,
+    /// The driver's available index when we last looked: entries before it need no new look.
+    seen_available: u16,
+    /// The used entry that is written next.
+    next_used: u16,
+    /// `next_used` when the driver was last considered for a call; `None` before the first time.
+    considered: Option<u16>,
+    kicks: Kicks,
+}
+
+/// Whether the driver was asked to kick.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kicks {
+    /// At start nobody knows what the ring's last owner left there.
+    Unknown,
+    /// Asked for, when it makes the entry at `next_available` available.
+    Wanted(u16),
+    /// Asked not to.
+    Unwanted,
+}
+
+impl SplitRing {
+    pub(super) fn new(
+        memory: Rc<GuestMemory>,
+        addresses: RingAddresses,
+        size: u16,
+        features: u64,
+        next_available: u16,
+        ledger: Rc<Ledger>,
+    ) -> Result<Self, QueueError> {
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let view = RingView::new(&memory, &addresses, size, event_idx)?;
+        let next_used = view.used_index();
+        Ok(Self {
+            view,
+            memory,
+            addresses,
+            event_idx,
+            indirect: features & feature::INDIRECT_DESC != 0,
+            ledger,
+            next_available,
+            seen_available: next_available,
+            next_used,
+            considered: None,
+            kicks: Kicks::Unknown,
+        })
+    }
+
+    pub(super) fn next_available(&self) -> u16 {
+        self.next_available
+    }
+
+    pub(super) fn memory_lost(&self) -> bool {
+        self.memory.is_lost()
+    }
+
+    /// Goes on in other memory, at the same guest addresses and indices.
+    pub(super) fn set_memory(&mut self, memory: Rc<GuestMemory>) -> Result<(), QueueError> {
+        self.view = RingView::new(&memory, &self.addresses, self.view.size(), self.event_idx)?;
+        self.memory = memory;
+        // What we asked for stands in the ring, but perhaps not in this memory's ring.
+        self.kicks = Kicks::Unknown;
+        Ok(())
+    }
+
+    /// Takes the next chain, if the driver has made one available.
+    pub(super) fn take(&mut self) -> Result<Option<Chain>, QueueError> {
+        if !self.look()? {
+            return Ok(None);
+        }
+        let position = self.next_available;
+        let head = self.view.available_head(position);
+        let taken = chain::walk(
+            &self.view,
+            &self.memory,
+            self.indirect,
+            head,
+            position,
+            &self.ledger,
+        );
+        // Before the chain is believed: what a lost page of zeros said is nobody's word.
+        if self.memory.is_lost() {
+            return Err(QueueError::MemoryLost);
+        }
+        let chain = taken.map_err(|source| QueueError::Chain { head, source })?;
+        self.next_available = position.wrapping_add(1);
+        Ok(Some(chain))
+    }
+
+    /// Whether an entry can be taken. Asks the driver's index only when the last look's entries
+    /// are used up.
+    fn look(&mut self) -> Result<bool, QueueError> {
+        if self.seen_available == self.next_available {
+            self.seen_available = self.view.available_index();
+        }
+        let ready = self.seen_available.wrapping_sub(self.next_available);
+        // No more chains can be out than there are entries to publish them in, so this also finds
+        // an index that jumped.
+        let size = self.view.size();
+        if u32::from(ready) + u32::from(self.ledger.outstanding()) > u32::from(size) {
+            let outstanding = self.ledger.outstanding();
+            return Err(QueueError::TooManyAvailable {
+                ready,
+                outstanding,
+                size,
+            });
+        }
+        Ok(ready != 0)
+    }
+
+    /// Whether an entry stands to be taken, without taking part in anything.
+    pub(super) fn has_available(&self) -> bool {
+        self.seen_available != self.next_available
+            || self.view.available_index() != self.next_available
+    }
+
+    /// Asks the driver to kick for the next entry. True when one came meanwhile: then there may
+    /// be no kick, and the ring must be looked at again.
+    pub(super) fn want_kicks(&mut self) -> bool {
+        let wanted = Kicks::Wanted(self.next_available);
+        if self.kicks != wanted {
+            if self.event_idx {
+                self.view.set_available_event(self.next_available);
+            } else {
+                self.view.set_used_flags(0);
+            }
+            self.kicks = wanted;
+            // The driver writes its index, then reads our wish; we write our wish, then read its
+            // index. With a full barrier on both sides one of us sees the other (2.7.13.4.1).
+            fence(Ordering::SeqCst);
+        }
+        self.view.available_index() != self.next_available
+    }
+
+    /// Asks the driver not to kick while we take entries anyway.
+    pub(super) fn spare_kicks(&mut self) {
+        if self.kicks == Kicks::Unwanted {
+            return;
+        }
+        // With event indices there is nothing to say: the wish names an entry, and is over once
+        // that entry was made available (2.7.10.1).
+        if !self.event_idx {
+            self.view.set_used_flags(ring_flag::NO_NOTIFY);
+        }
+        self.kicks = Kicks::Unwanted;
+    }
+
+    /// Publishes a chain as used.
+    pub(super) fn complete(&mut self, head: u16, written: u32) {
+        self.view.set_used_entry(self.next_used, head, written);
+        self.next_used = self.next_used.wrapping_add(1);
+        self.view.set_used_index(self.next_used);
+    }
+
+    /// Un-takes the chain from `position` if it is the newest taken.
+    pub(super) fn put_back(&mut self, position: u16) -> bool {
+        let newest = position.wrapping_add(1) == self.next_available;
+        if newest {
+            self.next_available = position;
+            // The wish for a kick named a later entry, whose kick still comes when it is due.
+        }
+        newest
+    }
+
+    /// Whether the driver wants a call for what was used since it was last considered.
+    pub(super) fn wants_call(&mut self) -> bool {
+        let (old, new) = (self.considered.replace(self.next_used), self.next_used);
+        if old == Some(new) {
+            return false;
+        }
+        // Our used index is written before the driver's wish is read, as in `want_kicks`.
+        fence(Ordering::SeqCst);
+        match old {
+            _ if !self.event_idx => self.view.available_flags() & ring_flag::NO_INTERRUPT == 0,
+            // 2.7.7.2, with the wrapping arithmetic of `vring_need_event`: whether `used_event`
+            // lies among the entries from `old` up to `new`.
+            Some(old) => {
+                let behind = new.wrapping_sub(self.view.used_event()).wrapping_sub(1);
+                behind < new.wrapping_sub(old)
+            }
+            None => true,
+        }
+    }
+}
