@@ -22,7 +22,7 @@ use crate::{Assets, Child, Lines};
 /// The guest's `/init`.
 const INIT: &str = include_str!("init.sh");
 
-/// Under software emulation a boot takes 4 s on an idle machine; a busy one is several times slower.
+/// Under software emulation a boot takes 4 s on an idle machine; a busy one is far slower.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Names the accelerators for QEMU's `-accel`. Software emulation is the default, because a stock

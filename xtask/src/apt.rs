@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_mirror_is_found_in_both_formats_of_sources() {
-        let one_line = "# deb http://a.example/debian x main\ndeb [arch=amd64] http://b.example/debian/ x main";
+        let one_line = "# deb http://a.example/debian x main\n\
+            deb [arch=amd64] http://b.example/debian/ x main";
         let stanza = "Types: deb\nURIs: http://c.example/debian-security http://d.example/debian\n";
         let find = |text| uris(text).find(|uri| is_debian(uri)).map(str::to_owned);
         assert_eq!(find(one_line).as_deref(), Some("http://b.example/debian/"));

@@ -179,7 +179,7 @@ let r#type = '\'';
         let code = code_only(source);
         assert!(!code.contains("unsafe"), "{code}");
         assert!(
-            code.contains("fn f<'a>(x: &'a str) -> u8 {     }"),
+            code.contains("fn f<'a>(x: &'a str) -> u8 {      }"),
             "{code}"
         );
         assert!(code.contains("let r#type ="), "{code}");
@@ -189,7 +189,8 @@ let r#type = '\'';
 
     #[test]
     fn functions_are_measured_from_their_name_to_their_closing_brace() {
-        let code = "trait T {\n    fn declared(&self) -> [u8; 2];\n}\n\nfn long(\n    a: u8,\n) {\n    if a > 0 {}\n}\n";
+        let code = "trait T {\n    fn declared(&self) -> [u8; 2];\n}\n\n\
+            fn long(\n    a: u8,\n) {\n    if a > 0 {}\n}\n";
         let found = functions(&code_only(code));
         assert_eq!(
             found,

@@ -2,7 +2,7 @@
 //! an ordinary user too. It closes with the counts of all runs together.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -16,26 +16,26 @@ use crate::{guest, tools, workspace};
 /// Reasons for a skip that CI accepts. Anything else means that CI did not test what it should.
 const SKIPS_ALLOWED_IN_CI: &[&str] = &["no FUSE"];
 
-/// Where nextest writes its report (`.config/nextest.toml`), below the target folder.
-const JUNIT: &str = "nextest/default/junit.xml";
+/// Where nextest writes its report (`.config/nextest.toml`): always there, whatever folder cargo
+/// builds into.
+const JUNIT: &str = "target/nextest/default/junit.xml";
 
 /// Runs everything; with filters only the tests whose names contain one of them.
 pub(crate) fn run(filters: &[&str]) -> Result<()> {
     let started = Instant::now();
     tools::require(tools::FOR_TESTS)?;
     guest::ensure()?;
-    let target = workspace::target()?;
     say("building everything");
     run_loudly(workspace::cargo().args(["build", "--workspace", "--all-targets"]))?;
 
     let mut total = Outcome::default();
-    total += step("tests", &target, filters, None)?;
+    total += step("tests", filters, None)?;
     if filters.is_empty() {
         total += doc_tests()?;
     }
     if tools::is_root() {
-        let user = OrdinaryUser::new(&target)?;
-        total += step("tests as an ordinary user", &target, filters, Some(&user))?;
+        let user = OrdinaryUser::new(&workspace::target()?)?;
+        total += step("tests as an ordinary user", filters, Some(&user))?;
     } else {
         total
             .skips
@@ -45,16 +45,11 @@ pub(crate) fn run(filters: &[&str]) -> Result<()> {
 }
 
 /// One run of all unit, contract and end-to-end tests.
-fn step(
-    what: &str,
-    target: &Path,
-    filters: &[&str],
-    user: Option<&OrdinaryUser>,
-) -> Result<Outcome> {
+fn step(what: &str, filters: &[&str], user: Option<&OrdinaryUser>) -> Result<Outcome> {
     say(what);
     let started = Instant::now();
     let outcome = if tools::find("cargo-nextest").is_some() || cargo_home_has_nextest() {
-        nextest(target, filters, user)?
+        nextest(filters, user)?
     } else {
         cargo_test(filters, user)?
     };
@@ -66,8 +61,8 @@ fn step(
     Ok(outcome)
 }
 
-fn nextest(target: &Path, filters: &[&str], user: Option<&OrdinaryUser>) -> Result<Outcome> {
-    let report = target.join(JUNIT);
+fn nextest(filters: &[&str], user: Option<&OrdinaryUser>) -> Result<Outcome> {
+    let report = workspace::root().join(JUNIT);
     // A report of an earlier run must not be taken for this one's.
     let _ = fs::remove_file(&report);
     let mut cargo = workspace::cargo();
