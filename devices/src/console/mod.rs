@@ -14,14 +14,11 @@
 mod input;
 mod output;
 
-use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use vudev_executor::{File, Handle, Vectored};
 use vudev_virtio::spec::device_id;
@@ -103,11 +100,10 @@ struct Moved {
 /// Awaits `operation`; a stop ends it early. Either way its answer counts: bytes may have moved
 /// before the end came, and forgetting them would lose or double them.
 async fn finish(queue: &Queue, mut operation: impl Vectored<GuestBuffers>) -> Moved {
-    let stop = pin!(queue.until_stop(pending::<()>()));
-    // The operation is polled first: what never began could not be cancelled.
-    let (result, buffers) = match select(&mut operation, stop).await {
-        Either::Left((output, _)) => output,
-        Either::Right(_) => {
+    // It is polled before the stop is looked at, so it has begun: only then can it be cancelled.
+    let (result, buffers) = match queue.until_stop(&mut operation).await {
+        Some(output) => output,
+        None => {
             operation.cancel();
             operation.await
         }

@@ -10,10 +10,6 @@ use vudev_virtio::{Chain, Queue, QueueError};
 
 use super::{finish, is_passing, rest};
 
-/// Chains thrown away before other tasks have a turn: without an operation nothing else makes
-/// room for them, and a guest can print without end.
-const DISCARDED_A_TURN: u32 = 64;
-
 /// Where output goes.
 pub(super) struct Output {
     /// `None` for a sink, and when the output is gone.
@@ -48,16 +44,7 @@ impl Output {
 
     /// Serves the transmit queue.
     pub(super) async fn serve(&self, mut queue: Queue) -> Result<(), QueueError> {
-        let mut discarded = 0;
         while let Some(mut chain) = queue.next().await? {
-            if self.file.borrow().is_none() {
-                queue.complete(chain, 0);
-                discarded += 1;
-                if discarded % DISCARDED_A_TURN == 0 {
-                    queue.handle().yield_now().await;
-                }
-                continue;
-            }
             match self.emit(&queue, &mut chain).await {
                 Emitted::All => queue.complete(chain, 0),
                 Emitted::Interrupted => {

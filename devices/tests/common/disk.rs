@@ -8,29 +8,29 @@ use vudev_frontend::{Buffer, Used};
 
 use super::Rig;
 
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
-pub const OK: u8 = 0;
-pub const IO_ERROR: u8 = 1;
-pub const UNSUPPORTED: u8 = 2;
+pub(crate) const OK: u8 = 0;
+pub(crate) const IO_ERROR: u8 = 1;
+pub(crate) const UNSUPPORTED: u8 = 2;
 /// What a status byte holds before the device writes it.
-pub const UNTOLD: u8 = 0xee;
+pub(crate) const UNTOLD: u8 = 0xee;
 
-pub const IN: u32 = 0;
-pub const OUT: u32 = 1;
-pub const FLUSH: u32 = 4;
-pub const GET_ID: u32 = 8;
+pub(crate) const IN: u32 = 0;
+pub(crate) const OUT: u32 = 1;
+pub(crate) const FLUSH: u32 = 4;
+pub(crate) const GET_ID: u32 = 8;
 
-pub const F_FLUSH: u64 = 1 << 9;
+pub(crate) const F_FLUSH: u64 = 1 << 9;
 
-pub type Disk = Rig<Block>;
+pub(crate) type Disk = Rig<Block>;
 
 /// A driver that took FLUSH, with a disk on all of `file`; one queue.
-pub fn disk(handle: &Handle, file: &File, config: BlockConfig) -> Disk {
+pub(crate) fn disk(handle: &Handle, file: &File, config: BlockConfig) -> Disk {
     disk_with(handle, file, config, F_FLUSH)
 }
 
-pub fn disk_with(handle: &Handle, file: &File, config: BlockConfig, features: u64) -> Disk {
+pub(crate) fn disk_with(handle: &Handle, file: &File, config: BlockConfig, features: u64) -> Disk {
     let config = BlockConfig {
         capacity: file.metadata().unwrap().len(),
         queues: 1,
@@ -41,18 +41,18 @@ pub fn disk_with(handle: &Handle, file: &File, config: BlockConfig, features: u6
 }
 
 /// A file of so many sectors, the bytes of each made of its number.
-pub fn image(sectors: usize) -> File {
+pub(crate) fn image(sectors: usize) -> File {
     let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     std::io::Write::write_all(&mut file, &pattern(0, sectors)).unwrap();
     file
 }
 
-pub fn pattern(first: usize, sectors: usize) -> Vec<u8> {
+pub(crate) fn pattern(first: usize, sectors: usize) -> Vec<u8> {
     let sector = |number: usize| (0..SECTOR).map(move |at| (number * 7 + at * 13) as u8);
     (first..first + sectors).flat_map(sector).collect()
 }
 
-pub fn header(kind: u32, sector: u64) -> Vec<u8> {
+pub(crate) fn header(kind: u32, sector: u64) -> Vec<u8> {
     let mut bytes = kind.to_le_bytes().to_vec();
     bytes.extend([0; 4]);
     bytes.extend(sector.to_le_bytes());
@@ -61,15 +61,21 @@ pub fn header(kind: u32, sector: u64) -> Vec<u8> {
 
 /// What came of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u8,
-    pub data: Vec<u8>,
-    pub written: u32,
+pub(crate) struct Answer {
+    pub(crate) status: u8,
+    pub(crate) data: Vec<u8>,
+    pub(crate) written: u32,
 }
 
 impl Disk {
     /// A request laid out as Linux does: header, data, status, each its own buffer.
-    pub async fn request(&mut self, kind: u32, sector: u64, out: &[u8], room: usize) -> Answer {
+    pub(crate) async fn request(
+        &mut self,
+        kind: u32,
+        sector: u64,
+        out: &[u8],
+        room: usize,
+    ) -> Answer {
         let header = self.put(&header(kind, sector));
         let mut readable = vec![header];
         readable.extend((!out.is_empty()).then(|| self.put(out)));
@@ -85,18 +91,18 @@ impl Disk {
         }
     }
 
-    pub async fn chain(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Used {
+    pub(crate) async fn chain(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Used {
         let token = self.send(0, readable, writable);
         let used = self.used(0).await;
         assert_eq!(used.token, token);
         used
     }
 
-    pub async fn read(&mut self, sector: u64, length: usize) -> Answer {
+    pub(crate) async fn read(&mut self, sector: u64, length: usize) -> Answer {
         self.request(IN, sector, &[], length).await
     }
 
-    pub async fn write(&mut self, sector: u64, bytes: &[u8]) -> Answer {
+    pub(crate) async fn write(&mut self, sector: u64, bytes: &[u8]) -> Answer {
         self.request(OUT, sector, bytes, 0).await
     }
 }

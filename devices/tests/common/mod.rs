@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-pub mod disk;
+pub(crate) mod disk;
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -16,24 +16,24 @@ use vudev_virtio::{
 };
 
 /// How long anything may take before a test gives up: long beside every lawful wait.
-pub const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// Guest memory is as large as all tests of one device need.
 const MEMORY_SIZE: u64 = 32 << 20;
 
 /// Runs a test on a real ring.
-pub fn run<F: Future>(test: impl FnOnce(Handle) -> F) -> F::Output {
+pub(crate) fn run<F: Future>(test: impl FnOnce(Handle) -> F) -> F::Output {
     let executor = Executor::with_operations(1024).expect("io_uring is there");
     let handle = executor.handle().clone();
     executor.run(test(handle)).expect("the ring works")
 }
 
 /// A device, and a driver's memory and rings.
-pub struct Rig<D> {
-    pub handle: Handle,
-    pub device: Rc<D>,
-    pub memory: Rc<GuestMemory>,
-    pub features: u64,
+pub(crate) struct Rig<D> {
+    pub(crate) handle: Handle,
+    pub(crate) device: Rc<D>,
+    pub(crate) memory: Rc<GuestMemory>,
+    pub(crate) features: u64,
     guest: Rc<vudev_virtio::GuestMemory>,
     rings: Vec<Ring>,
     running: Vec<Option<Running>>,
@@ -47,14 +47,14 @@ struct Running {
 
 impl<D: Device> Rig<D> {
     /// Starts all queues of `device` with `own` features of it and those of the framework.
-    pub fn start(handle: &Handle, device: D, own: u64) -> Self {
+    pub(crate) fn start(handle: &Handle, device: D, own: u64) -> Self {
         let mut rig = Self::prepare(handle, device, own);
         (0..rig.rings.len()).for_each(|index| rig.start_queue(index));
         rig
     }
 
     /// [`Rig::start`], but no queue runs yet.
-    pub fn prepare(handle: &Handle, device: D, own: u64) -> Self {
+    pub(crate) fn prepare(handle: &Handle, device: D, own: u64) -> Self {
         let features = own | feature::FRAMEWORK;
         let memory = Rc::new(GuestMemory::new());
         memory.add_region(MEMORY_SIZE).unwrap();
@@ -79,7 +79,7 @@ impl<D: Device> Rig<D> {
         }
     }
 
-    pub fn start_queue(&mut self, index: usize) {
+    pub(crate) fn start_queue(&mut self, index: usize) {
         let ring = &self.rings[index];
         let addresses = ring.addresses().unwrap();
         let guest = |user| self.guest.guest_address(user).unwrap();
@@ -109,7 +109,7 @@ impl<D: Device> Rig<D> {
     }
 
     /// Stops a queue as GET_VRING_BASE does, waits for its end, and keeps where it goes on.
-    pub async fn stop_queue(&mut self, index: usize) -> u16 {
+    pub(crate) async fn stop_queue(&mut self, index: usize) -> u16 {
         let Running { control, task } = self.running[index].take().unwrap();
         control.stop();
         let ended = self.handle.timeout(LIMIT, task).await;
@@ -118,32 +118,43 @@ impl<D: Device> Rig<D> {
         self.starts[index]
     }
 
+    /// How many chains the device holds.
+    pub(crate) fn in_flight(&self, index: usize) -> usize {
+        self.running[index].as_ref().unwrap().control.in_flight()
+    }
+
+    /// Whether the device has come to the end of what was made available.
+    pub(crate) fn is_idle(&self, index: usize, sent: u16) -> bool {
+        let control = &self.running[index].as_ref().unwrap().control;
+        control.in_flight() == 0 && control.next_available() == sent
+    }
+
     /// Memory for a buffer.
-    pub fn allocate(&self, length: usize, align: u64) -> Buffer {
+    pub(crate) fn allocate(&self, length: usize, align: u64) -> Buffer {
         let address = self.memory.allocate(length as u64, align).unwrap();
         Buffer::new(address, length.try_into().unwrap())
     }
 
     /// A buffer that holds `bytes`.
-    pub fn put(&self, bytes: &[u8]) -> Buffer {
+    pub(crate) fn put(&self, bytes: &[u8]) -> Buffer {
         let buffer = self.allocate(bytes.len(), 1);
         self.memory.write(buffer.address, bytes).unwrap();
         buffer
     }
 
     /// What a buffer holds.
-    pub fn bytes(&self, buffer: Buffer) -> Vec<u8> {
+    pub(crate) fn bytes(&self, buffer: Buffer) -> Vec<u8> {
         let mut bytes = vec![0; buffer.length as usize];
         self.memory.read(buffer.address, &mut bytes).unwrap();
         bytes
     }
 
-    pub fn ring(&mut self, index: usize) -> &mut Ring {
+    pub(crate) fn ring(&mut self, index: usize) -> &mut Ring {
         &mut self.rings[index]
     }
 
     /// Makes a chain available and kicks.
-    pub fn send(&mut self, queue: usize, readable: &[Buffer], writable: &[Buffer]) -> Token {
+    pub(crate) fn send(&mut self, queue: usize, readable: &[Buffer], writable: &[Buffer]) -> Token {
         let ring = &mut self.rings[queue];
         let token = ring.add(readable, writable).unwrap();
         ring.kick().unwrap();
@@ -151,7 +162,7 @@ impl<D: Device> Rig<D> {
     }
 
     /// The next chain that comes back. Turns of the loop are the only thing that it uses.
-    pub async fn used(&mut self, queue: usize) -> Used {
+    pub(crate) async fn used(&mut self, queue: usize) -> Used {
         let handle = self.handle.clone();
         let mut used = None;
         wait_until(&handle, || {
@@ -163,7 +174,7 @@ impl<D: Device> Rig<D> {
     }
 
     /// Gives the device so many turns: whatever it does without waiting is done then.
-    pub async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         for _ in 0..100 {
             self.handle.yield_now().await;
         }
@@ -171,7 +182,7 @@ impl<D: Device> Rig<D> {
 }
 
 /// Waits for something that other tasks or the kernel do.
-pub async fn wait_until(handle: &Handle, mut done: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(handle: &Handle, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !done() {
         assert!(Instant::now() < deadline, "it takes too long");

@@ -1,0 +1,97 @@
+//! Counts what the disk allocates for a request, which is nothing. In a binary of its own, since
+//! the allocator is replaced.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use vudev_devices::block::BlockConfig;
+
+mod common;
+
+use common::disk::{Disk, IN, OK, OUT, SECTOR, UNTOLD, disk, header, image};
+use common::run;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const DEPTH: usize = 32;
+
+/// Sends [`DEPTH`] requests at once, and counts what is allocated until the last is done, by the
+/// device and the executor: the driver allocates before and after.
+async fn allocations(disk: &mut Disk, kind: u32, sent: &mut u16) -> u64 {
+    let mut statuses = Vec::new();
+    for number in 0..DEPTH {
+        let head = disk.put(&header(kind, number as u64));
+        let data = disk.allocate(SECTOR, 512);
+        let status = disk.put(&[UNTOLD]);
+        let (readable, writable) = match kind {
+            IN => (vec![head], vec![data, status]),
+            _ => (vec![head, data], vec![status]),
+        };
+        disk.ring(0).add(&readable, &writable).unwrap();
+        statuses.push(status);
+    }
+    *sent += DEPTH as u16;
+    let before = ALLOCATIONS.get();
+    disk.ring(0).kick().unwrap();
+    while !disk.is_idle(0, *sent) {
+        disk.handle.yield_now().await;
+    }
+    let allocated = ALLOCATIONS.get() - before;
+    for status in statuses {
+        let _ = disk.used(0).await;
+        assert_eq!(disk.bytes(status), [OK]);
+    }
+    allocated
+}
+
+#[test]
+fn a_request_allocates_nothing_once_the_disk_has_warmed_up() {
+    let file = image(64);
+    run(async |handle| {
+        let mut disk = disk(&handle, &file, BlockConfig::default());
+        let mut sent = 0;
+        for _ in 0..4 {
+            allocations(&mut disk, IN, &mut sent).await;
+            allocations(&mut disk, OUT, &mut sent).await;
+        }
+        assert_eq!(
+            allocations(&mut disk, IN, &mut sent).await,
+            0,
+            "for {DEPTH} reads"
+        );
+        assert_eq!(
+            allocations(&mut disk, OUT, &mut sent).await,
+            0,
+            "for {DEPTH} writes"
+        );
+    });
+}
