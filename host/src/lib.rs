@@ -1,1 +1,46 @@
-//! Not written yet.
+//! The host of devices: from a command line to jailed device processes, and their supervision.
+//! What a device does, how a wire speaks and what a jail is made of are other crates' matters.
+//!
+//! One binary plays two parts. Started by a user it is the **supervisor**: it parses the options,
+//! opens every resource, binds every socket, starts one process per device and stays outside of
+//! the jails until all have ended. Started by the supervisor, under the name `vudev-device`, it
+//! is one **role**: it receives its device over the control channel, closes its jail behind
+//! itself and serves one front-end after another.
+//!
+//! ```text
+//! command line → options → Entry::open ─┐                 ┌→ jail steps → device → Session
+//!                          sockets ─────┴→ spawn → Start ─┘   Ready, logs, cause of death ↑
+//! ```
+//!
+//! A binary with devices of its own is a [`Registry`] and one call of [`run`].
+
+mod channel;
+pub mod kind;
+pub mod kinds;
+pub mod options;
+mod policies;
+mod registry;
+mod role;
+mod supervisor;
+mod text;
+
+use std::process::ExitCode;
+
+pub use kind::{CreateError, DeviceKind, Opened};
+pub use registry::{Entry, PolicySource, Registry};
+
+/// `argv[0]` of a device's process, by which the binary knows its part.
+const ROLE: &str = "vudev-device";
+
+/// The whole program: the supervisor, or one device when the supervisor has started it so.
+///
+/// The status is 0 if every device ended as asked, 1 if one did not or could not be started, and
+/// 2 for a command line that makes no sense.
+pub fn run(registry: &Registry) -> ExitCode {
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| name == ROLE) {
+        role::main(registry)
+    } else {
+        supervisor::main(registry, arguments.collect())
+    }
+}

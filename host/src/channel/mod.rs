@@ -1,0 +1,16 @@
+//! The control channel between the supervisor and one device: a SOCK_SEQPACKET pair, one packet a
+//! message. Both ends parse, bound and distrust what comes; neither end ever waits for the other
+//! to read.
+//!
+//! Down come [`Down::Start`] with the device's descriptors, and [`Down::Stop`]. Up go
+//! [`Up::Ready`], a jail step that failed, log lines, and the cause of death. The packet is a tag
+//! byte and its payload; numbers are little-endian.
+
+pub(crate) mod device;
+pub(crate) mod logger;
+mod wire;
+
+pub(crate) use wire::{DOWN_MAX, Down, SIGSYS, Start, Transport, UP_MAX, Up, WireError};
+
+/// Where a role finds its end of the channel.
+pub(crate) const CHANNEL: std::os::fd::RawFd = 3;

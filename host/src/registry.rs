@@ -1,0 +1,156 @@
+//! The list of device kinds that a binary offers. It erases their types, so that neither the
+//! command line nor the processes name a device; it decides nothing by itself.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use serde_json::Value;
+use vudev_executor::Handle;
+
+use crate::kind::{CreateError, DeviceKind, Opened};
+use crate::options::{OptionError, Table, Values};
+use crate::role::serve::{Served, Serving};
+
+/// The kinds of devices that a binary offers, in the order of its help text.
+///
+/// ```ignore
+/// fn main() -> std::process::ExitCode {
+///     vudev_host::run(&Registry::new().with::<Serial>().with::<Block>())
+/// }
+/// ```
+#[derive(Default)]
+pub struct Registry {
+    entries: Vec<Entry>,
+    policies: Vec<PolicySource>,
+}
+
+/// A policy file by its name, as seen from `seccomp/`, and its text: say
+/// `x86_64/mydev_device_vhost_user.policy`, `ring/mydev_device_vhost_user.ring`.
+pub type PolicySource = (&'static str, &'static str);
+
+impl Registry {
+    /// No device at all.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// And this kind of device.
+    ///
+    /// # Panics
+    /// Two kinds of one name: the second one's option could never be given.
+    #[must_use]
+    pub fn with<K: DeviceKind>(mut self) -> Self {
+        assert!(self.find(K::NAME).is_none(), "two device kinds are called {}", K::NAME);
+        self.entries.push(Entry::of::<K>());
+        self
+    }
+
+    /// And these policy files, for kinds whose policies are not embedded in `vudev-jail`. They
+    /// may include the embedded ones, and cannot replace them.
+    #[must_use]
+    pub fn with_policies(mut self, sources: &[PolicySource]) -> Self {
+        self.policies.extend_from_slice(sources);
+        self
+    }
+
+    /// The kinds in the order they were added.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The kind of this name.
+    pub fn find(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+
+    /// The policy files added by [`Registry::with_policies`].
+    pub(crate) fn policies(&self) -> &[PolicySource] {
+        &self.policies
+    }
+}
+
+/// A device kind without its types.
+pub struct Entry {
+    name: &'static str,
+    policy: &'static str,
+    table: fn() -> &'static Table,
+    open: fn(&Values) -> Result<Opened<Value>, OptionError>,
+    operations: fn(&Value) -> Result<u32, CreateError>,
+    create: fn(&Handle, Value, Vec<OwnedFd>) -> Result<Rc<dyn Served>, CreateError>,
+}
+
+impl Entry {
+    fn of<K: DeviceKind>() -> Self {
+        Self {
+            name: K::NAME,
+            policy: K::POLICY,
+            table: K::table,
+            open: open::<K>,
+            operations: operations::<K>,
+            create: create::<K>,
+        }
+    }
+
+    /// [`DeviceKind::NAME`].
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// [`DeviceKind::table`].
+    pub fn table(&self) -> &'static Table {
+        (self.table)()
+    }
+
+    /// [`DeviceKind::open`], the description as JSON.
+    ///
+    /// # Errors
+    /// Those of the kind.
+    pub fn open(&self, values: &Values) -> Result<Opened<Value>, OptionError> {
+        (self.open)(values)
+    }
+
+    /// [`DeviceKind::POLICY`].
+    pub(crate) fn policy(&self) -> &'static str {
+        self.policy
+    }
+
+    /// [`DeviceKind::operations`].
+    pub(crate) fn operations(&self, description: &Value) -> Result<u32, CreateError> {
+        (self.operations)(description)
+    }
+
+    /// [`DeviceKind::create`].
+    pub(crate) fn create(
+        &self,
+        handle: &Handle,
+        description: Value,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Rc<dyn Served>, CreateError> {
+        (self.create)(handle, description, descriptors)
+    }
+}
+
+fn open<K: DeviceKind>(values: &Values) -> Result<Opened<Value>, OptionError> {
+    let opened = K::open(values)?;
+    let description = serde_json::to_value(&opened.description)
+        .expect("a description is plain data, which JSON can hold");
+    let Opened { description: _, descriptors, terminal, notes } = opened;
+    Ok(Opened { description, descriptors, terminal, notes })
+}
+
+fn operations<K: DeviceKind>(description: &Value) -> Result<u32, CreateError> {
+    parse::<K>(description.clone()).map(|description| K::operations(&description))
+}
+
+fn create<K: DeviceKind>(
+    handle: &Handle,
+    description: Value,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Rc<dyn Served>, CreateError> {
+    let device = K::create(handle, parse::<K>(description)?, descriptors)?;
+    Ok(Rc::new(Serving::new(device)))
+}
+
+fn parse<K: DeviceKind>(description: Value) -> Result<K::Description, CreateError> {
+    serde_json::from_value(description).map_err(|error| CreateError::Description(error.to_string()))
+}

@@ -1,0 +1,231 @@
+//! One device's process, from the first line of `main` to its event loop: it learns over the
+//! control channel what it is to be, takes what it needs, and closes its jail behind itself. The
+//! jail's steps are `vudev-jail`'s; their order among the host's own is here.
+
+pub(crate) mod serve;
+mod stop;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use rustix::process::Signal;
+use vudev_executor::{Config, Executor, Handle, Ring, RingError, Signals, Socket};
+use vudev_jail::role::{Confinement, Limits};
+use vudev_jail::{StepError, role as jail};
+use vudev_transports::unix::Listener;
+
+use crate::Registry;
+use crate::channel::device::{Channel, ChannelError};
+use crate::channel::{CHANNEL, SIGSYS, Start, Up, logger};
+use crate::kind::CreateError;
+use crate::policies::{Policies, PoliciesError};
+use serve::{Served, Undrained};
+use stop::Stop;
+
+/// Ring operations that are not the device's: the channel and signals of this process, the
+/// listener, and a session's message and its kicks, which use the ring's reserve as well.
+const OPERATIONS_OF_HOST: u32 = 16;
+
+/// Descriptors a device may hold: its own, and of a front-end two or three for each of 256 queues
+/// and one for each of 509 memory regions.
+const OPEN_FILES_MAX: u64 = 4096;
+
+/// Why a role ended before its time. Everything that can be told goes to the supervisor.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RoleError {
+    /// It could not learn what to be.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The binary's registry has no such kind: the supervisor is another binary.
+    #[error("no device kind is called {0:?}")]
+    Kind(String),
+    /// The start's descriptors do not include a listening socket.
+    #[error("the start has no listening socket")]
+    Listener,
+    /// A policy is missing or malformed.
+    #[error(transparent)]
+    Policies(#[from] PoliciesError),
+    /// The ring could not be made.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The device could not be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The kind promised fewer ring operations than its device declares.
+    #[error("the device needs {needed} ring operations, its kind promised {promised}")]
+    Operations {
+        /// What the device declares.
+        needed: u32,
+        /// What the ring was made for.
+        promised: u32,
+    },
+    /// A system call of the host's own failed.
+    #[error("{source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A step of the jail failed.
+    #[error(transparent)]
+    Jail(#[from] StepError),
+    /// The stop came, and requests did not end.
+    #[error(transparent)]
+    Undrained(#[from] Undrained),
+}
+
+impl RoleError {
+    fn at(step: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::System { step, source }
+    }
+
+    /// What the supervisor is told: the step, its errno and the rest.
+    fn report(&self) -> Up {
+        let (step, errno) = match self {
+            Self::Channel(_) => ("receive the start", 0),
+            Self::Kind(_) | Self::Listener => ("read the start", 0),
+            Self::Policies(_) => ("read the policies", 0),
+            Self::Ring(_) => ("make the ring", 0),
+            Self::Create(CreateError::Io { step, source }) => (*step, errno_of(source)),
+            Self::Create(_) | Self::Operations { .. } => ("make the device", 0),
+            Self::System { step, source } => (*step, errno_of(source)),
+            Self::Jail(error) => (error.step, error.errno.raw_os_error()),
+            Self::Undrained(_) => ("finish the requests", 0),
+        };
+        Up::StepFailed { step: step.to_owned(), errno, text: self.to_string() }
+    }
+}
+
+fn errno_of(error: &std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}
+
+/// The role's whole life. Its exit status is 0 if it ended because it was asked to.
+pub(crate) fn main(registry: &Registry) -> ExitCode {
+    let channel = match adopt_channel() {
+        Ok(channel) => channel,
+        Err(error) => {
+            // Somebody has typed our role's name: the one case in which stderr is a person's.
+            eprintln!("vudev: this is no command, but the name of a device's process: {error}");
+            return ExitCode::from(crate::options::USAGE_STATUS);
+        }
+    };
+    match live(registry, channel) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody to tell it to is no reason for another status.
+            let _ = channel.tell(&error.report());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The logger and the panic hook need the channel until the process ends.
+fn adopt_channel() -> Result<&'static Channel, RoleError> {
+    let [socket] = <[OwnedFd; 1]>::try_from(jail::inherit(&[CHANNEL])?)
+        .map_err(|_| RoleError::Channel(ChannelError::Closed))?;
+    Ok(Box::leak(Box::new(Channel::new(socket)?)))
+}
+
+fn live(registry: &Registry, channel: &'static Channel) -> Result<(), RoleError> {
+    jail::new_session()?;
+    let (start, descriptors) = channel.receive_start()?;
+    logger::install(channel, start.verbosity.into());
+    let role = Role::prepare(registry, channel, start, descriptors)?;
+    role.close_jail(channel)?;
+    channel.tell(&Up::Ready).map_err(RoleError::at("say that it is ready"))?;
+    role.run()
+}
+
+/// A device that has all it will ever get.
+struct Role {
+    executor: Executor,
+    device: Rc<dyn Served>,
+    listener: OwnedFd,
+    control: Socket,
+    signals: Signals,
+    policies: Option<Policies>,
+}
+
+impl Role {
+    /// Everything that needs a right which the jail takes away.
+    fn prepare(
+        registry: &Registry,
+        channel: &Channel,
+        start: Start,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<Self, RoleError> {
+        let entry = registry.find(&start.kind).ok_or_else(|| RoleError::Kind(start.kind.clone()))?;
+        let policies = match start.sandbox {
+            true => {
+                let texts = start.policies.as_ref();
+                Some(Policies::of_role(registry, entry, start.transport, texts)?)
+            }
+            false => None,
+        };
+        if descriptors.is_empty() {
+            return Err(RoleError::Listener);
+        }
+        let listener = descriptors.remove(0);
+        let promised = entry.operations(&start.description)?;
+        let allowed = policies.as_ref().map(|policies| policies.ring.clone());
+        let config = Config { allowed, ..Config::new(promised.saturating_add(OPERATIONS_OF_HOST)) };
+        let executor = Executor::new(Ring::new(&config)?);
+        let device = entry.create(executor.handle(), start.description, descriptors)?;
+        let needed = device.operations();
+        if needed > promised {
+            return Err(RoleError::Operations { needed, promised });
+        }
+        vudev_virtio::install_sigbus_guard().map_err(RoleError::at("install the SIGBUS guard"))?;
+        let signals = signals(executor.handle())?;
+        let control = channel.try_clone().map_err(RoleError::at("copy the channel"))?;
+        let control = Socket::new(executor.handle(), control);
+        Ok(Self { executor, device, listener, control, signals, policies })
+    }
+
+    /// From here on there is only what the policies allow.
+    fn close_jail(&self, channel: &Channel) -> Result<(), RoleError> {
+        let sandbox = self.policies.is_some();
+        if sandbox {
+            let limits = Limits { open_files: OPEN_FILES_MAX, locked_memory: None };
+            let channel = channel.as_fd();
+            let confined = jail::confine(&Confinement {
+                namespaces: true,
+                channel,
+                sigsys_tag: SIGSYS,
+                limits,
+            })?;
+            log::debug!("landlock interface {}", confined.landlock.abi);
+        } else {
+            jail::die_with_parent(channel.as_fd())?;
+            jail::no_new_privileges()?;
+        }
+        self.executor.enable().map_err(RoleError::at("enable the ring"))?;
+        match &self.policies {
+            Some(policies) => Ok(jail::load_filter(&policies.program)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Front-ends, until the supervisor says stop.
+    fn run(self) -> Result<(), RoleError> {
+        let Self { executor, device, listener, control, signals, policies: _ } = self;
+        let handle = executor.handle().clone();
+        let stop = Rc::new(Stop::default());
+        let watch = handle.spawn(stop::watch_channel(control, Rc::clone(&stop)));
+        let listen = handle.spawn(stop::watch_signals(signals, Rc::clone(&stop)));
+        let listener = Listener::new(&handle, listener);
+        let served = executor
+            .run(device.serve(handle.clone(), listener, stop))
+            .map_err(RoleError::at("io_uring_enter"))?;
+        drop((watch, listen));
+        Ok(served?)
+    }
+}
+
+/// PID 1 of a namespace ignores what it does not handle: these are how a person stops a device.
+fn signals(handle: &Handle) -> Result<Signals, RoleError> {
+    Signals::new(handle, &[Signal::TERM, Signal::INT]).map_err(RoleError::at("signalfd"))
+}

@@ -1,0 +1,209 @@
+//! One device's process as its supervisor sees it: what it says, until it ends. Nothing that it
+//! says is believed without need, and nothing it does can keep the supervisor busy.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use log::Level;
+use rustix::net::SendFlags;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
+use vudev_executor::{ExitStatus, Handle, Message, Notify, ProcessFd, Socket};
+
+use super::ending::{Asked, Ending, LastWords};
+use super::log_lines::LogLines;
+use super::pace::Pace;
+use crate::channel::{Down, UP_MAX, Up, WireError};
+
+/// How long a process may live on after it has closed its channel: the kernel closes descriptors
+/// a little before it reports the exit.
+const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(1);
+
+/// How far a device has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Its jail is not closed yet.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It is gone, and has been reaped.
+    Ended,
+}
+
+/// One device's process.
+pub(crate) struct Child {
+    pub(crate) name: String,
+    /// Where its front-end connects.
+    pub(crate) place: String,
+    pub(crate) pid: Pid,
+    pidfd: OwnedFd,
+    channel: OwnedFd,
+    progress: Cell<Progress>,
+    /// That it is ready has been told.
+    told: Cell<bool>,
+    asked: Cell<Asked>,
+    /// Told whenever `progress` or `asked` has changed.
+    changed: Rc<Notify>,
+    hurry: Notify,
+    lines: Rc<LogLines>,
+    pace: RefCell<Pace>,
+}
+
+impl Child {
+    pub(crate) fn new(
+        (name, place): (String, String),
+        process: vudev_jail::Child,
+        channel: OwnedFd,
+        (handle, lines, changed): (&Handle, &Rc<LogLines>, &Rc<Notify>),
+    ) -> Self {
+        let vudev_jail::Child { pid, pidfd } = process;
+        Self {
+            name,
+            place,
+            pid,
+            pidfd,
+            channel,
+            progress: Cell::new(Progress::Starting),
+            told: Cell::new(false),
+            asked: Cell::new(Asked::Nothing),
+            changed: Rc::clone(changed),
+            hurry: Notify::new(),
+            lines: Rc::clone(lines),
+            pace: RefCell::new(Pace::new(handle.now())),
+        }
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.get()
+    }
+
+    /// Whether it is ready, the first time that this is asked then.
+    pub(crate) fn has_become_ready(&self) -> bool {
+        self.progress.get() == Progress::Ready && !self.told.replace(true)
+    }
+
+    /// Asks it to stop. Its end comes through [`Child::watch`].
+    pub(crate) fn ask_to_stop(&self) {
+        self.asked.set(Asked::Stop);
+        self.hurry.notify();
+        let sent = Down::Stop.encode().map_err(io::Error::other).and_then(|packet| {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            Ok(rustix::net::send(&self.channel, &packet, flags)?)
+        });
+        if let Err(error) = sent {
+            // It has just ended, or does not read: the deadline is for that.
+            log::debug!("{}: the stop could not be sent: {error}", self.name);
+        }
+    }
+
+    /// Kills it because it did not stop.
+    pub(crate) fn kill_overdue(&self) {
+        self.asked.set(Asked::Killed);
+        self.kill();
+    }
+
+    fn kill(&self) {
+        // ESRCH: it has ended by itself meanwhile.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Everything it says until it ends, and how it ended.
+    pub(crate) async fn watch(self: Rc<Self>, handle: Handle) -> (Rc<Self>, Ending) {
+        let mut words = LastWords::default();
+        if let Err(error) = self.listen(&handle, &mut words).await {
+            words.broken = Some(error);
+            self.kill();
+        }
+        let status = self.exited(&handle).await;
+        self.tell_suppressed();
+        self.progress.set(Progress::Ended);
+        self.changed.notify();
+        let ending = Ending::judge(self.asked.get(), status, &words);
+        (self, ending)
+    }
+
+    /// Until it closes its channel.
+    async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), WireError> {
+        let Ok(channel) = self.channel.try_clone() else { return Ok(()) };
+        let channel = Socket::new(handle, channel);
+        let mut message = Message::with_capacity(UP_MAX);
+        loop {
+            let (received, buffer) = channel.receive(message).await;
+            message = buffer;
+            if !message.take_descriptors().is_empty() {
+                return Err(WireError::Descriptors);
+            }
+            match received {
+                Ok(0) | Err(_) => return Ok(()),
+                Ok(_) if message.truncated() => return Err(WireError::TooLarge),
+                Ok(_) => {
+                    let up = Up::decode(message.bytes())?;
+                    let in_time = self.pace(handle).await;
+                    self.hear(up, in_time, words);
+                }
+            }
+        }
+    }
+
+    fn hear(&self, up: Up, in_time: bool, words: &mut LastWords) {
+        match up {
+            Up::Ready if self.progress.get() == Progress::Starting => {
+                self.progress.set(Progress::Ready);
+                self.changed.notify();
+            }
+            Up::Ready => {}
+            Up::StepFailed { step, errno, text } => words.step = Some((step, errno, text)),
+            Up::Log { level, dropped, text } => {
+                self.pace.borrow_mut().suppress(dropped.saturating_add(u32::from(!in_time)));
+                if in_time {
+                    self.tell_suppressed();
+                    self.lines.line(&self.name, level, &text);
+                }
+            }
+            Up::Died(text) => words.panic = Some(text),
+            Up::Sigsys(report) => words.sigsys = Some(report),
+        }
+    }
+
+    /// Counts a packet, in time or not. A device that says too much is not read from until the
+    /// second is over: its own end of the channel then fills, and it drops and counts its lines
+    /// itself. Once it is to stop there is no time for that.
+    async fn pace(&self, handle: &Handle) -> bool {
+        let full = self.pace.borrow().full_until(handle.now());
+        if let Some(until) = full
+            && self.asked.get() == Asked::Nothing
+        {
+            let rest = until.saturating_duration_since(handle.now());
+            let _ = handle.timeout(rest, self.hurry.notified()).await;
+        }
+        self.pace.borrow_mut().admit(handle.now())
+    }
+
+    fn tell_suppressed(&self) {
+        let suppressed = self.pace.borrow_mut().take_suppressed();
+        if suppressed > 0 {
+            let text = format!("{suppressed} lines suppressed");
+            self.lines.line(&self.name, Level::Warn, &text);
+        }
+    }
+
+    /// Its exit status, made sure of.
+    async fn exited(&self, handle: &Handle) -> ExitStatus {
+        let Ok(pidfd) = self.pidfd.try_clone() else { return ExitStatus::Code(-1) };
+        let process = ProcessFd::new(handle, pidfd);
+        let status = match handle.timeout(EXIT_AFTER_CLOSE, process.exited()).await {
+            Some(status) => status,
+            None => {
+                self.lines.line(&self.name, Level::Error, "lives without its channel: killed");
+                self.kill();
+                process.exited().await
+            }
+        };
+        status.unwrap_or_else(|error| {
+            log::error!("{}: its exit status is lost: {error}", self.name);
+            ExitStatus::Code(-1)
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! The only writer to stderr: lines of the supervisor and of all devices, each with its name and
+//! level. Nobody ever waits for the reader: lines queue up to a bound and are counted beyond it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::mem;
+use std::rc::Rc;
+use std::time::Duration;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use vudev_executor::{Bytes, File, Handle, Notify};
+
+/// How much text waits for a reader that is slow or stuck, in bytes. Beyond it lines are lost.
+const BACKLOG_MAX: usize = 256 * 1024;
+
+/// How long the program's end waits for a reader that does not read.
+const FLUSH_LIMIT: Duration = Duration::from_millis(100);
+
+/// The name on the supervisor's own lines.
+pub(crate) const SUPERVISOR: &str = "vudev";
+
+/// Lines on their way to stderr.
+#[derive(Default)]
+pub(crate) struct LogLines {
+    backlog: RefCell<String>,
+    /// Lines lost since the last one that found room.
+    lost: Cell<u64>,
+    /// Bytes are with the kernel.
+    writing: Cell<bool>,
+    added: Notify,
+    written: Notify,
+}
+
+impl LogLines {
+    /// Queues one line. `text` is printable: foreign texts have been through
+    /// [`crate::text::printable`].
+    pub(crate) fn line(&self, name: &str, level: Level, text: &str) {
+        let mut backlog = self.backlog.borrow_mut();
+        if backlog.len() + name.len() + text.len() > BACKLOG_MAX {
+            self.lost.set(self.lost.get() + 1);
+            return;
+        }
+        let lost = self.lost.take();
+        if lost > 0 {
+            push_line(&mut backlog, SUPERVISOR, Level::Warn, &format!("{lost} lines were lost"));
+        }
+        push_line(&mut backlog, name, level, text);
+        self.added.notify();
+    }
+
+    /// Writes what is queued, for ever. The ring waits for the reader, not this process.
+    pub(crate) async fn write_to(self: Rc<Self>, stderr: File) {
+        loop {
+            let text = mem::take(&mut *self.backlog.borrow_mut());
+            if text.is_empty() {
+                self.added.notified().await;
+                continue;
+            }
+            self.writing.set(true);
+            write_all(&stderr, text).await;
+            self.writing.set(false);
+            self.written.notify();
+        }
+    }
+
+    /// Until everything is written, or nobody reads it.
+    pub(crate) async fn flush(&self, handle: &Handle) {
+        let drained = async {
+            while self.writing.get() || !self.backlog.borrow().is_empty() {
+                self.written.notified().await;
+            }
+        };
+        let _ = handle.timeout(FLUSH_LIMIT, drained).await;
+    }
+}
+
+/// What cannot be written is lost: there is no other place to say so.
+async fn write_all(stderr: &File, text: String) {
+    let mut rest = text.into_bytes();
+    while !rest.is_empty() {
+        let length = rest.len();
+        let (result, buffer) = stderr.write(Bytes::from(rest)).await;
+        let Ok(written @ 1..) = result else { return };
+        rest = buffer.into_vec();
+        rest.drain(..written.min(length));
+    }
+}
+
+fn push_line(to: &mut String, name: &str, level: Level, text: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(to, "{name}: {}: {text}", level_name(level));
+}
+
+/// As a user would say it.
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+/// One line straight to stderr, for what happens before the event loop runs.
+pub(crate) fn say(level: Level, text: &str) {
+    let mut line = String::new();
+    push_line(&mut line, SUPERVISOR, level, text);
+    eprint!("{line}");
+}
+
+thread_local! {
+    static LINES: RefCell<Option<Rc<LogLines>>> = const { RefCell::new(None) };
+}
+
+/// The `log` facade of the supervisor, for the crates below this one.
+struct Facade;
+
+impl Log for Facade {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let text = crate::text::printable(record.args().to_string().as_bytes());
+            LINES.with_borrow(|lines| match lines {
+                Some(lines) => lines.line(SUPERVISOR, record.level(), &text),
+                None => say(record.level(), &text),
+            });
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Makes `log`'s macros end here. Lines of other threads, of which there are none, go straight
+/// to stderr.
+pub(crate) fn install(verbosity: LevelFilter) {
+    static FACADE: Facade = Facade;
+    // A second logger cannot be installed; an embedder may have its own.
+    if log::set_logger(&FACADE).is_ok() {
+        log::set_max_level(verbosity);
+    }
+}
+
+/// From now on `log`'s macros on this thread queue their lines here.
+pub(crate) fn adopt(lines: &Rc<LogLines>) {
+    LINES.set(Some(Rc::clone(lines)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_that_nobody_reads_stays_bounded_and_counts_what_it_lost() {
+        let lines = LogLines::default();
+        let text = "x".repeat(1000);
+        for _ in 0..1000 {
+            lines.line("block-0", Level::Info, &text);
+        }
+        assert!(lines.backlog.borrow().len() <= BACKLOG_MAX + 1024);
+        let lost = lines.lost.get();
+        assert!(lost > 0);
+        lines.backlog.borrow_mut().clear();
+        lines.line("serial-0", Level::Error, "after");
+        let expected = format!("vudev: warning: {lost} lines were lost\nserial-0: error: after\n");
+        assert_eq!(*lines.backlog.borrow(), expected);
+    }
+}

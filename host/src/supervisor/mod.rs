@@ -1,0 +1,420 @@
+//! The supervisor: starts the devices' processes, prints what they say, and sees to it that they
+//! end. It stays outside of the jails, on one thread and an executor of its own, and never waits
+//! for a device or for the reader of its log.
+//!
+//! A device that hangs is found when it is asked to stop: it is killed at [`STOP_LIMIT`] and
+//! named. There is no heartbeat on purpose. One would wake every idle device for ever, and could
+//! only kill a device whose front-end may be content; an idle device costs nothing here.
+
+mod child;
+mod ending;
+mod log_lines;
+mod pace;
+mod start;
+mod terminal;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use log::Level;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use vudev_executor::{Executor, File, Handle, Notify, Signals, Task};
+
+use crate::Registry;
+use crate::options::{Command, CommandLine, RunOptions, USAGE_STATUS};
+use child::{Child, Progress};
+use ending::{Ending, signal_name};
+use log_lines::{LogLines, SUPERVISOR, say};
+use start::{Everything, Prepared};
+use terminal::RawTerminal;
+
+/// How long devices may take to be ready. A hundred of them take 0.2 s on two cores.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long devices may take to end after they were asked to: their own limit for requests in
+/// flight, and some.
+const STOP_LIMIT: Duration = Duration::from_millis(1500);
+
+/// How long the kernel may take to end a process that was killed. Longer only if it is stuck in
+/// the kernel, where nobody can end it.
+const KILL_LIMIT: Duration = Duration::from_millis(300);
+
+/// The exit status when a device did not end as asked, or did not start.
+const FAILED: u8 = 1;
+
+/// The whole program but the roles.
+pub(crate) fn main(registry: &Registry, arguments: Vec<OsString>) -> ExitCode {
+    let tables: Vec<_> = registry.entries().iter().map(crate::Entry::table).collect();
+    let command_line = CommandLine { program: SUPERVISOR, tables: &tables };
+    match command_line.parse(arguments) {
+        Ok(Command::Run(options)) => run(registry, &options),
+        Ok(Command::Help(topic)) => print(&command_line.help(topic)),
+        Ok(Command::Version) => print(&command_line.version()),
+        Err(error) => usage(&error),
+    }
+}
+
+/// A closed pipe is its reader's choice.
+fn print(text: &str) -> ExitCode {
+    use io::Write;
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    ExitCode::SUCCESS
+}
+
+fn usage(error: &dyn std::error::Error) -> ExitCode {
+    say(Level::Error, &error.to_string());
+    ExitCode::from(USAGE_STATUS)
+}
+
+fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
+    log_lines::install(options.log_level);
+    raise_descriptor_limit();
+    let everything = match start::prepare(registry, options) {
+        Ok(everything) => everything,
+        Err(error) => return usage(&error),
+    };
+    match supervise(options, everything) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            say(Level::Error, &error.to_string());
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Each device costs the supervisor half a dozen descriptors. The roles set their own limit.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Left as it is, it still does for a hundred devices.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// The supervisor itself could not run.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+struct SupervisorError {
+    step: &'static str,
+    source: io::Error,
+}
+
+impl SupervisorError {
+    fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Self {
+        move |source| Self { step, source: source.into() }
+    }
+}
+
+/// Runs all devices to their end; whether each ended as asked.
+fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, SupervisorError> {
+    let Everything { devices, guards, terminals, notes } = everything;
+    // Two operations a device, the signals, stderr.
+    let operations = u32::try_from(devices.len()).unwrap_or(u32::MAX).saturating_mul(2);
+    let executor = Executor::with_operations(operations.saturating_add(8))
+        .map_err(|error| SupervisorError::at("make the ring")(io::Error::other(error)))?;
+    let handle = executor.handle();
+    let lines = Rc::new(LogLines::default());
+    log_lines::adopt(&lines);
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(SupervisorError::at("stderr"))?;
+    let writer = handle.spawn(Rc::clone(&lines).write_to(File::new(handle, stderr)));
+    let program = vudev_jail::own_program().map_err(SupervisorError::at("/proc/self/exe"))?;
+    let mut supervisor = Supervisor::new(handle, Rc::clone(&lines))?;
+
+    for note in &notes {
+        log::warn!("{note}");
+    }
+    let done = executor.run(async {
+        let as_asked = supervisor.run(options, devices, program, terminals).await;
+        // The last thing that somebody sees: no socket is left when all is said.
+        drop(guards);
+        lines.flush(handle).await;
+        as_asked
+    });
+    drop((supervisor, writer));
+    done.map_err(SupervisorError::at("io_uring_enter"))
+}
+
+/// What the supervisor waits for.
+enum Event {
+    /// A signal that means stop.
+    Signal(i32),
+    /// A device is gone.
+    Ended(Rc<Child>, Ending),
+    /// A device has come further.
+    Progress,
+    /// The deadline has passed.
+    Deadline,
+}
+
+/// All devices of a command.
+struct Supervisor {
+    handle: Handle,
+    lines: Rc<LogLines>,
+    children: Vec<Rc<Child>>,
+    watches: FuturesUnordered<Task<(Rc<Child>, Ending)>>,
+    changed: Rc<Notify>,
+    signals: Rc<RefCell<VecDeque<i32>>>,
+    _signals: Task<()>,
+    as_asked: bool,
+}
+
+impl Supervisor {
+    fn new(handle: &Handle, lines: Rc<LogLines>) -> Result<Self, SupervisorError> {
+        // SIGTTOU is only blocked (see `RawTerminal`). A hangup ends a command like this one
+        // unless somebody (nohup) has said otherwise, in which case it never gets here.
+        let set = [Signal::TERM, Signal::INT, Signal::HUP, Signal::TTOU];
+        let source = Signals::new(handle, &set).map_err(SupervisorError::at("signalfd"))?;
+        let changed = Rc::new(Notify::new());
+        let signals = Rc::default();
+        let task = handle.spawn(collect_signals(source, Rc::clone(&signals), Rc::clone(&changed)));
+        Ok(Self {
+            handle: handle.clone(),
+            lines,
+            children: Vec::new(),
+            watches: FuturesUnordered::new(),
+            changed,
+            signals,
+            _signals: task,
+            as_asked: true,
+        })
+    }
+
+    /// Start, serve, stop; whether every device ended as asked.
+    async fn run(
+        &mut self,
+        options: &RunOptions,
+        devices: Vec<Prepared>,
+        program: OwnedFd,
+        terminals: Vec<OwnedFd>,
+    ) -> bool {
+        if options.disable_sandbox {
+            log::warn!("--disable-sandbox: the devices run WITHOUT A JAIL, with all your rights");
+        }
+        let started = self.start(options, devices, program.as_fd());
+        drop(program);
+        if started && self.until_ready().await {
+            let _raw = self.raw_terminals(terminals);
+            self.serve().await;
+            self.stop().await;
+        } else {
+            self.stop().await;
+        }
+        self.as_asked
+    }
+
+    /// Starts all processes, one after another; false if one could not be.
+    fn start(&mut self, options: &RunOptions, devices: Vec<Prepared>, program: impl AsFd) -> bool {
+        for device in devices {
+            let (name, place) = (device.name.clone(), device.place.clone());
+            match device.start(program.as_fd(), options) {
+                Ok((process, channel)) => {
+                    let surroundings = (&self.handle, &self.lines, &self.changed);
+                    let child = Rc::new(Child::new((name, place), process, channel, surroundings));
+                    let watch = Rc::clone(&child).watch(self.handle.clone());
+                    self.watches.push(self.handle.spawn(watch));
+                    self.children.push(child);
+                }
+                Err(error) => {
+                    self.fail(&name, &format!("could not be started: {error}"));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Until all are ready; false if one will not be, or a signal came.
+    async fn until_ready(&mut self) -> bool {
+        let deadline = self.handle.now() + READY_LIMIT;
+        let mut told = 0;
+        while told < self.children.len() {
+            match self.event(Some(deadline)).await {
+                Event::Progress => told += self.tell_ready(),
+                Event::Ended(child, ending) => {
+                    self.fail(&child.name, &ending.text);
+                    return false;
+                }
+                Event::Signal(signal) => {
+                    tell_signal(signal);
+                    return false;
+                }
+                Event::Deadline => {
+                    self.fail_unready();
+                    return false;
+                }
+            }
+        }
+        log::info!("{told} {} ready", if told == 1 { "device is" } else { "devices are" });
+        true
+    }
+
+    /// How many have become ready since the last time.
+    fn tell_ready(&self) -> usize {
+        let ready: Vec<_> = self.children.iter().filter(|child| child.has_become_ready()).collect();
+        for child in &ready {
+            let text = format!("ready at {} (process {})", child.place, child.pid);
+            self.say(&child.name, Level::Info, &text);
+        }
+        ready.len()
+    }
+
+    fn fail_unready(&mut self) {
+        let late: Vec<_> = self
+            .children
+            .iter()
+            .filter(|child| child.progress() == Progress::Starting)
+            .map(|child| child.name.clone())
+            .collect();
+        for name in late {
+            self.fail(&name, &format!("is not ready after {} s", READY_LIMIT.as_secs()));
+        }
+    }
+
+    /// The guard is for as long as devices run; one that fails is no reason not to.
+    fn raw_terminals(&self, terminals: Vec<OwnedFd>) -> Vec<RawTerminal> {
+        let enter = |terminal| match RawTerminal::enter(terminal) {
+            Ok(raw) => raw,
+            Err(error) => {
+                log::warn!("the terminal stays in line mode: {error}");
+                None
+            }
+        };
+        terminals.into_iter().filter_map(enter).collect()
+    }
+
+    /// Until a signal, or until the last device is gone.
+    async fn serve(&mut self) {
+        while !self.watches.is_empty() {
+            match self.event(None).await {
+                Event::Signal(signal) => return tell_signal(signal),
+                Event::Ended(child, ending) => self.report(&child, &ending),
+                Event::Progress | Event::Deadline => {}
+            }
+        }
+    }
+
+    /// Asks all to stop and sees them gone, by force if need be.
+    async fn stop(&mut self) {
+        for child in self.alive() {
+            child.ask_to_stop();
+        }
+        self.until_gone(STOP_LIMIT).await;
+        for child in self.alive() {
+            child.kill_overdue();
+        }
+        self.until_gone(KILL_LIMIT).await;
+        for child in self.alive() {
+            self.fail(&child.name, &format!("process {} cannot be killed", child.pid));
+        }
+    }
+
+    /// Until all are gone or `limit` has passed. A second signal is an impatient user's: it ends
+    /// the wait.
+    async fn until_gone(&mut self, limit: Duration) {
+        let deadline = self.handle.now() + limit;
+        while !self.watches.is_empty() {
+            match self.event(Some(deadline)).await {
+                Event::Ended(child, ending) => self.report(&child, &ending),
+                Event::Progress => {}
+                Event::Signal(_) | Event::Deadline => return,
+            }
+        }
+    }
+
+    fn alive(&self) -> Vec<Rc<Child>> {
+        let alive = |child: &&Rc<Child>| child.progress() != Progress::Ended;
+        self.children.iter().filter(alive).cloned().collect()
+    }
+
+    fn report(&mut self, child: &Child, ending: &Ending) {
+        if ending.as_asked {
+            self.say(&child.name, Level::Info, &ending.text);
+        } else {
+            self.fail(&child.name, &ending.text);
+        }
+    }
+
+    fn fail(&mut self, name: &str, text: &str) {
+        self.as_asked = false;
+        self.say(name, Level::Error, text);
+    }
+
+    fn say(&self, name: &str, level: Level, text: &str) {
+        if level <= log::max_level() {
+            self.lines.line(name, level, text);
+        }
+    }
+
+    /// The next thing that happens. Nothing is lost between two calls: signals and progress are
+    /// kept by others, endings by their tasks.
+    async fn event(&mut self, deadline: Option<Instant>) -> Event {
+        if let Some(signal) = self.signals.borrow_mut().pop_front() {
+            return Event::Signal(signal);
+        }
+        let ended = pin!(next_ending(&mut self.watches));
+        let changed = pin!(self.changed.notified());
+        match before(&self.handle, deadline, select(ended, changed)).await {
+            Some(Either::Left(((child, ending), _))) => Event::Ended(child, ending),
+            Some(Either::Right(((), _))) => match self.signals.borrow_mut().pop_front() {
+                Some(signal) => Event::Signal(signal),
+                None => Event::Progress,
+            },
+            None => Event::Deadline,
+        }
+    }
+}
+
+/// Pending for ever when there is nobody left.
+async fn next_ending(
+    watches: &mut FuturesUnordered<Task<(Rc<Child>, Ending)>>,
+) -> (Rc<Child>, Ending) {
+    match watches.next().await {
+        Some(ended) => ended,
+        None => std::future::pending().await,
+    }
+}
+
+async fn before<F: Future>(
+    handle: &Handle,
+    deadline: Option<Instant>,
+    future: F,
+) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => {
+            let rest = deadline.saturating_duration_since(handle.now());
+            handle.timeout(rest, future).await
+        }
+        None => Some(future.await),
+    }
+}
+
+/// A task of its own, since a read that is dropped half-way could lose the signal.
+async fn collect_signals(
+    mut source: Signals,
+    signals: Rc<RefCell<VecDeque<i32>>>,
+    changed: Rc<Notify>,
+) {
+    loop {
+        match source.next().await {
+            Ok(libc::SIGTTOU) => {}
+            Ok(signal) => {
+                signals.borrow_mut().push_back(signal);
+                changed.notify();
+            }
+            Err(error) => return log::error!("signalfd: {error}"),
+        }
+    }
+}
+
+fn tell_signal(signal: i32) {
+    log::info!("{}: stopping", signal_name(signal).unwrap_or("signal"));
+}

@@ -1,0 +1,78 @@
+//! How many packets of a device are heard in a second. It counts; who waits or drops is the
+//! caller's choice.
+
+use std::time::{Duration, Instant};
+
+/// Packets per second and device; nearly all are log lines. A person reads ten; a disk that fails
+/// every request says a few hundred before anybody looks.
+pub(crate) const PACKETS_PER_WINDOW: u32 = 100;
+
+/// The length over which packets are counted.
+pub(crate) const WINDOW: Duration = Duration::from_secs(1);
+
+/// The packets of one device.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    window: Instant,
+    packets: u32,
+    /// Lines that were not printed since that was told last.
+    suppressed: u64,
+}
+
+impl Pace {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { window: now, packets: 0, suppressed: 0 }
+    }
+
+    /// When the next packet is due, if that is not at once.
+    pub(crate) fn full_until(&self, now: Instant) -> Option<Instant> {
+        let end = self.window + WINDOW;
+        (self.packets >= PACKETS_PER_WINDOW && now < end).then_some(end)
+    }
+
+    /// Counts a packet: whether it came in time to be printed.
+    pub(crate) fn admit(&mut self, now: Instant) -> bool {
+        if now >= self.window + WINDOW {
+            self.window = now;
+            self.packets = 0;
+        }
+        let room = self.packets < PACKETS_PER_WINDOW;
+        self.packets += u32::from(room);
+        room
+    }
+
+    /// Counts lines that nobody will see.
+    pub(crate) fn suppress(&mut self, lines: u32) {
+        self.suppressed = self.suppressed.saturating_add(u64::from(lines));
+    }
+
+    /// How many there were since this was asked last.
+    pub(crate) fn take_suppressed(&mut self) -> u64 {
+        std::mem::take(&mut self.suppressed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_the_next_second_is_free_again() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let heard = (0..1000).filter(|_| pace.admit(start)).count();
+        assert_eq!(heard, usize::try_from(PACKETS_PER_WINDOW).unwrap());
+        assert_eq!(pace.full_until(start), Some(start + WINDOW));
+        let later = start + WINDOW;
+        assert_eq!(pace.full_until(later), None);
+        assert!(pace.admit(later));
+    }
+
+    #[test]
+    fn suppressed_lines_are_told_once() {
+        let mut pace = Pace::new(Instant::now());
+        pace.suppress(3);
+        pace.suppress(4);
+        assert_eq!((pace.take_suppressed(), pace.take_suppressed()), (7, 0));
+    }
+}

@@ -1,0 +1,179 @@
+//! From options to started processes: everything is opened, then everything bound, then one
+//! process a device started and told what it is to be. Until the first process is started, an
+//! error leaves nothing behind.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    socketpair,
+};
+use serde_json::Value;
+use vudev_jail::{Spawn, SpawnError};
+
+use crate::channel::{CHANNEL, Down, Start, Transport, WireError};
+use crate::kind::{DESCRIPTORS_MAX, Opened};
+use crate::options::listen::{Claim, Listening, SocketGuard};
+use crate::options::{DeviceRequest, OptionError, RunOptions};
+use crate::policies::{Texts, texts_for_role};
+use crate::{Entry, ROLE, Registry};
+
+/// The only wire there is yet.
+const TRANSPORT: Transport = Transport::VhostUser;
+
+/// A device that can be started.
+pub(super) struct Prepared {
+    pub(super) name: String,
+    /// Where its front-end connects.
+    pub(super) place: String,
+    kind: &'static str,
+    policies: Option<Texts>,
+    description: Value,
+    descriptors: Vec<OwnedFd>,
+    listener: OwnedFd,
+}
+
+/// All devices, and what the supervisor keeps of them.
+pub(super) struct Everything {
+    pub(super) devices: Vec<Prepared>,
+    /// Remove the sockets at the end.
+    pub(super) guards: Vec<SocketGuard>,
+    /// Terminals to be put into raw mode.
+    pub(super) terminals: Vec<OwnedFd>,
+    /// For the user, once.
+    pub(super) notes: Vec<String>,
+}
+
+/// A process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// Its channel could not be made.
+    #[error("socketpair: {0}")]
+    Channel(#[source] io::Error),
+    /// It could not be made.
+    #[error("{0}")]
+    Spawn(#[from] SpawnError),
+    /// It could not be told what it is.
+    #[error("send the start: {0}")]
+    Send(#[source] io::Error),
+    /// Its description does not fit.
+    #[error("describe it: {0}")]
+    Wire(#[from] WireError),
+}
+
+/// Opens and binds everything, in the order of the command line.
+pub(super) fn prepare(
+    registry: &Registry,
+    options: &RunOptions,
+) -> Result<Everything, OptionError> {
+    let opened: Vec<_> =
+        options.devices.iter().map(|d| open(registry, options, d)).collect::<Result<_, _>>()?;
+    let claims: Vec<_> =
+        options.devices.iter().map(|d| Claim::check(&d.values)).collect::<Result<_, _>>()?;
+    let bound: Vec<_> = claims.into_iter().map(Claim::bind).collect::<Result<_, _>>()?;
+
+    let mut everything = Everything {
+        devices: Vec::new(),
+        guards: Vec::new(),
+        terminals: Vec::new(),
+        notes: options.notes(),
+    };
+    for ((request, (opened, policies)), listening) in options.devices.iter().zip(opened).zip(bound)
+    {
+        everything.add(request, opened, policies, listening);
+    }
+    Ok(everything)
+}
+
+fn open(
+    registry: &Registry,
+    options: &RunOptions,
+    request: &DeviceRequest,
+) -> Result<(Opened<Value>, Option<Texts>), OptionError> {
+    let entry = registry.find(request.kind).expect("the command line knows only our kinds");
+    let opened = entry.open(&request.values)?;
+    assert!(opened.descriptors.len() <= DESCRIPTORS_MAX, "{} opens too much", Entry::name(entry));
+    if options.disable_sandbox {
+        return Ok((opened, None));
+    }
+    let directory = options.jail.seccomp_policy_dir.as_deref();
+    let policies = texts_for_role(registry, entry, TRANSPORT, directory)
+        .map_err(|error| OptionError::new("jail", error).key("seccomp-policy-dir"))?;
+    Ok((opened, policies))
+}
+
+impl Everything {
+    fn add(
+        &mut self,
+        request: &DeviceRequest,
+        opened: Opened<Value>,
+        policies: Option<Texts>,
+        listening: Listening,
+    ) {
+        let Opened { description, descriptors, terminal, notes } = opened;
+        let Listening { descriptor: listener, guard } = listening;
+        self.devices.push(Prepared {
+            name: request.name(),
+            place: format!("{:?}", request.values.socket()),
+            kind: request.kind,
+            policies,
+            description,
+            descriptors,
+            listener,
+        });
+        self.guards.push(guard);
+        self.terminals.extend(terminal);
+        for note in notes {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+    }
+}
+
+impl Prepared {
+    /// Starts its process and tells it what it is. The supervisor's copies of its descriptors
+    /// are closed then.
+    pub(super) fn start(
+        self,
+        program: BorrowedFd<'_>,
+        options: &RunOptions,
+    ) -> Result<(vudev_jail::Child, OwnedFd), StartError> {
+        let Self { name, place: _, kind, policies, description, mut descriptors, listener } = self;
+        let start = Down::Start(Box::new(Start {
+            name,
+            kind: kind.to_owned(),
+            transport: TRANSPORT,
+            sandbox: !options.disable_sandbox,
+            policies,
+            verbosity: options.log_level.into(),
+            description,
+        }));
+        let packet = start.encode()?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| StartError::Channel(errno.into()))?;
+        let child = Spawn::new(program, ROLE)
+            .expect("the role's name has no NUL")
+            .keep(theirs.as_fd(), CHANNEL)
+            .namespaces(!options.disable_sandbox)
+            .spawn()?;
+        descriptors.insert(0, listener);
+        send(&ours, &packet, &descriptors).map_err(StartError::Send)?;
+        Ok((child, ours))
+    }
+}
+
+/// The channel is empty and takes a packet of this size at once; a process that is dead already
+/// gives EPIPE.
+fn send(channel: &OwnedFd, packet: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is room for all");
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(channel, &[IoSlice::new(packet)], &mut control, flags)?;
+    Ok(())
+}
