@@ -1,0 +1,151 @@
+//! What a policy means: rules by system call, and their direct evaluation. No file, no BPF.
+
+use std::collections::BTreeMap;
+
+use super::Arch;
+
+/// What the kernel does with a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Carry it out.
+    Allow,
+    /// Do not carry it out; the caller gets this errno (at most [`Self::ERRNO_MAX`]).
+    Errno(u16),
+    /// SIGSYS to the thread: our handler reports it and exits.
+    Trap,
+    /// Kill the thread.
+    KillThread,
+    /// Kill the process.
+    KillProcess,
+    /// Carry it out and log it.
+    Log,
+}
+
+impl Action {
+    /// The kernel's MAX_ERRNO: more would be cut off.
+    pub const ERRNO_MAX: u16 = 4095;
+
+    /// Whether the call is carried out.
+    pub fn permits(self) -> bool {
+        match self {
+            Self::Allow | Self::Log => true,
+            Self::Errno(_) | Self::Trap | Self::KillThread | Self::KillProcess => false,
+        }
+    }
+}
+
+/// How an argument is compared; all comparisons are unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `==`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+    /// `&`: any of these bits is set.
+    AnyBit,
+    /// `in`: no bit but these is set.
+    OnlyBits,
+}
+
+impl Operator {
+    pub(super) fn holds(self, argument: u64, value: u64) -> bool {
+        match self {
+            Self::Equal => argument == value,
+            Self::NotEqual => argument != value,
+            Self::Less => argument < value,
+            Self::LessOrEqual => argument <= value,
+            Self::Greater => argument > value,
+            Self::GreaterOrEqual => argument >= value,
+            Self::AnyBit => argument & value != 0,
+            Self::OnlyBits => argument & !value == 0,
+        }
+    }
+}
+
+/// `arg2 in PROT_READ|PROT_WRITE`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Atom {
+    /// 0 to 5.
+    pub argument: u8,
+    /// The comparison.
+    pub operator: Operator,
+    /// The constant on its right.
+    pub value: u64,
+}
+
+/// Atoms joined by `&&`.
+pub type Clause = Vec<Atom>;
+
+/// One condition and what follows when it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Clauses joined by `||`; `None` = always.
+    pub condition: Option<Vec<Clause>>,
+    /// What follows.
+    pub action: Action,
+}
+
+/// The filters of one system call, in order: the first whose condition holds decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The call's name.
+    pub name: String,
+    /// An unconditional filter can only be the last.
+    pub filters: Vec<Filter>,
+}
+
+/// A whole policy, includes followed and rules merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What the numbers and constants are of.
+    pub arch: Arch,
+    /// For calls without a rule, and for those whose rule has no filter that holds.
+    pub default: Action,
+    /// By system call number.
+    pub rules: BTreeMap<u32, Rule>,
+}
+
+/// A system call as a filter sees it (`struct seccomp_data`, less the instruction pointer).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The number.
+    pub number: u32,
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    /// The argument registers; of a 32-bit call, zero-extended.
+    pub args: [u64; 6],
+}
+
+impl Policy {
+    /// The verdict, straight from the rules. Calls of another architecture or of x32 kill the
+    /// process whatever the policy says: its numbers are not theirs.
+    pub fn evaluate(&self, call: &Call) -> Action {
+        let foreign = self.arch.foreign_numbers().is_some_and(|first| call.number >= first);
+        if call.arch != self.arch.audit() || foreign {
+            return Action::KillProcess;
+        }
+        let filters = self.rules.get(&call.number).map_or(&[][..], |rule| &rule.filters);
+        filters
+            .iter()
+            .find(|filter| filter.holds(&call.args))
+            .map_or(self.default, |filter| filter.action)
+    }
+}
+
+impl Filter {
+    fn holds(&self, args: &[u64; 6]) -> bool {
+        let atom = |atom: &Atom| {
+            let argument = args.get(usize::from(atom.argument)).copied().unwrap_or_default();
+            atom.operator.holds(argument, atom.value)
+        };
+        self.condition.as_ref().is_none_or(|clauses| clauses.iter().any(|c| c.iter().all(atom)))
+    }
+}

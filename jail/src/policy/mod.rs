@@ -1,0 +1,65 @@
+//! Seccomp policies: minijail's policy language (`minijail0(5)`), read, merged and compiled to
+//! classic BPF. Nothing here touches the kernel; [`crate::role::load_filter`] loads the result.
+//!
+//! The way of a policy: [`token`] splits a file, [`parse`] makes statements of it, [`load`] follows
+//! `@include` and merges same-name rules into a [`Policy`], [`compile()`] makes a [`Program`].
+//! [`Policy::evaluate`] says what a policy means without any BPF, [`Program::run`] what a program
+//! does without any kernel; tests hold one against the other.
+//!
+//! Naming rules of the files: `seccomp/README.md`.
+
+mod arch;
+mod assemble;
+mod ast;
+mod bpf;
+mod compile;
+mod constants;
+mod forbidden;
+pub(crate) mod load;
+pub(crate) mod parse;
+pub(crate) mod token;
+
+use crate::source::Source;
+
+pub use self::arch::Arch;
+pub use self::ast::{Action, Atom, Call, Clause, Filter, Operator, Policy, Rule};
+pub use self::bpf::{Instruction, Program, ProgramError};
+pub use self::constants::constant;
+pub use self::forbidden::{Violation, violations};
+pub use self::load::{INCLUDE_DEPTH_MAX, PolicyError, is_loadable};
+
+/// Reads the policy `name` (such as `block_device_vhost_user`) of `arch` from `source`.
+pub fn read(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
+    load::policy(name, arch, source)
+}
+
+/// Reads and compiles a policy. What no rule names is trapped, unless the file says otherwise by
+/// `@default`.
+pub fn compile(name: &str, arch: Arch, source: &dyn Source) -> Result<Program, PolicyError> {
+    compile_with(name, arch, source, None)
+}
+
+/// As [`compile()`], with `default` instead of whatever the file says: an operator's choice.
+pub fn compile_with(
+    name: &str,
+    arch: Arch,
+    source: &dyn Source,
+    default: Option<Action>,
+) -> Result<Program, PolicyError> {
+    let mut policy = read(name, arch, source)?;
+    if let Some(default) = default {
+        policy.default = default;
+    }
+    compile::compile(&policy)
+        .map_err(|error| PolicyError::whole_file(&load::policy_path(name, arch), &error))
+}
+
+impl Policy {
+    /// Compiles it; fails only when the program would be longer than the kernel accepts.
+    pub fn compile(&self) -> Result<Program, ProgramError> {
+        compile::compile(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

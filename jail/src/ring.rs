@@ -1,0 +1,144 @@
+//! Ring allow-lists: which io_uring operations and submission flags a device may use. Seccomp sees
+//! only that a ring is entered, not what it carries out, so this is the other half of a policy.
+//! The ring is made and restricted by the executor; this says with what.
+//!
+//! The files are `seccomp/ring/*.ring`, in the language of the policies (`IORING_OP_READV: 1`,
+//! `IOSQE_CQE_SKIP_SUCCESS: 1`, `@include ./common_device.ring`), named by the same rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use io_uring::{opcode, squeue};
+
+use crate::policy::load::{PolicyError, check_loadable, walk};
+use crate::policy::parse::Statement;
+use crate::policy::token::SyntaxError;
+use crate::policy::{Action, Arch, Filter};
+use crate::source::Source;
+
+/// What a ring is restricted to (`IORING_REGISTER_RESTRICTIONS`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingList {
+    /// `IORING_OP_*`, ascending.
+    pub opcodes: Vec<u8>,
+    /// `IOSQE_*` bits.
+    pub flags: u8,
+}
+
+/// Reads the list `name` (such as `block_device_vhost_user`).
+pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyError> {
+    let path = format!("ring/{name}.ring");
+    check_loadable(name, &source.label(&path))?;
+    let mut opcodes = BTreeSet::new();
+    let mut flags = 0;
+    // Two parts may need the same operation; a file that says it twice is a slip.
+    let mut seen = BTreeMap::new();
+    // Operation numbers are the same everywhere: the architecture plays no role.
+    walk(&path, Arch::X86_64, source, &mut |file, statement| {
+        let (name, filter, at) = match statement {
+            Statement::Rule { name, filter, at } => (name, filter, at),
+            Statement::Include { .. } => return Ok(()),
+            Statement::Default(_) => {
+                return Err(SyntaxError::new(
+                    Default::default(),
+                    "a ring list has no `@default`: what it does not name completes with EACCES",
+                ));
+            }
+        };
+        if filter != (Filter { condition: None, action: Action::Allow }) {
+            let message = format!("expected `{name}: 1`: a ring looks at no arguments");
+            return Err(SyntaxError::new(at, message));
+        }
+        if let Some(first) = seen.insert((file.to_owned(), name.clone()), at) {
+            let message = format!("`{name}` is on line {} already", first.line);
+            return Err(SyntaxError::new(at, message));
+        }
+        match (opcode(&name), flag(&name)) {
+            (Some(opcode), _) => _ = opcodes.insert(opcode),
+            (None, Some(flag)) => flags |= flag,
+            (None, None) => {
+                let message = format!("`{name}` is no IORING_OP_* or IOSQE_* that we know");
+                return Err(SyntaxError::new(at, message));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(RingList { opcodes: opcodes.into_iter().collect(), flags })
+}
+
+/// Operations that no device's list may have: each opens, connects, makes a descriptor from
+/// outside, changes a file system by path, or sends a command to a driver.
+pub const FORBIDDEN: &[&str] = &[
+    "IORING_OP_OPENAT",
+    "IORING_OP_OPENAT2",
+    "IORING_OP_CONNECT",
+    "IORING_OP_SOCKET",
+    "IORING_OP_BIND",
+    "IORING_OP_LISTEN",
+    "IORING_OP_STATX",
+    "IORING_OP_RENAMEAT",
+    "IORING_OP_UNLINKAT",
+    "IORING_OP_MKDIRAT",
+    "IORING_OP_SYMLINKAT",
+    "IORING_OP_LINKAT",
+    "IORING_OP_SETXATTR",
+    "IORING_OP_GETXATTR",
+    "IORING_OP_URING_CMD",
+    "IORING_OP_MSG_RING",
+    "IORING_OP_EPOLL_CTL",
+    "IORING_OP_FILES_UPDATE",
+    "IORING_OP_FIXED_FD_INSTALL",
+    "IORING_OP_PROVIDE_BUFFERS",
+    "IORING_OP_WAITID",
+];
+
+macro_rules! opcodes {
+    ($($name:ident = $operation:ident),* $(,)?) => {
+        &[$((concat!("IORING_OP_", stringify!($name)), opcode::$operation::CODE)),*]
+    };
+}
+
+/// Kernel names; the numbers are those of crate `io-uring`.
+#[rustfmt::skip]
+static OPCODES: &[(&str, u8)] = opcodes![
+    NOP = Nop, READV = Readv, WRITEV = Writev, FSYNC = Fsync, READ_FIXED = ReadFixed,
+    WRITE_FIXED = WriteFixed, POLL_ADD = PollAdd, POLL_REMOVE = PollRemove,
+    SYNC_FILE_RANGE = SyncFileRange, SENDMSG = SendMsg, RECVMSG = RecvMsg, TIMEOUT = Timeout,
+    TIMEOUT_REMOVE = TimeoutRemove, ACCEPT = Accept, ASYNC_CANCEL = AsyncCancel,
+    LINK_TIMEOUT = LinkTimeout, CONNECT = Connect, FALLOCATE = Fallocate, OPENAT = OpenAt,
+    CLOSE = Close, FILES_UPDATE = FilesUpdate, STATX = Statx, READ = Read, WRITE = Write,
+    FADVISE = Fadvise, MADVISE = Madvise, SEND = Send, RECV = Recv, OPENAT2 = OpenAt2,
+    EPOLL_CTL = EpollCtl, SPLICE = Splice, PROVIDE_BUFFERS = ProvideBuffers,
+    REMOVE_BUFFERS = RemoveBuffers, TEE = Tee, SHUTDOWN = Shutdown, RENAMEAT = RenameAt,
+    UNLINKAT = UnlinkAt, MKDIRAT = MkDirAt, SYMLINKAT = SymlinkAt, LINKAT = LinkAt,
+    MSG_RING = MsgRingData, FSETXATTR = FSetXattr, SETXATTR = SetXattr, FGETXATTR = FGetXattr,
+    GETXATTR = GetXattr, SOCKET = Socket, URING_CMD = UringCmd16, SEND_ZC = SendZc,
+    SENDMSG_ZC = SendMsgZc, READ_MULTISHOT = ReadMulti, WAITID = WaitId, FUTEX_WAIT = FutexWait,
+    FUTEX_WAKE = FutexWake, FUTEX_WAITV = FutexWaitV, FIXED_FD_INSTALL = FixedFdInstall,
+    FTRUNCATE = Ftruncate, BIND = Bind, LISTEN = Listen, RECV_ZC = RecvZc, EPOLL_WAIT = EpollWait,
+    READV_FIXED = ReadvFixed, WRITEV_FIXED = WritevFixed, PIPE = Pipe,
+];
+
+/// The number of an operation by its kernel name.
+pub fn opcode(name: &str) -> Option<u8> {
+    OPCODES.iter().find(|(known, _)| *known == name).map(|(_, code)| *code)
+}
+
+/// The kernel name of an operation.
+pub fn opcode_name(opcode: u8) -> Option<&'static str> {
+    OPCODES.iter().find(|(_, code)| *code == opcode).map(|(name, _)| *name)
+}
+
+/// The bit of a submission flag by its kernel name.
+fn flag(name: &str) -> Option<u8> {
+    let flags = match name {
+        "IOSQE_FIXED_FILE" => squeue::Flags::FIXED_FILE,
+        "IOSQE_IO_DRAIN" => squeue::Flags::IO_DRAIN,
+        "IOSQE_IO_LINK" => squeue::Flags::IO_LINK,
+        "IOSQE_IO_HARDLINK" => squeue::Flags::IO_HARDLINK,
+        "IOSQE_ASYNC" => squeue::Flags::ASYNC,
+        "IOSQE_BUFFER_SELECT" => squeue::Flags::BUFFER_SELECT,
+        "IOSQE_CQE_SKIP_SUCCESS" => squeue::Flags::SKIP_SUCCESS,
+        _ => return None,
+    };
+    Some(flags.bits())
+}

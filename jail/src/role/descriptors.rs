@@ -1,0 +1,58 @@
+//! What a role was started with, as owned values, and nothing else open.
+#![expect(unsafe_code, reason = "descriptors given by number are adopted once, right after exec")]
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+
+use super::StepError;
+
+const STEP: &str = "inherited descriptors";
+
+/// Takes the descriptors `numbers` (3 or above, ascending) that the supervisor kept for us, marks
+/// them CLOEXEC, and closes everything else but 0, 1 and 2.
+///
+/// The first thing of a role: a descriptor that the process opened before is closed under its
+/// owner. A second call fails with EALREADY.
+pub fn inherit(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, StepError> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let fail = StepError::at(STEP);
+    if !numbers.is_sorted_by(|a, b| a < b) || numbers.first().is_some_and(|first| *first < 3) {
+        return Err(fail(Errno::INVAL));
+    }
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(fail(Errno::ALREADY));
+    }
+    let mut next = 3;
+    for &number in numbers {
+        close_range(next, number - 1).map_err(&fail)?;
+        next = number + 1;
+    }
+    close_range(next, RawFd::MAX).map_err(&fail)?;
+    numbers.iter().map(|&number| adopt(number).map_err(&fail)).collect()
+}
+
+fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: a system call on numbers. Right after exec no value owns any of them (contract of
+    // `inherit`, which runs this once a process).
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if closed == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: a system call on a number; it fails with EBADF when nothing is there.
+    let marked = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if marked != 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: open, and owned by no one else: the numbers are distinct and `inherit` runs once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,30 @@
+//! Resource limits. RLIMIT_NPROC is left alone: the kernel makes io_uring workers for an fsync
+//! already, and a user's limit counts every process of that user.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::StepError;
+
+/// The limits that a role sets for itself, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Greatest number of open descriptors: what a front-end can make us hold.
+    pub open_files: u64,
+    /// Bytes of locked memory, for what a device locks or pins; `None` leaves the limit as it is.
+    pub locked_memory: Option<u64>,
+}
+
+/// Sets them, soft and hard. A limit above the hard one that we came with is lowered to that:
+/// nobody here may raise it.
+pub fn limit_resources(limits: Limits) -> Result<(), StepError> {
+    // A core file would hold guest memory.
+    limit(Resource::Core, 0, "RLIMIT_CORE")?;
+    limit(Resource::Nofile, limits.open_files, "RLIMIT_NOFILE")?;
+    limits.locked_memory.map_or(Ok(()), |bytes| limit(Resource::Memlock, bytes, "RLIMIT_MEMLOCK"))
+}
+
+fn limit(resource: Resource, wanted: u64, step: &'static str) -> Result<(), StepError> {
+    let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let value = Some(wanted.min(hard));
+    setrlimit(resource, Rlimit { current: value, maximum: value }).map_err(StepError::at(step))
+}

@@ -1,0 +1,99 @@
+//! Why a device process could not be started, and what to do about it.
+
+use rustix::io::Errno;
+
+/// A step of starting a process that failed. Its text says what is missing on this host, where
+/// that can be told.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {errno}{hint}")]
+pub struct SpawnError {
+    step: &'static str,
+    errno: Errno,
+    hint: String,
+}
+
+impl SpawnError {
+    pub(super) fn new(step: &'static str, errno: Errno) -> Self {
+        let hint = hint(step, errno).map_or_else(String::new, |hint| format!(" ({hint})"));
+        Self { step, errno, hint }
+    }
+
+    pub(super) fn at(step: &'static str) -> impl Fn(Errno) -> Self {
+        move |errno| Self::new(step, errno)
+    }
+
+    /// The system call or step by name.
+    pub fn step(&self) -> &'static str {
+        self.step
+    }
+
+    /// What the kernel said.
+    pub fn errno(&self) -> Errno {
+        self.errno
+    }
+}
+
+/// Settings that forbid user namespaces: the file, the value that forbids, the sysctl's name.
+const SETTINGS: [(&str, &str, &str); 3] = [
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone"),
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces"),
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "kernel.apparmor_restrict_unprivileged_userns",
+    ),
+];
+
+/// The remedy for a failed step of [`spawn`](super::spawn) or of a [role](crate::role), if the
+/// likely cause is that this host forbids namespaces. To be called by the supervisor, which still
+/// sees `/proc`.
+pub fn hint(step: &str, errno: Errno) -> Option<String> {
+    let forbids = [Errno::PERM, Errno::ACCESS, Errno::NOSPC, Errno::USERS].contains(&errno);
+    let needs_namespaces =
+        ["clone3", "write setgroups", "write uid_map", "write gid_map", "setresgid", "setresuid"]
+            .contains(&step)
+            || crate::role::STEPS_OF_NAMESPACES.contains(&step);
+    (forbids && needs_namespaces).then(|| {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        describe(SETTINGS.iter().map(|(path, forbids, name)| (read(path), *forbids, *name)))
+    })
+}
+
+fn describe<'a>(settings: impl Iterator<Item = (String, &'a str, &'a str)>) -> String {
+    let found: Vec<_> = settings
+        .filter(|(value, forbids, _)| value.trim() == *forbids)
+        .map(|(_, value, name)| format!("{name} = {value}"))
+        .collect();
+    let cause = match found.is_empty() {
+        false => format!("user namespaces are forbidden here: {}", found.join(", ")),
+        true => "user namespaces seem to be forbidden here: see the sysctls \
+                 kernel.unprivileged_userns_clone, user.max_user_namespaces and \
+                 kernel.apparmor_restrict_unprivileged_userns, or the container's own seccomp \
+                 policy"
+            .to_owned(),
+    };
+    format!("{cause}; --disable-sandbox does without them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forbidden_namespaces_are_explained_with_the_setting_and_the_switch() {
+        let text = SpawnError::new("clone3", Errno::PERM).to_string();
+        assert!(text.starts_with("clone3: ") && text.contains("--disable-sandbox"), "{text}");
+        let settings = [("0\n".to_owned(), "0", "a.b"), ("5\n".to_owned(), "0", "c.d")];
+        let text = describe(settings.into_iter());
+        assert_eq!(
+            text,
+            "user namespaces are forbidden here: a.b = 0; --disable-sandbox does without them"
+        );
+    }
+
+    #[test]
+    fn an_unrelated_failure_gets_no_advice() {
+        assert_eq!(hint("execveat", Errno::NOENT), None);
+        assert_eq!(hint("clone3", Errno::NOMEM), None);
+    }
+}

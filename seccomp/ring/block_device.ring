@@ -1,0 +1,3 @@
+# The block device inside a VMM's own process: no transport.
+@include ./common_device.ring
+@include ./block.ring
