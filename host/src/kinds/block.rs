@@ -1,0 +1,298 @@
+//! `--block`: its keys, the opening, locking and measuring of its image, and the making of the
+//! device. Raw images and block devices only; a header in the image is not looked at.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, FlockOperation, OFlags};
+use rustix::io::Errno;
+use vudev_devices::block::{self, BlockConfig, BlockError, Measure, measure};
+use vudev_executor::Handle;
+
+use super::{Open, open, reason, shown};
+use crate::kind::{CreateError, DeviceKind, Opened};
+use crate::options::{Choice, Key, Kind, OptionError, Table, Values};
+
+/// The kind of `--block`.
+#[derive(Debug)]
+pub struct Block;
+
+/// VIRTIO_BLK_ID_BYTES: virtio 1.3, 5.2.6.
+const ID_SIZE: usize = 20;
+
+/// Where the file system does not tell what O_DIRECT wants (statx(2), STATX_DIOALIGN), the blocks
+/// of nearly all disks.
+const DIRECT_ALIGNMENT_USUAL: u32 = 4096;
+
+const VMM_ONLY: &str = "it tells a VMM how to attach the device to the guest";
+
+static TABLE: Table = Table {
+    device: "block",
+    about: "a disk (virtio-blk) on a raw image or a block device",
+    keys: &[
+        Key::new("path", Kind::Path, "the image or block device").required().positional(),
+        Key::flag("ro", "the guest can only read"),
+        Key::flag("direct", "bypass the host's page cache (O_DIRECT)").aliases(&["o-direct"]),
+        Key::new(
+            "block-size",
+            Kind::Size { min: 512, max: 65_536 },
+            "the logical block size, a power of two; most Linux guests take no more than 4k",
+        )
+        .default("512"),
+        Key::new("id", Kind::Text { max: ID_SIZE }, "the serial number that the guest can read"),
+        Key::new(
+            "queues",
+            Kind::Number { min: 1, max: 256 },
+            "how many request queues there are; a guest uses one for each of its processors",
+        )
+        .default("16"),
+        Key::new(
+            "queue-size",
+            Kind::Number { min: 4, max: 1024 },
+            "the greatest number of buffers in a queue, a power of two",
+        )
+        .default("256"),
+        Key::new(
+            "lock",
+            Kind::Flag,
+            "lock the image (flock): shared if ro, else exclusive, so that no two disks write to it",
+        )
+        .default("true"),
+        Key::new(
+            "async-executor",
+            Kind::Choice(&[
+                Choice::new("uring"),
+                Choice::refused("epoll", "every device runs on one io_uring"),
+            ]),
+            "what carries out the requests",
+        )
+        .default("uring"),
+        Key::flag("sparse", "let the guest give back space (DISCARD)")
+            .refused("DISCARD is not offered yet"),
+        Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet"),
+        Key::flag("dontcache", "drop what was read or written from the page cache")
+            .refused("it is not built yet; direct bypasses the cache"),
+        Key::flag("multiple-workers", "one thread for each queue")
+            .noted("a device is one thread here, and its ring does requests of all queues at once"),
+        Key::flag("root", "the guest's root is on this disk").noted(VMM_ONLY),
+        Key::new("bootindex", Kind::Number { min: 0, max: u32::MAX as u64 }, "the boot order")
+            .noted(VMM_ONLY),
+        Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY),
+    ],
+    example: "path=disk.img,vhost=/tmp/vu-block",
+};
+
+impl DeviceKind for Block {
+    const NAME: &'static str = "block";
+    const POLICY: &'static str = "block";
+
+    type Description = BlockConfig;
+    type Device = block::Block;
+
+    fn table() -> &'static Table {
+        &TABLE
+    }
+
+    fn open(values: &Values) -> Result<Opened<BlockConfig>, OptionError> {
+        let mut config = config(values)?;
+        let image = image(values, &config)?;
+        lock(values, &config, &image)?;
+        let measured = measure(&image).map_err(|error| {
+            let reason = Errno::from_io_error(&error).map_or_else(|| error.to_string(), reason);
+            values.error(
+                "path",
+                format!("cannot measure {}: {reason}", named(values)),
+            )
+        })?;
+        config.capacity = capacity(values, &config, &measured)?;
+        config.direct_alignment = direct_alignment(values, &config, &measured)?;
+        config
+            .check()
+            .map_err(|error| out_of_range(values, &error))?;
+        Ok(Opened {
+            notes: values.notes(),
+            ..Opened::new(config, vec![image])
+        })
+    }
+
+    fn operations(description: &BlockConfig) -> u32 {
+        description.operations()
+    }
+
+    fn create(
+        handle: &Handle,
+        description: BlockConfig,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<block::Block, CreateError> {
+        let got = descriptors.len();
+        let Ok([image]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            return Err(CreateError::Descriptors { expected: 1, got });
+        };
+        block::Block::new(handle, &description, image)
+            .map_err(|error| CreateError::Description(error.to_string()))
+    }
+}
+
+/// What the options alone tell.
+fn config(values: &Values) -> Result<BlockConfig, OptionError> {
+    for key in ["block-size", "queue-size"] {
+        let number = values.number(key);
+        if !number.is_power_of_two() {
+            let error = values.error(key, format!("{number} is not a power of two"));
+            let (below, above) = (number.next_power_of_two() / 2, number.next_power_of_two());
+            return Err(error.remedy(format!("write {below} or {above}")));
+        }
+    }
+    Ok(BlockConfig {
+        read_only: values.flag("ro"),
+        block_size: small(values, "block-size"),
+        capacity: 0,
+        direct: values.flag("direct"),
+        direct_alignment: 512,
+        id: values.optional_text("id").map(str::to_owned),
+        queues: small(values, "queues"),
+        queue_size: small(values, "queue-size"),
+    })
+}
+
+/// A number that the table bounds by less than its type can hold.
+fn small<N: TryFrom<u64>>(values: &Values, key: &str) -> N {
+    let number = N::try_from(values.number(key)).ok();
+    number.expect("the table bounds the number")
+}
+
+fn image(values: &Values, config: &BlockConfig) -> Result<OwnedFd, OptionError> {
+    let access = if config.read_only {
+        OFlags::RDONLY
+    } else {
+        OFlags::RDWR
+    };
+    let direct = if config.direct {
+        OFlags::DIRECT
+    } else {
+        OFlags::empty()
+    };
+    let Open {
+        descriptor,
+        file_type,
+    } = open(values, "path", access | direct).map_err(|error| explain(values, config, error))?;
+    match file_type {
+        FileType::RegularFile | FileType::BlockDevice => Ok(descriptor),
+        other => Err(unfit(values, other)),
+    }
+}
+
+/// Looks for the cause of a failed open that the user would not guess.
+fn explain(values: &Values, config: &BlockConfig, error: OptionError) -> OptionError {
+    let path = values.path("path");
+    if let Ok(stat) = rustix::fs::stat(path) {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::BlockDevice => {}
+            other => return unfit(values, other),
+        }
+    }
+    let opens =
+        |flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty()).is_ok();
+    if config.direct && opens(OFlags::RDONLY) && !opens(OFlags::RDONLY | OFlags::DIRECT) {
+        let problem = format!("the file system of {} has no direct access", named(values));
+        return values.error("direct", problem).remedy("leave direct out");
+    }
+    if !config.read_only && opens(OFlags::RDONLY) {
+        return error
+            .remedy("give ro for a disk that is only read, or start as a user who may write it");
+    }
+    error
+}
+
+fn unfit(values: &Values, file_type: FileType) -> OptionError {
+    let what = crate::options::listen::describe(file_type);
+    let problem = format!("{} is {what}", named(values));
+    values
+        .error("path", problem)
+        .remedy("write the path of a raw image or a block device")
+}
+
+fn lock(values: &Values, config: &BlockConfig, image: &OwnedFd) -> Result<(), OptionError> {
+    if !values.flag("lock") {
+        return Ok(());
+    }
+    let (operation, other) = match config.read_only {
+        true => (
+            FlockOperation::NonBlockingLockShared,
+            "has it open to write",
+        ),
+        false => (FlockOperation::NonBlockingLockExclusive, "has it open"),
+    };
+    rustix::fs::flock(image, operation).map_err(|errno| match errno {
+        Errno::AGAIN => {
+            let problem = format!(
+                "{} is locked: another disk of this command or another process {other}",
+                named(values)
+            );
+            let remedy = "end the other one; lock=false risks the data";
+            values.error("path", problem).remedy(remedy)
+        }
+        errno => {
+            let problem = format!("cannot lock {}: {}", named(values), reason(errno));
+            let remedy = "give lock=false, and see to it that nobody else writes to it";
+            values.error("path", problem).remedy(remedy)
+        }
+    })
+}
+
+/// A disk is a whole number of blocks; what would be cut off could be data.
+fn capacity(values: &Values, config: &BlockConfig, measured: &Measure) -> Result<u64, OptionError> {
+    let Measure {
+        capacity,
+        direct_alignment: _,
+    } = *measured;
+    let block_size = config.block_size;
+    if capacity == 0 {
+        let error = values.error("path", format!("{} is empty", named(values)));
+        return Err(error.remedy("give it a size, by truncate -s 1G FILE say"));
+    }
+    if !capacity.is_multiple_of(u64::from(block_size)) {
+        let problem = format!(
+            "the size of {}, {capacity} bytes, is not a multiple of its block size {block_size}",
+            named(values)
+        );
+        let remedy = format!("fill it up with zeros by truncate -s %{block_size} FILE");
+        return Err(values.error("path", problem).remedy(remedy));
+    }
+    Ok(capacity)
+}
+
+fn direct_alignment(
+    values: &Values,
+    config: &BlockConfig,
+    measured: &Measure,
+) -> Result<u32, OptionError> {
+    let usual = DIRECT_ALIGNMENT_USUAL.min(config.block_size);
+    let alignment = measured.direct_alignment.unwrap_or(usual);
+    if config.direct && alignment > config.block_size {
+        let block_size = config.block_size;
+        let problem = format!(
+            "direct access to {} needs blocks of {alignment} bytes, its block size is {block_size}",
+            named(values)
+        );
+        let remedy = format!("give block-size={alignment}, or leave direct out");
+        return Err(values.error("direct", problem).remedy(remedy));
+    }
+    // Without `direct` it has no meaning, and must not be an obstacle.
+    Ok(if config.direct { alignment } else { usual })
+}
+
+/// The device knows best what it can be; here is only the key that it speaks of.
+fn out_of_range(values: &Values, error: &BlockError) -> OptionError {
+    let key = match error {
+        BlockError::BlockSize(_) => "block-size",
+        BlockError::DirectAlignment { .. } => "direct",
+        BlockError::Id(_) => "id",
+        BlockError::Queues(_) => "queues",
+        BlockError::QueueSize(_) => "queue-size",
+    };
+    values.error(key, error)
+}
+
+fn named(values: &Values) -> impl std::fmt::Display {
+    shown(values.path("path"))
+}

@@ -1,0 +1,401 @@
+//! The whole command line: which devices, in which order, under which jail. It knows the tables
+//! that it is given and no device by name. Pure.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+use super::convert::Value;
+use super::error::{OptionError, repeat};
+use super::help::{JAIL, LOG_LEVELS, Topic};
+use super::suggest::nearest;
+use super::table::Table;
+use super::values::{Schema, Values};
+
+/// Devices of one command. Each is a process and a handful of descriptors of the supervisor, which
+/// often has only 1,024.
+pub const DEVICES_MAX: usize = 128;
+
+/// The exit status of a command line that makes no sense.
+pub const USAGE_STATUS: u8 = 2;
+
+/// The command line of a program that offers these devices.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandLine<'a> {
+    /// As the user calls it, for texts.
+    pub program: &'a str,
+    /// One for each kind of device.
+    pub tables: &'a [&'static Table],
+}
+
+/// What the user asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run these devices.
+    Run(RunOptions),
+    /// Print this text on standard output and exit with 0.
+    Help(Topic),
+    /// Print [`CommandLine::version`] on standard output and exit with 0.
+    Version,
+}
+
+/// A run of one device or several.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// In the order given; never empty.
+    pub devices: Vec<DeviceRequest>,
+    /// No jail at all, for debugging.
+    pub disable_sandbox: bool,
+    /// How the jails are made.
+    pub jail: JailOptions,
+    /// What is logged.
+    pub log_level: LevelFilter,
+}
+
+/// One device.
+#[derive(Debug)]
+pub struct DeviceRequest {
+    /// [`Table::device`] of its kind.
+    pub kind: &'static str,
+    /// Counts the devices of its kind from 0.
+    pub index: usize,
+    /// Its options.
+    pub values: Values,
+}
+
+/// The values of `--jail`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct JailOptions {
+    /// Policies are read from here instead of the embedded ones.
+    pub seccomp_policy_dir: Option<PathBuf>,
+}
+
+/// A command line that makes no sense. One line; the exit status is [`USAGE_STATUS`].
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// An argument of a flag is wrong.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// There is no such flag or subcommand.
+    #[error("unknown argument {given}: {remedy}")]
+    Unknown {
+        /// What was given, quoted.
+        given: String,
+        /// What may have been meant.
+        remedy: String,
+    },
+    /// A flag stands without its value.
+    #[error("--{flag}: needs a value: write --{flag} {placeholder}")]
+    MissingValue {
+        /// The flag without its dashes.
+        flag: &'static str,
+        /// What a value looks like.
+        placeholder: &'static str,
+    },
+    /// A flag that takes no value has one.
+    #[error("--{flag}: takes no value: leave out ={value}")]
+    NeedlessValue {
+        /// The flag without its dashes.
+        flag: &'static str,
+        /// The value, quoted.
+        value: String,
+    },
+    /// A flag that counts once is given twice.
+    #[error("--{flag}: is given twice: remove one")]
+    Twice {
+        /// The flag without its dashes.
+        flag: &'static str,
+    },
+    /// An argument is not UTF-8, so no column of it can be told.
+    #[error("the argument {given} is not UTF-8: rename the file, or link to it by another name")]
+    NotUtf8 {
+        /// What was given, quoted.
+        given: String,
+    },
+    /// Nothing to run.
+    #[error("no device is given: add one, {example}; see {program} --help")]
+    NoDevice {
+        /// A device that would work.
+        example: String,
+        /// The program's name.
+        program: String,
+    },
+    /// More devices than [`DEVICES_MAX`].
+    #[error("more than {DEVICES_MAX} devices are given: use several commands")]
+    TooManyDevices,
+}
+
+impl DeviceRequest {
+    /// The device's name in logs and reports, `block-0` say.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.kind, self.index)
+    }
+}
+
+impl RunOptions {
+    /// What the user should know about options that are accepted but change nothing, each line
+    /// once, however many devices have it.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        for note in self.devices.iter().flat_map(|device| device.values.notes()) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        if self.disable_sandbox && self.jail != JailOptions::default() {
+            let note = "--jail: accepted, but changes nothing here: --disable-sandbox is given";
+            notes.push(note.to_owned());
+        }
+        notes
+    }
+}
+
+impl CommandLine<'_> {
+    /// Parses the arguments behind the program's name.
+    ///
+    /// # Errors
+    /// The first mistake that is found. Nothing has been started or opened then.
+    pub fn parse(
+        &self,
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Command, UsageError> {
+        let mut arguments = Arguments {
+            rest: arguments.into_iter(),
+        };
+        let mut partial = Partial::default();
+        let mut first = true;
+        while let Some(argument) = arguments.next()? {
+            if first && argument == "help" {
+                return self.help_command(&mut arguments);
+            }
+            first = false;
+            match argument.as_str() {
+                "-h" | "--help" => return self.help_command(&mut arguments),
+                "-V" | "--version" => return Ok(Command::Version),
+                flag => self.flag(flag, &mut arguments, &mut partial)?,
+            }
+        }
+        self.finish(partial).map(Command::Run)
+    }
+
+    /// The text that `--version` prints.
+    pub fn version(&self) -> String {
+        format!("{} {}", self.program, env!("CARGO_PKG_VERSION"))
+    }
+
+    /// `help`, `help serial`, `--help`, `--help serial`.
+    fn help_command<I: Iterator<Item = OsString>>(
+        &self,
+        arguments: &mut Arguments<I>,
+    ) -> Result<Command, UsageError> {
+        let Some(topic) = arguments.next()? else {
+            return Ok(Command::Help(Topic::Overview));
+        };
+        let name = topic.trim_start_matches('-');
+        if name == JAIL.device {
+            return Ok(Command::Help(Topic::Jail));
+        }
+        let found = self.tables.iter().find(|table| table.device == name);
+        let topic = found.ok_or_else(|| {
+            let names = self
+                .tables
+                .iter()
+                .map(|table| table.device)
+                .chain([JAIL.device]);
+            self.unknown(
+                &topic,
+                nearest(name, names).map(|name| format!("help {name}")),
+            )
+        })?;
+        Ok(Command::Help(Topic::Device(topic)))
+    }
+
+    fn flag<I: Iterator<Item = OsString>>(
+        &self,
+        argument: &str,
+        arguments: &mut Arguments<I>,
+        partial: &mut Partial,
+    ) -> Result<(), UsageError> {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument, None),
+        };
+        let flag = name.strip_prefix("--").map(|flag| flag.replace('_', "-"));
+        match flag.as_deref() {
+            Some("disable-sandbox") => partial.disable_sandbox(value),
+            Some("jail") => {
+                let value = arguments.value_of("jail", value, "KEY=VALUE,…")?;
+                partial.jail(&value)
+            }
+            Some("log-level") => {
+                let value = arguments.value_of("log-level", value, "LEVEL")?;
+                partial.log_level(&value)
+            }
+            Some(other) => match self.tables.iter().find(|table| table.device == other) {
+                Some(table) => {
+                    let value = arguments.value_of(table.device, value, "KEY=VALUE,…")?;
+                    partial.device(table, &value)
+                }
+                None => Err(self.unknown(name, self.nearest_flag(other))),
+            },
+            None => Err(self.unknown(argument, self.nearest_flag(name.trim_start_matches('-')))),
+        }
+    }
+
+    fn nearest_flag(&self, given: &str) -> Option<String> {
+        let ours = ["disable-sandbox", "jail", "log-level", "help", "version"];
+        let flags = self.tables.iter().map(|table| table.device).chain(ours);
+        nearest(given, flags).map(|flag| format!("--{flag}"))
+    }
+
+    fn unknown(&self, given: &str, meant: Option<String>) -> UsageError {
+        let remedy = match meant {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("see {} --help", self.program),
+        };
+        UsageError::Unknown {
+            given: repeat(given),
+            remedy,
+        }
+    }
+
+    fn finish(&self, partial: Partial) -> Result<RunOptions, UsageError> {
+        let Partial {
+            devices,
+            disable_sandbox,
+            jail,
+            log_level,
+        } = partial;
+        if devices.is_empty() {
+            let example = self.tables.first().map_or_else(String::new, |table| {
+                format!("--{} {}", table.device, table.example)
+            });
+            return Err(UsageError::NoDevice {
+                example,
+                program: self.program.to_owned(),
+            });
+        }
+        shared_value(&devices)?;
+        Ok(RunOptions {
+            devices,
+            disable_sandbox,
+            jail: jail.unwrap_or_default(),
+            log_level: log_level.unwrap_or(LevelFilter::Info),
+        })
+    }
+}
+
+/// Two devices cannot listen on one socket, or both read the terminal.
+fn shared_value(devices: &[DeviceRequest]) -> Result<(), OptionError> {
+    let mut seen: Vec<(&'static str, &Value, &DeviceRequest)> = Vec::new();
+    for device in devices {
+        for (key, value) in device.values.exclusive() {
+            if let Some((_, _, other)) = seen.iter().find(|(k, v, _)| (*k, *v) == (key, value)) {
+                let problem = format!("{} has it already", other.name());
+                return Err(device
+                    .values
+                    .error(key, problem)
+                    .remedy("give each device its own"));
+            }
+            seen.push((key, value, device));
+        }
+    }
+    Ok(())
+}
+
+/// What the arguments up to here ask for.
+#[derive(Default)]
+struct Partial {
+    devices: Vec<DeviceRequest>,
+    disable_sandbox: bool,
+    jail: Option<JailOptions>,
+    log_level: Option<LevelFilter>,
+}
+
+impl Partial {
+    fn device(&mut self, table: &'static Table, argument: &str) -> Result<(), UsageError> {
+        if self.devices.len() == DEVICES_MAX {
+            return Err(UsageError::TooManyDevices);
+        }
+        let kind = table.device;
+        let index = self
+            .devices
+            .iter()
+            .filter(|device| device.kind == kind)
+            .count();
+        let values = Values::parse(table, argument).map_err(|error| error.of_device(index))?;
+        self.devices.push(DeviceRequest {
+            kind,
+            index,
+            values: values.of_device(index),
+        });
+        Ok(())
+    }
+
+    fn disable_sandbox(&mut self, value: Option<String>) -> Result<(), UsageError> {
+        if let Some(value) = value {
+            let value = repeat(&value);
+            return Err(UsageError::NeedlessValue {
+                flag: "disable-sandbox",
+                value,
+            });
+        }
+        self.disable_sandbox = true;
+        Ok(())
+    }
+
+    fn jail(&mut self, argument: &str) -> Result<(), UsageError> {
+        let values = Values::with_schema(Schema::without_vhost(&JAIL), argument)?;
+        let seccomp_policy_dir = values
+            .optional_path("seccomp-policy-dir")
+            .map(PathBuf::from);
+        match self.jail.replace(JailOptions { seccomp_policy_dir }) {
+            None => Ok(()),
+            Some(_) => Err(UsageError::Twice { flag: JAIL.device }),
+        }
+    }
+
+    fn log_level(&mut self, argument: &str) -> Result<(), UsageError> {
+        let flag = "log-level";
+        let Some((_, level, _)) = LOG_LEVELS.iter().find(|(name, _, _)| *name == argument) else {
+            let names: Vec<_> = LOG_LEVELS.iter().map(|(name, _, _)| *name).collect();
+            let error = OptionError::new(flag, format!("{} is no level", repeat(argument)));
+            return Err(error
+                .remedy(format!("write one of {}", names.join(", ")))
+                .into());
+        };
+        match self.log_level.replace(*level) {
+            None => Ok(()),
+            Some(_) => Err(UsageError::Twice { flag }),
+        }
+    }
+}
+
+struct Arguments<I> {
+    rest: I,
+}
+
+impl<I: Iterator<Item = OsString>> Arguments<I> {
+    fn next(&mut self) -> Result<Option<String>, UsageError> {
+        let next = self.rest.next().map(OsString::into_string).transpose();
+        next.map_err(|given| UsageError::NotUtf8 {
+            given: repeat(&given.to_string_lossy()),
+        })
+    }
+
+    /// The value behind the `=`, or the next argument. That one is no flag: a path that begins
+    /// with dashes can be written behind the `=`, or as `./--path`.
+    fn value_of(
+        &mut self,
+        flag: &'static str,
+        inline: Option<String>,
+        placeholder: &'static str,
+    ) -> Result<String, UsageError> {
+        let value = match inline {
+            Some(value) => Some(value),
+            None => self.next()?.filter(|next| !next.starts_with("--")),
+        };
+        value.ok_or(UsageError::MissingValue { flag, placeholder })
+    }
+}

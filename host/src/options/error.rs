@@ -1,0 +1,130 @@
+//! The one-line error about an option: device, key, column, what is wrong, what to do.
+//! It is the user's text and not a cause to program against, so it has no variants.
+
+use std::fmt;
+
+use crate::text::printable;
+
+/// Characters of the user's own text that an error repeats.
+const REPEATED_MAX: usize = 80;
+
+/// An option that cannot be honoured. Shown as one line:
+/// `--block: path: column 6: cannot be opened: …: give the path of an image`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionError {
+    flag: &'static str,
+    number: usize,
+    key: Option<String>,
+    column: Option<usize>,
+    problem: String,
+    remedy: String,
+}
+
+impl OptionError {
+    /// An error about a flag as a whole, `--block` say; the rest is added by the methods below.
+    pub fn new(flag: &'static str, problem: impl fmt::Display) -> Self {
+        Self {
+            flag,
+            number: 0,
+            key: None,
+            column: None,
+            problem: problem.to_string(),
+            remedy: String::new(),
+        }
+    }
+
+    /// With the key it is about.
+    #[must_use]
+    pub fn key(self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self
+        }
+    }
+
+    /// With the column, counted in characters from 1.
+    #[must_use]
+    pub fn column(self, column: Option<usize>) -> Self {
+        Self { column, ..self }
+    }
+
+    /// With what to do about it, as an imperative.
+    #[must_use]
+    pub fn remedy(self, remedy: impl fmt::Display) -> Self {
+        Self {
+            remedy: remedy.to_string(),
+            ..self
+        }
+    }
+
+    /// Which use of the flag it was, from 0: told from the second on.
+    #[must_use]
+    pub fn of_device(self, number: usize) -> Self {
+        Self { number, ..self }
+    }
+
+    /// The column in the argument, from 1, if the user wrote what is wrong.
+    pub fn at(&self) -> Option<usize> {
+        self.column
+    }
+}
+
+impl std::error::Error for OptionError {}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--{}", self.flag)?;
+        if self.number > 0 {
+            write!(f, " (number {})", self.number + 1)?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {}", printable(key.as_bytes()))?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ": column {column}")?;
+        }
+        write!(f, ": {}", printable(self.problem.as_bytes()))?;
+        if !self.remedy.is_empty() {
+            write!(f, ": {}", printable(self.remedy.as_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The user's own text in quotes, shortened, with control characters escaped.
+pub(crate) fn repeat(text: &str) -> String {
+    let mut characters = text.chars();
+    let head: String = characters.by_ref().take(REPEATED_MAX).collect();
+    let more = if characters.next().is_some() {
+        "…"
+    } else {
+        ""
+    };
+    format!("{head:?}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_of_flag_key_column_problem_and_remedy() {
+        let error = OptionError::new("block", "cannot be\nopened")
+            .key("path")
+            .column(Some(6));
+        assert_eq!(
+            error.clone().remedy("check it").to_string(),
+            "--block: path: column 6: cannot be\\u{a}opened: check it"
+        );
+        assert_eq!(
+            error.of_device(1).to_string(),
+            "--block (number 2): path: column 6: cannot be\\u{a}opened"
+        );
+    }
+
+    #[test]
+    fn long_text_of_the_user_is_shortened() {
+        assert_eq!(repeat("a\u{1b}b"), "\"a\\u{1b}b\"");
+        assert!(repeat(&"x".repeat(1000)).chars().count() < 90);
+    }
+}

@@ -1,0 +1,36 @@
+//! The options as `crosvm run` spells them: grammar, tables, typed values, help, and the whole
+//! command line. Everything is pure but [`listen`], which binds what a `vhost=` names; opening a
+//! device's own resources is its kind's part.
+//!
+//! ```text
+//! arguments → CommandLine::parse → Command::Run(RunOptions { DeviceRequest { Values } … })
+//!                  │ Table            └ Values::text("path"), flag("ro") …, error("path", …)
+//!                  └ help text, from the same tables
+//! ```
+
+mod address;
+mod command;
+mod convert;
+mod error;
+mod grammar;
+mod help;
+pub mod listen;
+mod number;
+mod suggest;
+mod table;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::PciAddress;
+pub use command::{
+    Command, CommandLine, DEVICES_MAX, DeviceRequest, JailOptions, RunOptions, USAGE_STATUS,
+    UsageError,
+};
+pub use error::OptionError;
+pub(crate) use error::repeat;
+pub use grammar::quote;
+pub use help::Topic;
+pub use table::{Choice, Effect, Key, Kind, Table, VHOST};
+pub use values::Values;

@@ -1,0 +1,57 @@
+//! "Did you mean …": the nearest of the names that would have been right.
+
+/// Names longer than this are not compared: the work is quadratic.
+const LENGTH_MAX: usize = 64;
+
+/// The nearest name, if a third or less of it is misspelt.
+pub(super) fn nearest<'a>(
+    given: &str,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    if given.chars().count() > LENGTH_MAX {
+        return None;
+    }
+    let given = given.replace('_', "-").to_ascii_lowercase();
+    let (distance, name) = names
+        .into_iter()
+        .map(|name| (distance(&given, name), name))
+        .min_by_key(|(distance, _)| *distance)?;
+    (distance <= (name.chars().count().max(given.chars().count()) / 3).max(1)).then_some(name)
+}
+
+/// Insertions, removals, replacements and swaps of neighbours (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before_last = vec![0; b.len() + 1];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, &from) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, &to) in b.iter().enumerate() {
+            let replaced = last[j] + usize::from(from != to);
+            let mut best = replaced.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && from == b[j - 1] && a[i - 1] == to {
+                best = best.min(before_last[j - 1] + 1);
+            }
+            row.push(best);
+        }
+        before_last = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_finds_its_neighbour_and_a_foreign_one_none() {
+        let names = ["path", "block-size", "ro", "hardware"];
+        assert_eq!(nearest("pth", names), Some("path"));
+        assert_eq!(nearest("ptah", names), Some("path"));
+        assert_eq!(nearest("Block_Sise", names), Some("block-size"));
+        assert_eq!(nearest("hardwear", names), Some("hardware"));
+        assert_eq!(nearest("r", names), Some("ro"));
+        assert_eq!(nearest("cache", names), None);
+        assert_eq!(nearest(&"x".repeat(100_000), names), None);
+    }
+}

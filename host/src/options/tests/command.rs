@@ -1,0 +1,242 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use log::LevelFilter;
+use proptest::prelude::*;
+
+use super::{DISK, PORT};
+use crate::options::{Command, CommandLine, DEVICES_MAX, RunOptions, Topic, UsageError};
+
+const LINE: CommandLine<'static> = CommandLine {
+    program: "vudev",
+    tables: &[&PORT, &DISK],
+};
+
+fn parse(arguments: &[&str]) -> Result<Command, UsageError> {
+    LINE.parse(arguments.iter().map(OsString::from))
+}
+
+fn run(arguments: &[&str]) -> RunOptions {
+    match parse(arguments) {
+        Ok(Command::Run(options)) => options,
+        other => panic!("{arguments:?}: {other:?}"),
+    }
+}
+
+fn wrong(arguments: &[&str]) -> String {
+    parse(arguments).expect_err("bad").to_string()
+}
+
+fn names(options: &RunOptions) -> Vec<String> {
+    options.devices.iter().map(|device| device.name()).collect()
+}
+
+#[test]
+fn devices_are_mixed_and_repeated_and_keep_their_order() {
+    let options = run(&["--disk", "a,vhost=1", "--port=vhost=2", "--disk=b,vhost=3"]);
+    assert_eq!(names(&options), ["disk-0", "port-0", "disk-1"]);
+    let paths: Vec<_> = options
+        .devices
+        .iter()
+        .map(|device| device.values.socket())
+        .collect();
+    assert_eq!(paths, ["1", "2", "3"].map(std::path::Path::new));
+    assert_eq!(options.log_level, LevelFilter::Info);
+    assert!(!options.disable_sandbox && options.jail.seccomp_policy_dir.is_none());
+}
+
+#[test]
+fn options_stand_anywhere_among_the_devices() {
+    let options = run(&[
+        "--log-level=debug",
+        "--port",
+        "vhost=1",
+        "--disable_sandbox",
+        "--jail",
+        "seccomp-policy-dir=/p",
+    ]);
+    assert!(options.disable_sandbox);
+    assert_eq!(options.log_level, LevelFilter::Debug);
+    assert_eq!(
+        options.jail.seccomp_policy_dir.as_deref(),
+        Some(std::path::Path::new("/p"))
+    );
+    let note = "--jail: accepted, but changes nothing here: --disable-sandbox is given";
+    assert_eq!(options.notes(), [note]);
+}
+
+#[test]
+fn a_note_is_told_once_for_all_devices_of_a_kind() {
+    let options = run(&["--disk", "a,root,vhost=1", "--disk", "b,root,vhost=2"]);
+    assert_eq!(
+        options.notes(),
+        ["--disk: root: accepted, but changes nothing here: a VMM's matter"]
+    );
+}
+
+#[test]
+fn each_mistake_is_one_line_with_a_remedy() {
+    let cases: [(&[&str], &str); 17] = [
+        (
+            &[],
+            "no device is given: add one, --port vhost=/tmp/vu-port; see vudev --help",
+        ),
+        (
+            &["--disable-sandbox"],
+            "no device is given: add one, --port vhost=/tmp/vu-port; see vudev --help",
+        ),
+        (
+            &["--dsk", "a,vhost=1"],
+            "unknown argument \"--dsk\": did you mean --disk?",
+        ),
+        (
+            &["--dsk=a,vhost=1"],
+            "unknown argument \"--dsk\": did you mean --disk?",
+        ),
+        (
+            &["-disk", "a,vhost=1"],
+            "unknown argument \"-disk\": did you mean --disk?",
+        ),
+        (
+            &["disk", "a,vhost=1"],
+            "unknown argument \"disk\": did you mean --disk?",
+        ),
+        (
+            &["--network", "x"],
+            "unknown argument \"--network\": see vudev --help",
+        ),
+        (
+            &["--disk"],
+            "--disk: needs a value: write --disk KEY=VALUE,…",
+        ),
+        (
+            &["--disk", "--port", "vhost=1"],
+            "--disk: needs a value: write --disk KEY=VALUE,…",
+        ),
+        (
+            &["--disable-sandbox=yes"],
+            "--disable-sandbox: takes no value: leave out =\"yes\"",
+        ),
+        (
+            &["--log-level=loud"],
+            "--log-level: \"loud\" is no level: write one of off, error, warn, info, debug, trace",
+        ),
+        (
+            &["--log-level=off", "--log-level=off"],
+            "--log-level: is given twice: remove one",
+        ),
+        (
+            &["--jail", "pivot-root=/var/empty"],
+            "--jail: pivot-root: column 12: is not available: \
+          each jail makes an empty read-only root of its own: leave it out",
+        ),
+        (
+            &["--jail", "seccomp-log-failures"],
+            "--jail: seccomp-log-failures: column 1: is not available: \
+          a forbidden system call ends its device, and the report names the call: leave it out",
+        ),
+        (
+            &["--jail", "vhost=s"],
+            "--jail: column 1: unknown key \"vhost\": see `help jail` for its keys",
+        ),
+        (
+            &["--disk", "a,vhost=1", "--disk", "b,vhost"],
+            "--disk (number 2): vhost: column 3: \
+          needs a value: write vhost=PATH",
+        ),
+        (
+            &["help", "dsk"],
+            "unknown argument \"dsk\": did you mean help disk?",
+        ),
+    ];
+    for (arguments, text) in cases {
+        assert_eq!(wrong(arguments), text, "{arguments:?}");
+    }
+}
+
+#[test]
+fn two_devices_cannot_share_a_socket_or_the_terminal() {
+    let twice = wrong(&["--disk", "a,vhost=1", "--port", "vhost=1"]);
+    assert_eq!(
+        twice,
+        "--port: vhost: column 7: disk-0 has it already: give each device its own"
+    );
+    let twice = wrong(&["--port", "stdin,vhost=1", "--port", "vhost=2,stdin"]);
+    assert_eq!(
+        twice,
+        "--port (number 2): stdin: column 9: port-0 has it already: give each device its own"
+    );
+    run(&[
+        "--port",
+        "stdin,vhost=1",
+        "--port",
+        "vhost=2,stdin=false",
+        "--port",
+        "vhost=3",
+    ]);
+}
+
+#[test]
+fn an_argument_that_is_not_utf8_is_refused() {
+    let arguments = [
+        "--disk".into(),
+        OsString::from_vec(b"\xff,vhost=1".to_vec()),
+    ];
+    let error = LINE.parse(arguments).expect_err("bad").to_string();
+    assert!(error.contains("is not UTF-8"), "{error}");
+}
+
+#[test]
+fn more_devices_than_the_limit_are_refused() {
+    let arguments = (0..=DEVICES_MAX).map(|n| OsString::from(format!("--port=vhost={n}")));
+    let error = LINE.parse(arguments).expect_err("bad").to_string();
+    assert_eq!(
+        error,
+        "more than 128 devices are given: use several commands"
+    );
+}
+
+#[test]
+fn help_and_version_are_found_wherever_they_stand() {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["help"],
+        &["--disk", "a,vhost=1", "--help"],
+    ] {
+        let command = parse(arguments).expect("good");
+        assert!(
+            matches!(command, Command::Help(Topic::Overview)),
+            "{arguments:?}"
+        );
+    }
+    for arguments in [&["help", "disk"], &["--help", "disk"], &["help", "--disk"]] {
+        match parse(arguments).expect("good") {
+            Command::Help(Topic::Device(table)) => assert_eq!(table.device, "disk"),
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+    assert!(matches!(
+        parse(&["help", "jail"]),
+        Ok(Command::Help(Topic::Jail))
+    ));
+    assert!(matches!(parse(&["-V"]), Ok(Command::Version)));
+    assert!(LINE.version().starts_with("vudev 0."));
+}
+
+#[test]
+fn a_path_may_be_called_help() {
+    assert_eq!(
+        run(&["--disk", "help,vhost=help"]).devices[0]
+            .values
+            .text("path"),
+        "help"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_arguments_panic(arguments in prop::collection::vec(".*", 0..5)) {
+        let _ = LINE.parse(arguments.into_iter().map(OsString::from));
+    }
+}

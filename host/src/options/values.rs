@@ -1,0 +1,435 @@
+//! From an argument to typed values: a table gives the grammar's elements their meaning, and each
+//! value keeps its column, so that whoever opens a file later can still say where its name stood.
+//! Pure: nothing is opened here.
+
+use std::path::Path;
+
+use super::convert::{Value, Wrong, convert, default_of};
+use super::error::{OptionError, repeat};
+use super::grammar::{At, Element, Raw, end_column, split};
+use super::suggest::nearest;
+use super::table::{Effect, Key, Kind, Table, VHOST, same_name};
+
+/// The checked values of one device, one for each key that was given or has a default.
+///
+/// The getters know the table: asking for a key that it has not, for another type than it says,
+/// or for a value that need not be there, is an error in the program and panics.
+#[derive(Debug, Clone)]
+pub struct Values {
+    schema: Schema,
+    number: usize,
+    end: usize,
+    entries: Vec<Entry>,
+}
+
+/// What a flag's argument may consist of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schema {
+    pub(super) flag: &'static str,
+    pub(super) keys: &'static [Key],
+    pub(super) common: &'static [Key],
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    key: &'static Key,
+    value: Value,
+    /// `None` if the value is the key's default.
+    column: Option<usize>,
+}
+
+impl Values {
+    /// Parses the argument of a device's flag.
+    ///
+    /// # Errors
+    /// One of the mistakes the user made, the leftmost of its kind, with key and column.
+    pub fn parse(table: &'static Table, argument: &str) -> Result<Self, OptionError> {
+        Self::with_schema(Schema::of(table), argument)
+    }
+
+    pub(super) fn with_schema(schema: Schema, argument: &str) -> Result<Self, OptionError> {
+        let elements = split(argument).map_err(|wrong| {
+            let error = schema.error(wrong.problem).column(Some(wrong.column));
+            let error = wrong
+                .key
+                .into_iter()
+                .fold(error, |error, key| error.key(&key));
+            error.remedy(wrong.remedy)
+        })?;
+        let end = end_column(argument);
+        let mut values = Self {
+            schema,
+            number: 0,
+            end,
+            entries: Vec::new(),
+        };
+        for assignment in schema.assign(elements)? {
+            values.add(assignment)?;
+        }
+        values.complete()?;
+        Ok(values)
+    }
+
+    /// The same, as the device with this number, counted from 0, of its kind.
+    pub(super) fn of_device(self, number: usize) -> Self {
+        Self { number, ..self }
+    }
+
+    /// Whether the user gave the key; else its default holds, if it has one.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.column(key).is_some()
+    }
+
+    /// The column of the key's value in the argument.
+    pub fn column(&self, key: &str) -> Option<usize> {
+        self.schema.assert_known(key);
+        self.entry(key).and_then(|entry| entry.column)
+    }
+
+    /// An error about the key, where the user wrote its value or else where it would be written.
+    pub fn error(&self, key: &str, problem: impl std::fmt::Display) -> OptionError {
+        let column = self.column(key).or(Some(self.end));
+        let error = self.schema.error(problem).key(key).column(column);
+        error.of_device(self.number)
+    }
+
+    /// What the user should know about keys that are accepted but change nothing here, one line
+    /// each. The same key of another device of this kind gives the same line.
+    pub fn notes(&self) -> Vec<String> {
+        let note = |entry: &Entry| match entry.key.effect {
+            Effect::Noted(reason) if !self.is_default(entry) => Some(format!(
+                "--{}: {}: accepted, but changes nothing here: {reason}",
+                self.schema.flag, entry.key.name
+            )),
+            Effect::Noted(_) | Effect::Honoured | Effect::Refused(_) => None,
+        };
+        self.entries.iter().filter_map(note).collect()
+    }
+
+    /// A text, a path or a PCI address that is required or has a default.
+    pub fn text(&self, key: &str) -> &str {
+        self.optional_text(key).unwrap_or_else(|| self.absent(key))
+    }
+
+    /// A text, a path or a PCI address.
+    pub fn optional_text(&self, key: &str) -> Option<&str> {
+        match self.value(key)? {
+            Value::Text(text) => Some(text),
+            other => mistyped(key, other),
+        }
+    }
+
+    /// A path that is required or has a default.
+    pub fn path(&self, key: &str) -> &Path {
+        Path::new(self.text(key))
+    }
+
+    /// A path.
+    pub fn optional_path(&self, key: &str) -> Option<&Path> {
+        self.optional_text(key).map(Path::new)
+    }
+
+    /// A flag; off if it is neither given nor has a default.
+    pub fn flag(&self, key: &str) -> bool {
+        match self.value(key) {
+            None => false,
+            Some(Value::Flag(on)) => *on,
+            Some(other) => mistyped(key, other),
+        }
+    }
+
+    /// A number or size that is required or has a default.
+    pub fn number(&self, key: &str) -> u64 {
+        self.optional_number(key)
+            .unwrap_or_else(|| self.absent(key))
+    }
+
+    /// A number or size.
+    pub fn optional_number(&self, key: &str) -> Option<u64> {
+        match self.value(key)? {
+            Value::Number(number) => Some(*number),
+            other => mistyped(key, other),
+        }
+    }
+
+    /// A list of numbers; empty if it is not there.
+    pub fn numbers(&self, key: &str) -> &[u64] {
+        match self.value(key) {
+            None => &[],
+            Some(Value::Numbers(numbers)) => numbers,
+            Some(other) => mistyped(key, other),
+        }
+    }
+
+    /// One of a choice's words, as the table spells it; required or with a default.
+    pub fn choice(&self, key: &str) -> &'static str {
+        match self.value(key) {
+            None => self.absent(key),
+            Some(Value::Choice(word)) => word,
+            Some(other) => mistyped(key, other),
+        }
+    }
+
+    /// The socket that front-ends connect to. A PCI address has been refused before.
+    pub fn socket(&self) -> &Path {
+        self.path(VHOST.name)
+    }
+
+    /// The keys that no two devices may share, as they were given.
+    pub(super) fn exclusive(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        let told = |entry: &&Entry| entry.key.exclusive && !self.is_default(entry);
+        self.entries
+            .iter()
+            .filter(told)
+            .map(|entry| (entry.key.name, &entry.value))
+    }
+
+    fn add(&mut self, assignment: Assignment) -> Result<(), OptionError> {
+        let Assignment { key, column, value } = assignment;
+        let value_column = value.column;
+        if let Some(first) = self.column(key.name) {
+            let problem = format!("is given again, it already stands at column {first}");
+            let error = self
+                .schema
+                .error(problem)
+                .key(key.name)
+                .column(Some(column));
+            return Err(error.remedy(self.schema.twice(key)));
+        }
+        let wrong = |Wrong {
+                         column,
+                         problem,
+                         remedy,
+                     }: Wrong| {
+            let error = self.schema.error(problem).key(key.name);
+            error
+                .column(Some(column.unwrap_or(value_column)))
+                .remedy(remedy)
+        };
+        let value = convert(key, value).map_err(wrong)?;
+        let entry = Entry {
+            key,
+            value,
+            column: Some(value_column),
+        };
+        match key.effect {
+            Effect::Refused(reason) if !self.is_default(&entry) => {
+                return Err(wrong(Wrong::new(
+                    format!("is not available: {reason}"),
+                    "leave it out",
+                )));
+            }
+            Effect::Refused(_) | Effect::Noted(_) | Effect::Honoured => {}
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Finds what is missing, and adds the defaults of what may be left out.
+    fn complete(&mut self) -> Result<(), OptionError> {
+        for key in self.schema.all_keys() {
+            if self.value(key.name).is_some() {
+                continue;
+            }
+            if key.required {
+                let error = self
+                    .schema
+                    .error("is missing")
+                    .key(key.name)
+                    .column(Some(self.end));
+                let how = match key.value {
+                    Kind::Vhost => {
+                        "add vhost=PATH, the socket that front-ends connect to".to_owned()
+                    }
+                    kind => format!("add {}={}", key.name, kind.placeholder()),
+                };
+                return Err(error.remedy(how));
+            }
+            if let Some(value) = default_of(key) {
+                self.entries.push(Entry {
+                    key,
+                    value,
+                    column: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the value is what would hold without it.
+    fn is_default(&self, entry: &Entry) -> bool {
+        default_of(entry.key).as_ref() == Some(&entry.value)
+    }
+
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key.name == key)
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.schema.assert_known(key);
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    fn absent(&self, key: &str) -> ! {
+        panic!(
+            "--{} may be without {key}: use the optional getter",
+            self.schema.flag
+        )
+    }
+}
+
+fn mistyped(key: &str, value: &Value) -> ! {
+    panic!("{key} is not read as what its table says: {value:?}")
+}
+
+/// One element, with its key found.
+struct Assignment {
+    key: &'static Key,
+    /// Where the element begins.
+    column: usize,
+    value: At<Raw>,
+}
+
+impl Schema {
+    pub(super) fn of(table: &'static Table) -> Self {
+        const COMMON: &[Key] = &[VHOST];
+        Self {
+            flag: table.device,
+            keys: table.keys,
+            common: COMMON,
+        }
+    }
+
+    /// Of a flag that is no device.
+    pub(super) fn without_vhost(table: &'static Table) -> Self {
+        Self {
+            flag: table.device,
+            keys: table.keys,
+            common: &[],
+        }
+    }
+
+    pub(super) fn all_keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
+        self.keys.iter().chain(self.common)
+    }
+
+    fn error(&self, problem: impl std::fmt::Display) -> OptionError {
+        OptionError::new(self.flag, problem)
+    }
+
+    fn find(&self, name: &str) -> Option<&'static Key> {
+        self.all_keys().find(|key| key.is_called(name))
+    }
+
+    fn assert_known(&self, name: &str) {
+        let known = self.all_keys().any(|key| key.name == name);
+        assert!(known, "--{} has no key {name}", self.flag);
+    }
+
+    fn twice(&self, key: &Key) -> &'static str {
+        match key.positional {
+            true => "remove one; a first element without `=` is this key's value",
+            false => "remove one",
+        }
+    }
+
+    /// Finds each element's key. A first element without `=` is the positional value, unless it
+    /// can only be a flag.
+    fn assign(&self, elements: Vec<Element>) -> Result<Vec<Assignment>, OptionError> {
+        let positional = self.all_keys().find(|key| key.positional).filter(|key| {
+            let first = elements.first();
+            !first.is_some_and(|first| self.is_but_a_flag(first, key, &elements))
+        });
+        elements
+            .into_iter()
+            .enumerate()
+            .map(|(index, element)| match (element, positional) {
+                (Element::Pair { key, value }, _) => self.pair(&key, value),
+                (Element::Bare(value), Some(key)) if index == 0 => Ok(Assignment {
+                    key,
+                    column: value.column,
+                    value,
+                }),
+                (Element::Bare(value), Some(_) | None) => self.bare(&value),
+            })
+            .collect()
+    }
+
+    /// Whether the first element names a flag, and cannot be the positional value: that one is
+    /// given by its key anyway, or has no such word.
+    fn is_but_a_flag(&self, first: &Element, positional: &Key, elements: &[Element]) -> bool {
+        let Element::Bare(At {
+            what: Raw::Text {
+                text,
+                quoted: false,
+            },
+            ..
+        }) = first
+        else {
+            return false;
+        };
+        let names_a_flag = self
+            .find(text)
+            .is_some_and(|key| matches!(key.value, Kind::Flag));
+        let given_by_key = elements.iter().any(|element| match element {
+            Element::Pair { key, value: _ } => positional.is_called(&key.what),
+            Element::Bare(_) => false,
+        });
+        let has_no_such_word = matches!(positional.value, Kind::Choice(choices)
+            if !choices.iter().any(|choice| same_name(choice.name, text)));
+        names_a_flag && (given_by_key || has_no_such_word)
+    }
+
+    fn pair(&self, name: &At<String>, value: At<Raw>) -> Result<Assignment, OptionError> {
+        let key = self
+            .find(&name.what)
+            .ok_or_else(|| self.unknown(&name.what, name.column))?;
+        Ok(Assignment {
+            key,
+            column: name.column,
+            value,
+        })
+    }
+
+    /// A flag without a value; nothing else may stand without one.
+    fn bare(&self, value: &At<Raw>) -> Result<Assignment, OptionError> {
+        let column = value.column;
+        let Raw::Text {
+            text,
+            quoted: false,
+        } = &value.what
+        else {
+            let error = self
+                .error("a value stands without a key")
+                .column(Some(column));
+            return Err(error.remedy("write KEY=VALUE"));
+        };
+        let key = self.find(text).ok_or_else(|| self.unknown(text, column))?;
+        if matches!(key.value, Kind::Flag) {
+            let what = Raw::Text {
+                text: "true".to_owned(),
+                quoted: false,
+            };
+            return Ok(Assignment {
+                key,
+                column,
+                value: At { column, what },
+            });
+        }
+        let error = self
+            .error("needs a value")
+            .key(key.name)
+            .column(Some(column));
+        Err(error.remedy(format!("write {}={}", key.name, key.value.placeholder())))
+    }
+
+    fn unknown(&self, name: &str, column: usize) -> OptionError {
+        let names = self.all_keys().map(|key| key.name);
+        let remedy = match nearest(name, names) {
+            Some(name) => format!("did you mean {name}?"),
+            None => format!("see `help {}` for its keys", self.flag),
+        };
+        let problem = format!("unknown key {}", repeat(name));
+        self.error(problem).column(Some(column)).remedy(remedy)
+    }
+}
