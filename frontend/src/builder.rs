@@ -241,6 +241,17 @@ impl Parked {
         Ok(front)
     }
 
+    /// Lets a ring that was not used yet begin at an index other than 0.
+    pub fn start_at(&mut self, ring: u16, index: u16) -> Result<(), Error> {
+        let number = usize::from(ring);
+        let (Some(ring), Some(base)) = (self.rings.get_mut(number), self.bases.get_mut(number))
+        else {
+            return Err(Error::Misuse("there is no such ring"));
+        };
+        *base = index;
+        ring.start_at(index)
+    }
+
     /// Where each ring starts: the answers of `GET_VRING_BASE`, or 0.
     pub fn bases(&self) -> &[u16] {
         &self.bases

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Buffer, Builder, Error, FrontEnd, LIMIT, Token, Used};
+use crate::{Buffer, Builder, Error, FrontEnd, LIMIT, Parked, Token, Used};
 
 /// The device's queue to the driver.
 pub const RECEIVE: u16 = 0;
@@ -53,9 +53,10 @@ impl Console {
         &mut self.front
     }
 
-    /// The front-end below, for leaving.
-    pub fn into_front(self) -> FrontEnd {
-        self.front
+    /// Stops both queues and leaves; the posted buffers stay where they are.
+    pub fn leave(self) -> Result<ParkedConsole, Error> {
+        let Self { front, posted, free, outgoing, received } = self;
+        Ok(ParkedConsole { front: front.leave()?, posted, free, outgoing, received })
     }
 
     /// Number of receive buffers that the device holds.
@@ -130,5 +131,24 @@ impl Console {
         self.received.extend(bytes);
         self.free.push(address);
         self.post()
+    }
+}
+
+/// A console's driver between two connections.
+#[derive(Debug)]
+#[must_use]
+pub struct ParkedConsole {
+    front: Parked,
+    posted: HashMap<Token, u64>,
+    free: Vec<u64>,
+    outgoing: u64,
+    received: VecDeque<u8>,
+}
+
+impl ParkedConsole {
+    /// Connects again and goes on where the queues stopped.
+    pub fn resume(self) -> Result<Console, Error> {
+        let Self { front, posted, free, outgoing, received } = self;
+        Ok(Console { front: front.resume()?, posted, free, outgoing, received })
     }
 }

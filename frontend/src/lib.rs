@@ -34,7 +34,7 @@ pub mod ring;
 pub use block::Block;
 pub use builder::{Builder, FrontEnd, Parked, RingStep, Step};
 pub use connection::{Connection, Outcome};
-pub use console::Console;
+pub use console::{Console, ParkedConsole};
 pub use error::Error;
 pub use event::Event;
 pub use memory::{GuestMemory, RegionLayout};

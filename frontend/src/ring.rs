@@ -366,6 +366,13 @@ impl Ring {
         Ok(())
     }
 
+    /// Puts both indices to a value, on a ring that was not used yet.
+    pub(crate) fn start_at(&mut self, index: u16) -> Result<(), Error> {
+        (self.next_available, self.next_used, self.kicked_at) = (index, index, index);
+        self.memory.store(self.layout.available + 2, index)?;
+        self.memory.store(self.layout.used + 2, index)
+    }
+
     fn take_slots(&mut self, needed: usize) -> Result<Vec<u16>, Error> {
         let free = self.free.len();
         let Some(rest) = free.checked_sub(needed) else {

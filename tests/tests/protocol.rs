@@ -1,0 +1,577 @@
+//! Lawful front-ends of every habit against the real, jailed `vudev`: each must be served.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
+mod support;
+
+use std::{fs::File, io::Write};
+
+use support::{DISK_SIZE, Running, SHORTLY, pattern};
+use vudev_frontend::{
+    Block, Buffer, Connection, Console, Error, FrontEnd, LIMIT, Outcome, RingStep, Step,
+    block::{SECTOR, feature, kind},
+    console::{RECEIVE, TRANSMIT},
+    message::{
+        self, HEADER_SIZE, NEED_REPLY, REPLY, VERSION, feature::EVENT_IDX, feature::INDIRECT_DESC,
+        feature::PROTOCOL_FEATURES, protocol, request,
+    },
+};
+
+use RingStep::{Addresses, Base, Call, Enable, Kick, Size};
+use Step::{Features, MemoryRegions, MemoryTable, Owner, Protocol, Rings, SetFeatures};
+
+/// A write and a read over both queues of a disk.
+fn use_both_queues(front: FrontEnd) {
+    let mut block = Block::over(front, 4, 4096).unwrap();
+    for queue in [0, 1] {
+        let bytes = pattern(4096, 9 + u8::try_from(queue).unwrap());
+        let write = block.send_write(queue, 8192, &bytes).unwrap();
+        block.kick(queue).unwrap();
+        let finished = block.wait(queue, LIMIT).unwrap();
+        assert_eq!((finished.request, finished.status), (write, 0));
+        let read = block.send_read(queue, 8192, 4096).unwrap();
+        block.kick(queue).unwrap();
+        assert_eq!(block.wait(queue, LIMIT).unwrap().status, 0);
+        assert_eq!(block.data(read).unwrap(), bytes);
+    }
+    block.into_front().leave().map(drop).unwrap();
+}
+
+#[test]
+fn messages_come_in_any_lawful_order() {
+    let running = Running::disk("");
+    let orders: &[(&str, &[Step])] = &[
+        (
+            "as QEMU",
+            &[
+                Features,
+                Protocol,
+                Owner,
+                Rings(Call),
+                Rings(RingStep::Error),
+                SetFeatures,
+                MemoryTable,
+                Rings(Size),
+                Rings(Base),
+                Rings(Addresses),
+                Rings(Kick),
+                Rings(Call),
+                Rings(Enable),
+            ],
+        ),
+        (
+            "as libblkio",
+            &[
+                Owner,
+                Features,
+                SetFeatures,
+                Protocol,
+                MemoryRegions,
+                Rings(Size),
+                Rings(Base),
+                Rings(Addresses),
+                Rings(Kick),
+                Rings(Call),
+                Rings(Enable),
+            ],
+        ),
+        (
+            "enabled before anything else is known",
+            &[
+                Features,
+                Protocol,
+                SetFeatures,
+                Owner,
+                Rings(Enable),
+                Rings(Kick),
+                Rings(Call),
+                MemoryTable,
+                Rings(Size),
+                Rings(Base),
+                Rings(Addresses),
+            ],
+        ),
+        (
+            "memory last but for the kick",
+            &[
+                Features,
+                Protocol,
+                Owner,
+                SetFeatures,
+                Rings(Size),
+                Rings(Base),
+                Rings(Call),
+                MemoryTable,
+                Rings(Addresses),
+                Rings(Enable),
+                Rings(Kick),
+            ],
+        ),
+        (
+            "addresses before the memory that they are in",
+            &[
+                Features,
+                Protocol,
+                Owner,
+                SetFeatures,
+                Rings(Size),
+                Rings(Base),
+                Rings(Addresses),
+                Rings(Call),
+                Rings(Kick),
+                Rings(Enable),
+                MemoryTable,
+            ],
+        ),
+        (
+            "no owner at all",
+            &[
+                Features,
+                Protocol,
+                SetFeatures,
+                MemoryTable,
+                Rings(Size),
+                Rings(Base),
+                Rings(Addresses),
+                Rings(Call),
+                Rings(Kick),
+                Rings(Enable),
+            ],
+        ),
+        (
+            "everything said twice",
+            &[
+                Features,
+                Features,
+                Protocol,
+                Protocol,
+                Owner,
+                Owner,
+                SetFeatures,
+                SetFeatures,
+                MemoryTable,
+                MemoryTable,
+                Rings(Size),
+                Rings(Size),
+                Rings(Base),
+                Rings(Base),
+                Rings(Addresses),
+                Rings(Addresses),
+                Rings(Call),
+                Rings(Call),
+                Rings(Kick),
+                Rings(Kick),
+                Rings(Enable),
+                Rings(Enable),
+            ],
+        ),
+    ];
+    for (name, script) in orders {
+        let front = running.front().queues(2).script(script).start();
+        use_both_queues(front.unwrap_or_else(|error| panic!("{name}: {error}; {}", running.log())));
+    }
+    running.stop();
+}
+
+#[test]
+fn every_combination_of_ring_features_works() {
+    let running = Running::disk("");
+    for without in [0, EVENT_IDX, INDIRECT_DESC, EVENT_IDX | INDIRECT_DESC] {
+        let front = running
+            .front()
+            .queues(2)
+            .without_features(without)
+            .start()
+            .unwrap();
+        assert_eq!(front.features() & without, 0);
+        use_both_queues(front);
+    }
+}
+
+#[test]
+fn without_acknowledgements_everything_works_too() {
+    let running = Running::disk("");
+    let front = running
+        .front()
+        .queues(2)
+        .without_protocol_features(protocol::REPLY_ACK);
+    let mut front = front.start().unwrap();
+    assert!(!front.connection().acknowledges());
+    use_both_queues(front);
+}
+
+#[test]
+fn without_protocol_features_rings_are_enabled_from_the_start() {
+    let running = Running::console(None);
+    let front = running.front().without_features(PROTOCOL_FEATURES);
+    let mut console = Console::start(front, 4).unwrap();
+    console.send(b"no protocol features\n").unwrap();
+    assert_eq!(running.output(), b"no protocol features\n");
+}
+
+#[test]
+fn without_descriptors_both_sides_poll() {
+    let running = Running::disk("");
+    use_both_queues(running.front().queues(2).polled().start().unwrap());
+    assert_eq!(
+        support::descriptors_at_work(&running),
+        support::descriptors_at_work(&running)
+    );
+}
+
+#[test]
+fn a_disk_says_what_it_is() {
+    let running = Running::disk("");
+    let mut block = Block::start(running.front().features(feature::FLUSH), 1, 4096).unwrap();
+    assert_eq!(block.config().capacity, DISK_SIZE / SECTOR);
+    let connection = block.front().connection();
+    let whole = connection.config(0, 24).unwrap();
+    assert_eq!(connection.config(8, 16).unwrap(), whole[8..]);
+    assert_eq!(connection.config(23, 1).unwrap(), whole[23..]);
+    assert!(connection.memory_slots_max().unwrap() >= 8);
+    assert!(connection.queue_count().unwrap() >= 1);
+}
+
+#[test]
+fn the_configuration_of_a_disk_cannot_be_written() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    let refused = block.front().connection().set_config(0, 0, &[0xff; 8]);
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    let mut block = running.block_after(block);
+    assert_eq!(block.config().capacity, DISK_SIZE / SECTOR);
+    block.read(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn a_stopped_console_says_that_its_posted_buffers_were_not_taken() {
+    let (input, mut typed) = pipe();
+    let running = Running::console(Some(input));
+    let mut console = running.console_driver();
+    console.send(b"one line\n").unwrap();
+    let used = [RECEIVE, TRANSMIT].map(|ring| console.front().ring(ring).used_index().unwrap());
+    let bases = console.front().stop().unwrap();
+    assert_eq!(bases, used, "4 buffers are posted, nothing came");
+    assert_eq!(bases, [0, 1]);
+
+    // The next front-end finds the buffers where they were, and input comes into them in order.
+    let parked = console.leave().unwrap();
+    let mut console = parked.resume().unwrap();
+    typed.write_all(b"typed").unwrap();
+    assert_eq!(console.receive(5, LIMIT).unwrap(), b"typed");
+    let bases = console.front().stop().unwrap();
+    assert_eq!(
+        bases[0],
+        console.front().ring(RECEIVE).used_index().unwrap()
+    );
+}
+
+#[test]
+fn a_stop_waits_for_all_that_was_taken() {
+    let running = Running::disk("");
+    for _ in 0..20 {
+        let mut block = Block::start(running.front(), 32, 16 << 10).unwrap();
+        for at in 0..32 {
+            let _request = block.send_read(0, at * (16 << 10), 16 << 10).unwrap();
+        }
+        block.kick(0).unwrap();
+        let base = block.front().stop().unwrap()[0];
+        assert_eq!(base, block.front().ring(0).used_index().unwrap());
+        for _ in 0..base {
+            assert_eq!(block.wait(0, SHORTLY).unwrap().status, 0);
+        }
+    }
+}
+
+#[test]
+fn a_stopped_queue_leaves_memory_alone_until_it_is_started_again() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    block.read(0, &mut [0; 512]).unwrap();
+    block.front().stop().unwrap();
+    let request = block.send_read(0, 0, 512).unwrap();
+    block.front().ring(0).kick_anyway().unwrap();
+    assert!(matches!(
+        block.wait(0, SHORTLY),
+        Err(Error::Deadline { .. })
+    ));
+    block.front().take(Rings(Base)).unwrap();
+    block.front().take(Rings(Kick)).unwrap();
+    block.front().ring(0).kick_anyway().unwrap();
+    assert_eq!(block.wait(0, LIMIT).unwrap().request, request);
+}
+
+#[test]
+fn a_disabled_queue_waits_until_it_is_enabled() {
+    let running = Running::disk("");
+    let mut block = Block::start(running.front().queues(2), 1, 4096).unwrap();
+    block
+        .front()
+        .connection()
+        .set_ring_enable(0, false)
+        .unwrap();
+    let request = block.send_read(0, 0, 512).unwrap();
+    block.front().ring(0).kick_anyway().unwrap();
+    assert!(matches!(
+        block.wait(0, SHORTLY),
+        Err(Error::Deadline { .. })
+    ));
+    let _other = block.send_read(1, 0, 512).unwrap();
+    block.kick(1).unwrap();
+    assert_eq!(
+        block.wait(1, LIMIT).unwrap().status,
+        0,
+        "the other queue goes on"
+    );
+    block.front().connection().set_ring_enable(0, true).unwrap();
+    assert_eq!(block.wait(0, LIMIT).unwrap().request, request);
+}
+
+#[test]
+fn memory_comes_and_goes_while_a_queue_runs() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    for round in 0..10 {
+        block.read(0, &mut [0; 512]).unwrap();
+        let memory = block.front().memory().clone();
+        let number = memory.add_region(1 << 20).unwrap();
+        let connection = block.front().connection();
+        memory
+            .with_region(number, |layout, file| {
+                connection.add_memory_region(layout, file)
+            })
+            .unwrap();
+        let bytes = pattern(4096, round);
+        write_from_region(&mut block, number, &bytes);
+        let mut back = vec![0; 4096];
+        block.read(0, &mut back).unwrap();
+        assert_eq!(back, bytes);
+        let layout = memory.remove_last_region().unwrap();
+        block
+            .front()
+            .connection()
+            .remove_memory_region(&layout, None)
+            .unwrap();
+    }
+    block.read(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn a_new_memory_table_takes_the_place_of_the_old_while_a_queue_runs() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    for round in 0..5 {
+        let number = block.front().memory().add_region(1 << 20).unwrap();
+        block.front().take(MemoryTable).unwrap();
+        write_from_region(&mut block, number, &pattern(4096, round));
+        block.read(0, &mut [0; 512]).unwrap();
+    }
+}
+
+#[test]
+fn chains_may_cross_from_one_region_into_the_next() {
+    let running = Running::disk("");
+    let front = FrontEnd::connect(running.socket())
+        .memory_at(0x4000_0000, 1 << 20)
+        .memory_at(0x4010_0000, 1 << 20);
+    let mut block = Block::start(front, 1, 4096).unwrap();
+    let bytes = pattern(4096, 5);
+    let address = 0x4010_0000 - 2048;
+    block.front().memory().write(address, &bytes).unwrap();
+    write_from(&mut block, address, 4096);
+    let mut back = vec![0; 4096];
+    block.read(0, &mut back).unwrap();
+    assert_eq!(back, bytes);
+}
+
+#[test]
+fn a_device_that_was_reset_starts_over() {
+    let running = Running::disk("");
+    let front = running.front().protocol_features(protocol::RESET_DEVICE);
+    let mut block = Block::start(front, 1, 4096).unwrap();
+    for _ in 0..3 {
+        block.read(0, &mut [0; 512]).unwrap();
+        block.front().connection().reset_device().unwrap();
+        block.front().ring(0).reset().unwrap();
+        for step in [SetFeatures, MemoryTable, Step::WholeRing(0)] {
+            block.front().take(step).unwrap();
+        }
+    }
+    block.read(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn an_owner_may_be_reset() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    block.front().connection().reset_owner().unwrap();
+    block.front().connection().set_owner().unwrap();
+    running.block_after(block).read(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn an_unknown_request_that_asks_for_an_answer_is_refused_and_the_connection_lives_or_ends() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    let bytes = message::frame(4711, VERSION | NEED_REPLY, &[]);
+    block.front().connection().raw(&bytes, &[]).unwrap();
+    assert!(block.front().connection().outcome().unwrap().is_refusal());
+    running.block_after(block).read(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn half_a_message_does_not_hold_up_the_queues() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    let bytes = message::frame(request::GET_FEATURES, VERSION, &[]);
+    for cut in [1, 4, HEADER_SIZE - 1] {
+        block.front().connection().raw(&bytes[..cut], &[]).unwrap();
+        block.read(0, &mut [0; 512]).unwrap();
+        block.front().connection().raw(&bytes[cut..], &[]).unwrap();
+        let outcome = block.front().connection().outcome().unwrap();
+        let Outcome::Answered(header, _) = outcome else {
+            panic!("it closed")
+        };
+        assert_eq!(
+            (header.request, header.flags),
+            (request::GET_FEATURES, VERSION | REPLY)
+        );
+    }
+}
+
+#[test]
+fn many_requests_in_one_write_are_answered_in_order() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    let mut bytes = Vec::new();
+    for code in [
+        request::GET_FEATURES,
+        request::GET_QUEUE_NUM,
+        request::GET_MAX_MEM_SLOTS,
+    ] {
+        bytes.extend(message::frame(code, VERSION, &[]));
+    }
+    block.front().connection().raw(&bytes, &[]).unwrap();
+    for code in [
+        request::GET_FEATURES,
+        request::GET_QUEUE_NUM,
+        request::GET_MAX_MEM_SLOTS,
+    ] {
+        let outcome = block.front().connection().outcome().unwrap();
+        let Outcome::Answered(header, _) = outcome else {
+            panic!("it closed")
+        };
+        assert_eq!(header.request, code);
+    }
+}
+
+#[test]
+fn a_second_front_end_is_served_when_the_first_has_left() {
+    let running = Running::disk("");
+    let mut first = running.block();
+    let mut second = Connection::open(running.socket()).unwrap();
+    second
+        .raw(&message::frame(request::GET_FEATURES, VERSION, &[]), &[])
+        .unwrap();
+    second.set_limit(SHORTLY);
+    assert!(second.outcome().is_err(), "one at a time");
+    first.read(0, &mut [0; 512]).unwrap();
+    drop(first);
+    second.set_limit(LIMIT);
+    assert!(matches!(second.outcome(), Ok(Outcome::Answered(..))));
+}
+
+#[test]
+fn eventfds_are_replaced_while_a_queue_runs() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    let before = {
+        block.read(0, &mut [0; 512]).unwrap();
+        running.descriptors()
+    };
+    for _ in 0..50 {
+        let ring = block.front().ring(0);
+        ring.set_kick_event(Some(vudev_frontend::Event::new().unwrap()));
+        ring.set_call_event(Some(vudev_frontend::Event::new().unwrap()));
+        for step in [Call, Kick, RingStep::Error] {
+            block.front().take(Rings(step)).unwrap();
+        }
+        block.read(0, &mut [0; 512]).unwrap();
+    }
+    assert_eq!(running.descriptors(), before);
+}
+
+#[test]
+fn a_driver_that_wants_no_calls_gets_none() {
+    let running = Running::disk("");
+    for without in [0, EVENT_IDX] {
+        let front = running.front().without_features(without);
+        let mut block = Block::start(front, 1, 4096).unwrap();
+        block.read(0, &mut [0; 512]).unwrap();
+        block.front().ring(0).suppress_calls(true).unwrap();
+        let calls = block.front().ring(0).calls().unwrap();
+        for _ in 0..10 {
+            block.read(0, &mut [0; 512]).unwrap();
+        }
+        assert_eq!(block.front().ring(0).calls().unwrap(), calls);
+    }
+}
+
+#[test]
+fn a_console_carries_bytes_both_ways_and_keeps_their_order() {
+    let (input, mut typed) = pipe();
+    let running = Running::console(Some(input));
+    let mut console = running.console_driver();
+    let text = pattern(40_000, 2);
+    console.send(&text).unwrap();
+    assert_eq!(running.output(), text);
+    typed.write_all(&text).unwrap();
+    assert_eq!(console.receive(text.len(), LIMIT).unwrap(), text);
+}
+
+#[test]
+fn a_ring_may_begin_anywhere() {
+    let running = Running::disk("");
+    let mut front = running.front().prepare().unwrap();
+    front.start_at(0, 0xfffe).unwrap();
+    let mut block = Block::over(front.resume().unwrap(), 1, 4096).unwrap();
+    for _ in 0..5 {
+        block.read(0, &mut [0; 512]).unwrap();
+    }
+    assert_eq!(block.front().stop().unwrap(), [3]);
+}
+
+fn pipe() -> (File, File) {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    (read.into(), write.into())
+}
+
+/// Writes `bytes` to the start of the disk from memory in a region.
+fn write_from_region(block: &mut Block, number: usize, bytes: &[u8]) {
+    let memory = block.front().memory().clone();
+    let address = memory.allocate_in(number, bytes.len() as u64, 512).unwrap();
+    memory.write(address, bytes).unwrap();
+    write_from(block, address, u32::try_from(bytes.len()).unwrap());
+}
+
+/// Writes to the start of the disk from memory at an address, by a chain of our own.
+fn write_from(block: &mut Block, address: u64, length: u32) {
+    let memory = block.front().memory().clone();
+    let (header, status) = (
+        memory.allocate(16, 8).unwrap(),
+        memory.allocate(1, 1).unwrap(),
+    );
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&kind::OUT.to_le_bytes());
+    memory.write(header, &bytes).unwrap();
+    memory.write(status, &[0xee]).unwrap();
+    let ring = block.front().ring(0);
+    let readable = [Buffer::new(header, 16), Buffer::new(address, length)];
+    let token = ring.add(&readable, &[Buffer::new(status, 1)]).unwrap();
+    ring.kick().unwrap();
+    let used = ring.wait_used(LIMIT).unwrap();
+    assert_eq!((used.token, used.written), (token, 1));
+    let mut answer = [0xff];
+    memory.read(status, &mut answer).unwrap();
+    assert_eq!(answer, [0]);
+}

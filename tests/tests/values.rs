@@ -1,0 +1,322 @@
+//! Messages whose form is lawful and whose values are not, against the real, jailed `vudev`: rings
+//! and regions that cannot be, features that were not offered, descriptors of the wrong kind.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
+#[path = "support/bad.rs"]
+mod bad;
+mod support;
+
+use std::{fs::File, os::fd::OwnedFd};
+
+use bad::{Bad, all_are_refused, bad, eventfd, layout, memfd, pipe};
+use support::{Running, descriptors_at_work};
+use vudev_frontend::{
+    Outcome, RegionLayout,
+    message::{self, long_words, protocol, request, words},
+    requests::{region, single_region},
+};
+
+#[test]
+fn kicks_and_calls_that_are_no_eventfds_are_refused() {
+    let running = Running::disk("");
+    let mut all = Vec::new();
+    for code in [
+        request::SET_VRING_KICK,
+        request::SET_VRING_CALL,
+        request::SET_VRING_ERR,
+    ] {
+        let named = |what: &str| {
+            bad(
+                &format!("{}: {what}", message::name(code)),
+                code,
+                &long_words(&[0]),
+            )
+        };
+        let (read, write) = pipe();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        all.push(named("a pipe's reading end").with(read));
+        all.push(named("a pipe's writing end").with(write));
+        all.push(named("a file").with(tempfile::tempfile().unwrap()));
+        all.push(named("a memfd").with(memfd(8)));
+        all.push(named("a socket").with(socket));
+        all.push(named("a directory").with(File::open("/").unwrap()));
+        all.push(named("/dev/null").with(File::open("/dev/null").unwrap()));
+    }
+    all_are_refused(&running, all);
+}
+
+#[test]
+fn rings_that_do_not_exist_or_cannot_be_are_refused() {
+    let running = Running::disk("");
+    let state = |name: &str, code, index, value| bad(name, code, &words(&[index, value]));
+    let address = |name: &str, index: u32, addresses: [u64; 3]| {
+        let mut payload = words(&[index, 0]);
+        let [descriptors, used, available] = addresses;
+        payload.extend(long_words(&[descriptors, used, available, 0]));
+        bad(name, request::SET_VRING_ADDR, &payload)
+    };
+    let good = 0x7000_0000_0000 + 0x4000_0000;
+    all_are_refused(
+        &running,
+        [
+            state("size 0", request::SET_VRING_NUM, 0, 0),
+            state("size 100", request::SET_VRING_NUM, 0, 100),
+            state("size 65536", request::SET_VRING_NUM, 0, 65536),
+            state("size u32::MAX", request::SET_VRING_NUM, 0, u32::MAX),
+            state("size of ring 200", request::SET_VRING_NUM, 200, 128),
+            state(
+                "size of ring u32::MAX",
+                request::SET_VRING_NUM,
+                u32::MAX,
+                128,
+            ),
+            state("base 65536", request::SET_VRING_BASE, 0, 65536),
+            state("base of ring 200", request::SET_VRING_BASE, 200, 0),
+            state("stop of ring 200", request::GET_VRING_BASE, 200, 0),
+            state("enable of ring 200", request::SET_VRING_ENABLE, 200, 1),
+            state("enable 2", request::SET_VRING_ENABLE, 0, 2),
+            bad(
+                "kick of ring 255",
+                request::SET_VRING_KICK,
+                &long_words(&[255]),
+            )
+            .with(eventfd()),
+            bad(
+                "call of ring 255",
+                request::SET_VRING_CALL,
+                &long_words(&[255]),
+            )
+            .with(eventfd()),
+            address(
+                "addresses of ring 200",
+                200,
+                [good, good + 0x1000, good + 0x2000],
+            ),
+            address(
+                "addresses outside",
+                0,
+                [0xdead_0000, 0xdead_1000, 0xdead_2000],
+            ),
+            address("addresses at the end of all", 0, [!0xf; 3]),
+            address(
+                "a descriptor table at an odd address",
+                0,
+                [good + 1, good + 0x1000, good + 0x2000],
+            ),
+            address(
+                "a used ring at an odd address",
+                0,
+                [good, good + 0x1001, good + 0x2000],
+            ),
+            address(
+                "an available ring at an odd address",
+                0,
+                [good, good + 0x1000, good + 0x2001],
+            ),
+            address(
+                "the last byte of a region",
+                0,
+                [good + (2 << 20) - 16, good + 0x1000, good + 0x2000],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn features_that_were_not_offered_are_refused() {
+    let running = Running::disk("");
+    let protocol = protocol::REPLY_ACK | 1 << 63;
+    all_are_refused(
+        &running,
+        [
+            bad(
+                "bit 63",
+                request::SET_FEATURES,
+                &long_words(&[1 << 63 | 1 << 32 | 1 << 30]),
+            ),
+            bad(
+                "protocol bit 63",
+                request::SET_PROTOCOL_FEATURES,
+                &long_words(&[protocol]),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn requests_of_features_that_were_not_negotiated_are_refused() {
+    let running = Running::disk("");
+    all_are_refused(
+        &running,
+        [
+            bad(
+                "SET_LOG_BASE",
+                request::SET_LOG_BASE,
+                &long_words(&[4096, 0]),
+            )
+            .with(memfd(4096)),
+            bad("SET_LOG_FD", request::SET_LOG_FD, &[]).with(eventfd()),
+            bad("SEND_RARP", request::SEND_RARP, &long_words(&[0])),
+            bad("NET_SET_MTU", request::NET_SET_MTU, &long_words(&[1500])),
+            bad("SET_BACKEND_REQ_FD", request::SET_BACKEND_REQ_FD, &[]).with(pipe().0),
+            bad("IOTLB_MSG", request::IOTLB_MSG, &[0; 32]),
+            bad("POSTCOPY_ADVISE", request::POSTCOPY_ADVISE, &[]),
+            bad("GET_INFLIGHT_FD", request::GET_INFLIGHT_FD, &[0; 24]),
+            bad("SET_INFLIGHT_FD", request::SET_INFLIGHT_FD, &[0; 24]).with(memfd(4096)),
+            bad("SET_DEVICE_STATE_FD", request::SET_DEVICE_STATE_FD, &[0; 8]).with(pipe().0),
+            bad("CHECK_DEVICE_STATE", request::CHECK_DEVICE_STATE, &[]),
+            bad("SET_STATUS", request::SET_STATUS, &long_words(&[15])),
+            bad("VRING_KICK", request::VRING_KICK, &words(&[0, 0])),
+        ],
+    );
+}
+
+#[test]
+fn regions_that_cannot_be_are_refused() {
+    let running = Running::disk("");
+    let add = |name: &str, change: fn(&mut RegionLayout), fd: OwnedFd| {
+        let mut layout = layout();
+        change(&mut layout);
+        bad(
+            &format!("ADD_MEM_REG: {name}"),
+            request::ADD_MEM_REG,
+            &single_region(&layout),
+        )
+        .with(fd)
+    };
+    let table = |name: &str, count: u32, layouts: &[RegionLayout], fds: usize| {
+        let mut payload = words(&[count, 0]);
+        layouts
+            .iter()
+            .for_each(|layout| payload.extend(region(layout)));
+        bad(
+            &format!("SET_MEM_TABLE: {name}"),
+            request::SET_MEM_TABLE,
+            &payload,
+        )
+        .with_all((0..fds).map(|_| memfd(0x10000)))
+    };
+    let next = |number: u64| RegionLayout {
+        guest_address: layout().guest_address + number * 0x100_0000,
+        user_address: layout().user_address + number * 0x100_0000,
+        ..layout()
+    };
+    let nine: Vec<_> = (0..9).map(next).collect();
+    all_are_refused(
+        &running,
+        [
+            add(
+                "larger than its file",
+                |layout| layout.size = 0x100_0000,
+                memfd(0x1000),
+            ),
+            add("an empty file", |_| {}, memfd(0)),
+            add(
+                "beyond its file by its offset",
+                |layout| layout.offset = 0x1000,
+                memfd(0x10000),
+            ),
+            add("size 0", |layout| layout.size = 0, memfd(0x10000)),
+            add(
+                "size u64::MAX",
+                |layout| layout.size = u64::MAX,
+                memfd(0x10000),
+            ),
+            add(
+                "offset u64::MAX",
+                |layout| layout.offset = u64::MAX,
+                memfd(0x10000),
+            ),
+            add(
+                "past the end of guest addresses",
+                |l| l.guest_address = u64::MAX - 0xfff,
+                memfd(0x10000),
+            ),
+            add(
+                "past the end of user addresses",
+                |l| l.user_address = u64::MAX - 0xfff,
+                memfd(0x10000),
+            ),
+            add(
+                "over another (guest)",
+                |l| l.guest_address = 0x4000_0000,
+                memfd(0x10000),
+            ),
+            add(
+                "over another (user)",
+                |l| l.user_address = 0x7000_4000_0000,
+                memfd(0x10000),
+            ),
+            add("a pipe", |_| {}, pipe().0),
+            add("an eventfd", |_| {}, eventfd()),
+            add(
+                "a socket",
+                |_| {},
+                std::os::unix::net::UnixStream::pair().unwrap().0.into(),
+            ),
+            add("a directory", |_| {}, File::open("/").unwrap().into()),
+            add("/dev/zero", |_| {}, File::open("/dev/zero").unwrap().into()),
+            bad(
+                "REM_MEM_REG: unknown",
+                request::REM_MEM_REG,
+                &single_region(&layout()),
+            ),
+            table("count larger than the message", 2, &[layout()], 1),
+            table("count u32::MAX", u32::MAX, &[layout()], 1),
+            table("fewer descriptors than regions", 2, &[next(0), next(1)], 1),
+            table("more descriptors than regions", 1, &[next(0)], 2),
+            table("overlapping", 2, &[layout(), layout()], 2),
+            table("nine regions", 9, &nine, 9),
+        ],
+    );
+}
+
+#[test]
+fn memory_on_a_read_only_file_is_refused() {
+    let running = Running::disk("");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(0x10000).unwrap();
+    let read_only = File::open(file.path()).unwrap();
+    let name = "ADD_MEM_REG on a read-only file";
+    let message = bad(name, request::ADD_MEM_REG, &single_region(&layout())).with(read_only);
+    all_are_refused(&running, [message]);
+}
+
+#[test]
+fn configuration_beyond_its_end_is_refused() {
+    let running = Running::disk("");
+    let ask = |name: &str, offset: u32, size: u32, length: usize| {
+        let mut payload = words(&[offset, size, 0]);
+        payload.resize(12 + length, 0);
+        bad(name, request::GET_CONFIG, &payload)
+    };
+    let before = (running.device(), descriptors_at_work(&running));
+    let all = [
+        ask("offset u32::MAX", u32::MAX, 8, 8),
+        ask("offset 4096", 4096, 8, 8),
+        ask("size u32::MAX", 0, u32::MAX, 8),
+        ask("size larger than the message", 0, 64, 8),
+        ask("size smaller than the message", 0, 8, 64),
+        ask("a sum that overflows", u32::MAX - 3, 8, 8),
+    ];
+    for Bad { name, bytes, .. } in all {
+        let mut block = running.block();
+        let connection = block.front().connection();
+        connection.raw(&bytes, &[]).unwrap();
+        match connection.outcome().unwrap() {
+            Outcome::Closed => {}
+            // The specification's way to refuse: an answer without a payload, or of length 0.
+            Outcome::Answered(header, payload) => {
+                let length = message::u32_at(&payload, 4).unwrap_or(0);
+                assert!(header.size == 0 || length == 0, "{name}: {payload:?}");
+            }
+        }
+        drop(block);
+        assert_eq!(
+            (running.device(), descriptors_at_work(&running)),
+            before,
+            "{name}"
+        );
+    }
+}
