@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Seek, Write, pipe};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use vudev_devices::Console;
+use vudev_devices::console::detached;
 use vudev_executor::Handle;
 use vudev_frontend::Buffer;
 use vudev_virtio::Device;
@@ -380,30 +382,77 @@ fn a_terminal_is_input_and_output_at_once() {
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_does_not_keep_a_stop_from_coming_and_loses_nothing() {
+fn a_terminal_that_nobody_reads_neither_holds_up_the_loop_nor_loses_a_byte() {
     let (mut user, program) = terminal();
+    let shared = program.try_clone().unwrap();
     run(async |handle| {
-        let mut console = start(&handle, None, Some(program));
+        let mut console = start(&handle, None, Some(detached(program)));
+        assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
         let expected = text(100_000);
         let buffer = console.put(&expected);
+        let begun = Instant::now();
         console.send(TRANSMIT, &[buffer], &[]);
         console.settle().await;
         assert_eq!(console.stop_queue(TRANSMIT).await, 0);
+        // Without waiting this takes less than a millisecond; the watchdog over system calls
+        // that hang would need half a second.
+        assert!(
+            begun.elapsed() < Duration::from_millis(400),
+            "something waited"
+        );
         console.start_queue(TRANSMIT);
-        let flags = fcntl_getfl(&user).unwrap();
-        fcntl_setfl(&user, flags | OFlags::NONBLOCK).unwrap();
-        let mut seen: Vec<u8> = Vec::new();
-        let mut piece = [0; 4096];
-        wait_until(&handle, || {
-            while let Ok(read) = user.read(&mut piece) {
-                seen.extend(&piece[..read]);
-            }
-            seen.len() >= expected.len()
-        })
-        .await;
+        assert!(read_all(&handle, &mut user, expected.len()).await == expected);
         let _ = console.used(TRANSMIT).await;
-        assert!(seen == expected);
     });
+}
+
+#[test]
+fn a_terminal_that_others_share_gets_every_byte_too() {
+    let (mut user, program) = terminal();
+    run(async |handle| {
+        let mut console = start(&handle, None, Some(program));
+        let expected = text(50_000);
+        let buffer = console.put(&expected);
+        console.send(TRANSMIT, &[buffer], &[]);
+        assert!(read_all(&handle, &mut user, expected.len()).await == expected);
+        let _ = console.used(TRANSMIT).await;
+    });
+}
+
+/// What comes out of a terminal, until it is so much.
+async fn read_all(handle: &Handle, user: &mut File, length: usize) -> Vec<u8> {
+    let flags = fcntl_getfl(&*user).unwrap();
+    fcntl_setfl(&*user, flags | OFlags::NONBLOCK).unwrap();
+    let mut seen: Vec<u8> = Vec::new();
+    let mut piece = [0; 4096];
+    wait_until(handle, || {
+        while let Ok(read) = user.read(&mut piece) {
+            seen.extend(&piece[..read]);
+        }
+        seen.len() >= length
+    })
+    .await;
+    seen
+}
+
+#[test]
+fn what_is_not_a_terminal_or_makes_a_new_one_when_opened_stays_as_it_is() {
+    let (user, program) = terminal();
+    let (_, pipe) = pipe().unwrap();
+    for descriptor in [
+        OwnedFd::from(user),
+        pipe.into(),
+        tempfile::tempfile().unwrap().into(),
+    ] {
+        let number = descriptor.as_raw_fd();
+        assert_eq!(detached(descriptor).as_raw_fd(), number);
+    }
+    let before = fstat(&program).unwrap();
+    let after = fstat(detached(program)).unwrap();
+    assert_eq!(
+        (before.st_rdev, before.st_ino),
+        (after.st_rdev, after.st_ino)
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use vudev_devices::block::BlockConfig;
 use vudev_executor::{Executor, Faults};
 use vudev_frontend::{Buffer, Token};
@@ -42,7 +43,9 @@ struct Sent {
 
 /// Plays one seed, and gives what happened: which request ended how, in order.
 fn play(seed: u64) -> Vec<(usize, u8)> {
-    let file = tempfile::tempfile().unwrap();
+    // In memory: what a real disk does with a sync is not what this is about.
+    let file = memfd_create("disk", MemfdFlags::CLOEXEC).unwrap();
+    let file = File::from(file);
     file.set_len((SECTORS * SECTOR) as u64).unwrap();
     let executor = Executor::simulated(seed, FAULTS);
     let handle = executor.handle().clone();
@@ -72,7 +75,7 @@ fn play(seed: u64) -> Vec<(usize, u8)> {
 
 /// A read, a write or a flush, chosen by the seed, of some of the lane's sectors.
 fn send(disk: &mut Disk, lane: usize, round: usize) -> (Token, Sent) {
-    let mut random = |below: usize| (disk.handle.random() % below as u64) as usize;
+    let random = |below: usize| (disk.handle.random() % below as u64) as usize;
     let kind = [IN, OUT, OUT, FLUSH][random(4)];
     let first = random(LANE_SECTORS);
     let sectors = 1 + random(LANE_SECTORS - first);

@@ -13,6 +13,7 @@
 
 mod input;
 mod output;
+mod terminal;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,6 +27,7 @@ use vudev_virtio::{Device, GuestBuffers, Identity, Queue, QueueError};
 
 use self::input::Input;
 use self::output::Output;
+pub use self::terminal::detached;
 
 /// receiveq(port0), device to driver, and transmitq(port0), the other way (virtio 1.3, 5.3.2).
 const RECEIVE: u16 = 0;
@@ -52,7 +54,7 @@ pub struct Console {
 
 impl Console {
     /// A console that reads `input` (`None`: there is never any) and writes to `output` (`None`:
-    /// what the guest prints is thrown away).
+    /// what the guest prints is thrown away). Terminals should be [`detached`] before.
     pub fn new(handle: &Handle, input: Option<OwnedFd>, output: Option<OwnedFd>) -> Self {
         let file = |descriptor| File::new(handle, descriptor);
         Self {

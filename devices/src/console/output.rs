@@ -6,9 +6,15 @@ use std::io;
 
 use rustix::io::Errno;
 use vudev_executor::File;
-use vudev_virtio::{Chain, Queue, QueueError};
+use vudev_virtio::{Chain, GuestBuffers, Queue, QueueError};
 
+use super::terminal::can_block;
 use super::{finish, is_passing, rest};
+
+/// How many bytes go at once to a terminal that is not ours alone ([`super::terminal`]). A write
+/// waits inside the kernel when there is less room, so it is little, and done only when the
+/// terminal says that it has room: that is at least one byte, and mostly some thousand.
+const BLOCKING_PIECE: usize = 256;
 
 /// Where output goes.
 pub(super) struct Output {
@@ -16,6 +22,8 @@ pub(super) struct Output {
     file: RefCell<Option<File>>,
     /// Bytes written already of the chain that the queue gives next: a stop came in its middle.
     begun: Cell<usize>,
+    /// How much may be written at once, when the output can be written to.
+    piece_max: usize,
     /// How often output was lost to a full disk.
     losses: Cell<u64>,
 }
@@ -30,7 +38,13 @@ enum Emitted {
 
 impl Output {
     pub(super) fn new(file: Option<File>) -> Self {
+        let can_block = file.as_ref().is_some_and(can_block);
         Self {
+            piece_max: if can_block {
+                BLOCKING_PIECE
+            } else {
+                usize::MAX
+            },
             file: RefCell::new(file),
             begun: Cell::new(0),
             losses: Cell::new(0),
@@ -61,33 +75,47 @@ impl Output {
         // As much as there is, so it cannot fail.
         let _ = chain.readable.advance(self.begun.take().min(length));
         while !chain.readable.is_empty() {
-            let file = self.file.borrow().clone();
-            let Some(file) = file else { break };
-            let moved = finish(queue, file.write(chain.readable.take())).await;
-            chain.readable = moved.buffers;
-            let goes_on = match moved.result {
-                Ok(0) => rest(queue).await,
-                Ok(written) => chain.readable.advance(written).ok(),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
-                    queue.until_stop(file.writable()).await.map(drop)
-                }
-                Err(error) if is_passing(&error) => rest(queue).await,
-                Err(error) => {
-                    self.lose(chain, &error);
-                    Some(())
-                }
-            };
-            if goes_on.is_none() {
-                self.begun.set(length - chain.readable.len());
+            let mut piece = chain.readable.take();
+            if let Ok(rest) = piece.split_off(self.piece_max) {
+                chain.readable = rest;
+            }
+            if self.emit_piece(queue, &mut piece).await.is_none() {
+                self.begun.set(length - chain.readable.len() - piece.len());
                 return Emitted::Interrupted;
             }
         }
         Emitted::All
     }
 
-    /// Gives up what is left of `chain`, and the output with it unless that may come back.
-    fn lose(&self, chain: &mut Chain, error: &io::Error) {
-        chain.readable.truncate(0);
+    /// Writes all of `piece`, or what the output takes before a stop: `None`.
+    async fn emit_piece(&self, queue: &Queue, piece: &mut GuestBuffers) -> Option<()> {
+        while !piece.is_empty() {
+            let file = self.file.borrow().clone();
+            let Some(file) = file else { break };
+            if self.piece_max < usize::MAX {
+                // An error shows itself again in the write.
+                let _ = queue.until_stop(file.writable()).await?;
+            }
+            let moved = finish(queue, file.write(piece.take())).await;
+            *piece = moved.buffers;
+            match moved.result {
+                Ok(0) => rest(queue).await?,
+                Ok(written) => piece.advance(written).ok()?,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
+                    let _ = queue.until_stop(file.writable()).await?;
+                }
+                Err(error) if is_passing(&error) => rest(queue).await?,
+                Err(error) => {
+                    self.lose(&error);
+                    break;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Gives up what was to be written, and the output with it unless that may come back.
+    fn lose(&self, error: &io::Error) {
         let full = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
         if !Errno::from_io_error(error).is_some_and(|errno| full.contains(&errno)) {
             log::warn!("the output is gone, what the guest prints is thrown away: {error}");
