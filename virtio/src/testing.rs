@@ -335,6 +335,14 @@ impl Ring {
         head
     }
 
+    /// Sets both ends' indices, as if this many chains had been through the ring.
+    pub fn start_at(&self, index: u16) {
+        self.set_available_index(index);
+        self.guest
+            .write(self.addresses.used + 2, &index.to_le_bytes());
+        self.seen_used.set(index);
+    }
+
     /// Writes one descriptor of the table, as it is.
     pub fn set_descriptor(&self, index: u16, descriptor: RawDescriptor) {
         let address = self.addresses.descriptors + DESCRIPTOR_BYTES as u64 * u64::from(index);

@@ -216,6 +216,12 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.shared.leave();
+    }
+}
+
 /// The framework's end of a queue: starting, stopping, and what changes while it runs.
 #[derive(Clone)]
 pub struct QueueControl {

@@ -267,6 +267,11 @@ impl Shared {
         self.wake();
     }
 
+    /// The device has left its end.
+    pub(super) fn leave(&self) {
+        self.ring.borrow_mut().leave();
+    }
+
     fn fail(&self, cause: QueueError) -> QueueError {
         self.retire(&cause);
         cause

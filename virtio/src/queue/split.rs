@@ -1,6 +1,7 @@
 //! The discipline of a split ring's indices (virtio 1.3, 2.7): what is available, what is used, who
 //! wants to be told. Not waiting, and not telling: kicks and calls are the queue's.
 
+use std::mem::replace;
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -23,8 +24,11 @@ pub(super) struct SplitRing {
     seen_available: u16,
     /// The used entry that is written next.
     next_used: u16,
-    /// `next_used` when the driver was last considered for a call; `None` before the first time.
-    considered: Option<u16>,
+    /// `next_used` when the driver was last considered for a call.
+    considered: u16,
+    /// Whether `considered` stems from ourselves, and not from the ring's last owner, who may have
+    /// left without a call that was due.
+    considered_before: bool,
     kicks: Kicks,
 }
 
@@ -61,7 +65,8 @@ impl SplitRing {
             next_available,
             seen_available: next_available,
             next_used,
-            considered: None,
+            considered: next_used,
+            considered_before: false,
             kicks: Kicks::Unknown,
         })
     }
@@ -78,31 +83,43 @@ impl SplitRing {
     pub(super) fn set_memory(&mut self, memory: Rc<GuestMemory>) -> Result<(), QueueError> {
         self.view = RingView::new(&memory, &self.addresses, self.view.size(), self.event_idx)?;
         self.memory = memory;
-        // What we asked for stands in the ring, but perhaps not in this memory's ring.
+        // What we asked for and saw stood in a ring, but perhaps not in this memory's.
+        self.seen_available = self.next_available;
         self.kicks = Kicks::Unknown;
         Ok(())
     }
 
     /// Takes the next chain, if the driver has made one available.
     pub(super) fn take(&mut self) -> Result<Option<Chain>, QueueError> {
+        let taken = self.take_unguarded();
+        if !self.memory.is_lost() {
+            return taken;
+        }
+        // What zeros in place of a lost page say is nobody's word.
+        if let Ok(Some(mut chain)) = taken {
+            self.next_available = chain.position();
+            if let Some(ledger) = chain.settle() {
+                ledger.returned();
+            }
+        }
+        Err(QueueError::MemoryLost)
+    }
+
+    fn take_unguarded(&mut self) -> Result<Option<Chain>, QueueError> {
         if !self.look()? {
             return Ok(None);
         }
         let position = self.next_available;
         let head = self.view.available_head(position);
-        let taken = chain::walk(
+        let chain = chain::walk(
             &self.view,
             &self.memory,
             self.indirect,
             head,
             position,
             &self.ledger,
-        );
-        // Before the chain is believed: what a lost page of zeros said is nobody's word.
-        if self.memory.is_lost() {
-            return Err(QueueError::MemoryLost);
-        }
-        let chain = taken.map_err(|source| QueueError::Chain { head, source })?;
+        )
+        .map_err(|source| QueueError::Chain { head, source })?;
         self.next_available = position.wrapping_add(1);
         Ok(Some(chain))
     }
@@ -182,23 +199,29 @@ impl SplitRing {
         newest
     }
 
+    /// Leaves the ring as a successor wants to find it: a driver that was not asked to kick would
+    /// never start a ring that waits for its first kick.
+    pub(super) fn leave(&mut self) {
+        if !self.memory.is_lost() {
+            self.want_kicks();
+        }
+    }
+
     /// Whether the driver wants a call for what was used since it was last considered.
     pub(super) fn wants_call(&mut self) -> bool {
-        let (old, new) = (self.considered.replace(self.next_used), self.next_used);
-        if old == Some(new) {
+        let (old, new) = (self.considered, self.next_used);
+        if old == new {
             return false;
         }
+        self.considered = new;
         // Our used index is written before the driver's wish is read, as in `want_kicks`.
         fence(Ordering::SeqCst);
-        match old {
-            _ if !self.event_idx => self.view.available_flags() & ring_flag::NO_INTERRUPT == 0,
-            // 2.7.7.2, with the wrapping arithmetic of `vring_need_event`: whether `used_event`
-            // lies among the entries from `old` up to `new`.
-            Some(old) => {
-                let behind = new.wrapping_sub(self.view.used_event()).wrapping_sub(1);
-                behind < new.wrapping_sub(old)
-            }
-            None => true,
+        if !self.event_idx {
+            return self.view.available_flags() & ring_flag::NO_INTERRUPT == 0;
         }
+        // 2.7.7.2, with the wrapping arithmetic of `vring_need_event`: whether `used_event` lies
+        // among the entries from `old` up to `new`.
+        let behind = new.wrapping_sub(self.view.used_event()).wrapping_sub(1);
+        !replace(&mut self.considered_before, true) || behind < new.wrapping_sub(old)
     }
 }

@@ -1,0 +1,112 @@
+//! In steady state a request allocates nothing: counted by the allocator itself, so alone in its
+//! process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use vudev_executor::Executor;
+use vudev_virtio::Chain;
+use vudev_virtio::testing::{Guest, Ring};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[expect(unsafe_code, reason = "an allocator")]
+// SAFETY: every call goes on to the system's allocator, and the count allocates nothing itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(block, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+const SIZE: u16 = 64;
+
+/// Makes the same chains available once more, and waits until all are used.
+async fn round(ring: &Ring, heads: &[u16], handle: &vudev_executor::Handle, used: &mut u16) {
+    for &head in heads {
+        ring.publish(head);
+    }
+    ring.kick();
+    *used = used.wrapping_add(u16::try_from(heads.len()).unwrap());
+    while used_index(ring) != *used {
+        handle.yield_now().await;
+    }
+}
+
+/// `Ring::used_index` without its vector.
+fn used_index(ring: &Ring) -> u16 {
+    let mut bytes = [0; 2];
+    ring.guest()
+        .memory()
+        .read(ring.addresses().used + 2, &mut bytes)
+        .unwrap();
+    u16::from_le_bytes(bytes)
+}
+
+#[test]
+fn a_request_in_steady_state_allocates_nothing() {
+    let executor = Executor::with_operations(64).unwrap();
+    let handle = executor.handle().clone();
+    let ring = Guest::new(1 << 20).ring(SIZE);
+    let (queue, control) = ring.start(&handle, 0);
+    // Header, two pieces of data that do not join, status: what a disk gets.
+    let heads: Vec<u16> = (0..SIZE / 4)
+        .map(|_| ring.lay_out(&[b"header"], &[64, 32, 1]))
+        .collect();
+    let server = handle.spawn(queue.serve(8, {
+        let handle = handle.clone();
+        async move |chain: &mut Chain| {
+            let header = chain.readable.read_array::<6>().unwrap();
+            let mut status = chain.writable.split_off(96).unwrap();
+            // As for an operation: out by value and back.
+            let mut data = chain.writable.take();
+            handle.yield_now().await;
+            data.write(&header).unwrap();
+            chain.writable = data;
+            status.write(&[0]).unwrap();
+            97
+        }
+    }));
+    let counted = executor
+        .run(async {
+            let mut used = 0;
+            for _ in 0..8 {
+                round(&ring, &heads, &handle, &mut used).await;
+            }
+            let before = allocations();
+            assert!(before > 0, "the count counts");
+            for _ in 0..200 {
+                round(&ring, &heads, &handle, &mut used).await;
+            }
+            let counted = allocations() - before;
+            control.stop();
+            server.await.unwrap();
+            counted
+        })
+        .unwrap();
+    let requests = 200 * heads.len();
+    assert_eq!(counted, 0, "{counted} allocations in {requests} requests");
+}

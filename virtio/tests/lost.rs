@@ -1,0 +1,110 @@
+//! A file that shrinks under mapped guest memory ends its queue, not the process.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::rc::Rc;
+
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+use vudev_executor::Executor;
+use vudev_virtio::testing::Guest;
+use vudev_virtio::{GuestMemory, QueueError, install_sigbus_guard};
+
+const MEMORY: u64 = 1 << 20;
+
+fn shrink(guest: &Guest) {
+    rustix::fs::ftruncate(guest.file(), 0).unwrap();
+}
+
+#[test]
+fn memory_whose_file_shrank_reads_zeros_and_is_lost() {
+    install_sigbus_guard().unwrap();
+    let (guest, other) = (Guest::new(MEMORY), Guest::new(MEMORY));
+    let address = guest.allocate(4, 1);
+    guest.write(address, b"here");
+    shrink(&guest);
+    assert!(
+        !guest.memory().is_lost(),
+        "nobody can know before an access"
+    );
+    assert_eq!(guest.read(address, 4), [0; 4]);
+    assert!(guest.memory().is_lost());
+    assert!(!other.memory().is_lost(), "other memory is not concerned");
+    guest.write(address + 100_000, b"another page, by a write");
+    // The same place mapped anew later is not lost.
+    drop(guest);
+    assert!(!Guest::new(MEMORY).memory().is_lost());
+}
+
+#[test]
+fn a_queue_whose_memory_is_lost_retires_and_the_process_lives() {
+    install_sigbus_guard().unwrap();
+    let executor = Executor::with_operations(8).unwrap();
+    let guest = Guest::new(MEMORY);
+    let ring = guest.ring(8);
+    let (mut queue, control) = ring.start(executor.handle(), 0);
+    ring.add(&[b"request"], &[16]);
+    executor
+        .run(async {
+            let chain = queue.next().await.unwrap().unwrap();
+            ring.kick();
+            shrink(&guest);
+            let error = queue.next().await.unwrap_err();
+            assert!(matches!(error, QueueError::MemoryLost), "{error}");
+            assert!(control.is_retired());
+            assert_eq!(ring.errors(), 1);
+            // What was in flight is given back into nothing, without harm.
+            queue.complete(chain, 16);
+            executor.handle().yield_now().await;
+            assert_eq!((control.in_flight(), ring.calls()), (0, 0));
+            control.stop();
+            assert!(queue.next().await.unwrap().is_none());
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_region_of_whole_pages_shrunk_in_part_keeps_the_rest() {
+    install_sigbus_guard().unwrap();
+    let guest = Guest::new(MEMORY);
+    let first = guest.allocate(8192, 4096);
+    guest.write(first, b"stays");
+    rustix::fs::ftruncate(guest.file(), first - guest.layout().guest_address + 4096).unwrap();
+    assert_eq!(guest.read(first, 5), b"stays");
+    assert!(!guest.memory().is_lost());
+    assert_eq!(guest.read(first + 4096, 1), [0]);
+    assert!(guest.memory().is_lost());
+    assert_eq!(guest.read(first, 5), b"stays");
+}
+
+/// In a process of its own, since it dies.
+#[test]
+fn a_fault_outside_guest_memory_kills_as_it_always_did() {
+    const CHILD: &str = "VUDEV_TEST_SIGBUS_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        install_sigbus_guard().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let shrunk = file.try_clone().unwrap();
+        let region = MmapRegion::<()>::from_file(FileOffset::new(file, 0), 4096).unwrap();
+        shrunk.set_len(0).unwrap();
+        region.get_slice(0, 1).unwrap().copy_to(&mut [0_u8]);
+        unreachable!("the access is beyond the file");
+    }
+    let this = std::env::current_exe().unwrap();
+    let name = "a_fault_outside_guest_memory_kills_as_it_always_did";
+    let output = Command::new(this)
+        .args(["--exact", name])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+}
+
+#[test]
+fn regions_come_and_go_without_using_up_the_watch() {
+    for _ in 0..5000 {
+        let guest = Guest::new(4096);
+        let memory: Rc<GuestMemory> = guest.memory();
+        assert!(!memory.is_lost());
+    }
+}
