@@ -71,6 +71,11 @@ impl RunningQueue {
         self.life.ended.get()
     }
 
+    /// Whether it was asked to stop.
+    pub(crate) fn is_asked_to_stop(&self) -> bool {
+        self.life.stop_asked.get()
+    }
+
     /// Asks the queue to take no more chains and to finish those it has.
     pub(crate) fn ask_to_stop(&self) {
         self.life.stop_asked.set(true);
@@ -89,12 +94,5 @@ impl RunningQueue {
     pub(crate) async fn stop(&mut self, handle: &Handle, limit: Duration) -> bool {
         self.ask_to_stop();
         handle.timeout(limit, self.drained()).await.is_some()
-    }
-
-    /// Gives the queue up for `error`: its task is dropped, which cancels what it has in flight, and
-    /// the driver is told.
-    pub(crate) fn retire(self, error: &QueueError) {
-        self.control.retire(error);
-        drop(self.task);
     }
 }

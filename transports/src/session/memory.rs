@@ -104,12 +104,12 @@ impl<D: Device> State<D> {
     }
 
     async fn released_within(&mut self, limit: Duration) -> bool {
-        let replaced = &mut self.replaced;
-        let handle = &self.handle;
+        let (replaced, rings, handle) = (&mut self.replaced, &mut self.rings, &self.handle);
         let released = async {
             // What has just completed is let go of within a turn.
             handle.yield_now().await;
             loop {
+                rings.iter_mut().for_each(QueueSetup::forget_if_ended);
                 replaced.retain(in_use);
                 if replaced.is_empty() {
                     break;

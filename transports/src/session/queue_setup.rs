@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use vudev_executor::{Call, EventError, Handle, Kick, Notify};
 use vudev_virtio::spec::feature::VERSION_1;
-use vudev_virtio::{Device, GuestMemory, QueueError, QueueParts, RingAddresses};
+use vudev_virtio::{Device, GuestMemory, QueueParts, RingAddresses};
 
 use super::error::RingError;
 use crate::features::PROTOCOL_FEATURES;
@@ -238,20 +238,32 @@ impl QueueSetup {
         }
     }
 
-    /// Puts other memory under the ring between two chains. A ring that is not in it is retired.
+    /// Puts other memory under the ring between two chains. A ring that is not in it retires itself,
+    /// and is stopped so that it lets go of the memory it was in.
     pub(super) fn replace_memory(&mut self, memory: &Rc<GuestMemory>) {
+        self.forget_if_ended();
         if let State::Running(queue) = &self.state
-            && !queue.has_ended()
-            && let Err(error) = queue.control().set_memory(memory.clone())
+            && queue.control().set_memory(memory.clone()).is_err()
         {
-            self.retire(&error);
+            queue.ask_to_stop();
         }
     }
 
-    /// Gives up the queue if it has operations in flight: they are cancelled, and the driver is told.
+    /// Lets go of a queue that has ended by itself, and with it of the memory that it was in.
+    pub(super) fn forget_if_ended(&mut self) {
+        if let State::Running(queue) = &self.state
+            && queue.has_ended()
+        {
+            self.base = queue.control().next_available();
+            self.state = State::Retired;
+        }
+    }
+
+    /// Gives up a queue that still has operations in flight, or does not end although it was asked
+    /// to: what it does is cancelled, and the driver is told.
     pub(super) fn give_up_if_busy(&mut self) {
         if let State::Running(queue) = &self.state
-            && queue.control().in_flight() > 0
+            && (queue.control().in_flight() > 0 || queue.is_asked_to_stop())
         {
             log::warn!(
                 "queue {}: operations that do not end are cancelled",
@@ -278,13 +290,6 @@ impl QueueSetup {
     pub(super) async fn drained(&mut self) {
         if let State::Running(queue) = &mut self.state {
             queue.drained().await;
-        }
-    }
-
-    fn retire(&mut self, error: &QueueError) {
-        if let State::Running(queue) = std::mem::replace(&mut self.state, State::Retired) {
-            self.base = queue.control().next_available();
-            queue.retire(error);
         }
     }
 

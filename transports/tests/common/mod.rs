@@ -1,0 +1,317 @@
+//! What the tests of this crate share: small devices, and a back-end that serves them to a script
+//! which plays the front-end on a thread of its own. No assertions about the protocol.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of any #[test]")]
+
+use std::cell::{Cell, RefCell};
+use std::future::pending;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+
+use futures_util::future::{Either, select};
+use vudev_executor::{Executor, File, Handle};
+use vudev_frontend::{Buffer, FrontEnd, LIMIT};
+use vudev_transports::Session;
+use vudev_transports::session::SessionError;
+use vudev_transports::unix::Listener;
+use vudev_virtio::{Chain, ConfigReadOnly, Device, GuestBuffers, Identity, Queue, QueueError};
+
+/// Ring operations of a test's executor.
+const OPERATIONS: u32 = 64;
+
+/// A feature bit of [`Mirror`]'s own.
+pub(crate) const MIRROR_FEATURE: u64 = 1 << 5;
+
+/// The largest size of a ring of the devices here.
+pub(crate) const RING_SIZE_MAX: u16 = 256;
+
+/// Answers every chain with the complement of its bytes. Sixteen bytes of configuration space, the
+/// first four of them writable.
+pub(crate) struct Mirror {
+    pub(crate) config: RefCell<[u8; 16]>,
+    pub(crate) negotiated: RefCell<Vec<u64>>,
+    pub(crate) resets: Cell<u32>,
+    pub(crate) running: Cell<u32>,
+}
+
+impl Mirror {
+    pub(crate) fn new() -> Self {
+        let mut config = [0; 16];
+        config
+            .iter_mut()
+            .zip(1..)
+            .for_each(|(byte, number)| *byte = number);
+        Self {
+            config: RefCell::new(config),
+            negotiated: RefCell::default(),
+            resets: Cell::new(0),
+            running: Cell::new(0),
+        }
+    }
+
+    fn answer(chain: &mut Chain) -> u32 {
+        let mut bytes = vec![0; chain.readable.len().min(chain.writable.len())];
+        chain.readable.read(&mut bytes).unwrap();
+        bytes.iter_mut().for_each(|byte| *byte = !*byte);
+        chain.writable.write(&bytes).unwrap();
+        u32::try_from(bytes.len()).unwrap()
+    }
+}
+
+/// Counts a queue while it runs, however it ends.
+struct Running<'a>(&'a Cell<u32>);
+
+impl<'a> Running<'a> {
+    fn new(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Device for Mirror {
+    fn identity(&self) -> Identity {
+        Identity {
+            device_id: 63,
+            features: MIRROR_FEATURE,
+            queue_sizes: vec![RING_SIZE_MAX; 2],
+            config_size: 16,
+            operations: 2,
+        }
+    }
+
+    fn read_config(&self, offset: usize, into: &mut [u8]) {
+        into.copy_from_slice(&self.config.borrow()[offset..offset + into.len()]);
+    }
+
+    fn write_config(&self, offset: usize, from: &[u8]) -> Result<(), ConfigReadOnly> {
+        if offset + from.len() > 4 {
+            return Err(ConfigReadOnly { offset });
+        }
+        self.config.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn negotiated(&self, features: u64) {
+        self.negotiated.borrow_mut().push(features);
+    }
+
+    async fn serve(self: Rc<Self>, queue: Queue) -> Result<(), QueueError> {
+        let _running = Running::new(&self.running);
+        queue.serve(8, async |chain| Self::answer(chain)).await
+    }
+
+    fn reset(&self) {
+        assert_eq!(self.running.get(), 0, "no queue runs at a reset");
+        self.resets.set(self.resets.get() + 1);
+    }
+}
+
+/// Ring 0 fills its chains from a pipe, and so holds them until the test writes into it. Ring 1 is a
+/// [`Mirror`]'s.
+pub(crate) struct Slow {
+    pub(crate) input: File,
+    pub(crate) resets: Cell<u32>,
+}
+
+impl Slow {
+    pub(crate) fn new(handle: &Handle, input: OwnedFd) -> Self {
+        Self {
+            input: File::new(handle, input),
+            resets: Cell::new(0),
+        }
+    }
+
+    async fn fill(&self, chain: &mut Chain) -> u32 {
+        let buffers: GuestBuffers = chain.writable.take();
+        let (read, buffers) = self.input.read(buffers).await;
+        chain.writable = buffers;
+        u32::try_from(read.unwrap()).unwrap()
+    }
+}
+
+impl Device for Slow {
+    fn identity(&self) -> Identity {
+        Identity {
+            device_id: 63,
+            features: 0,
+            queue_sizes: vec![RING_SIZE_MAX; 2],
+            config_size: 0,
+            operations: 8,
+        }
+    }
+
+    fn read_config(&self, _: usize, _: &mut [u8]) {}
+
+    async fn serve(self: Rc<Self>, queue: Queue) -> Result<(), QueueError> {
+        if queue.index() == 0 {
+            queue.serve(4, async |chain| self.fill(chain).await).await
+        } else {
+            queue.serve(4, async |chain| Mirror::answer(chain)).await
+        }
+    }
+
+    fn reset(&self) {
+        self.resets.set(self.resets.get() + 1);
+    }
+}
+
+/// Takes chains and never gives them back.
+pub(crate) struct Stuck {
+    pub(crate) taken: Cell<u32>,
+    pub(crate) resets: Cell<u32>,
+}
+
+impl Stuck {
+    pub(crate) fn new() -> Self {
+        Self {
+            taken: Cell::new(0),
+            resets: Cell::new(0),
+        }
+    }
+}
+
+impl Device for Stuck {
+    fn identity(&self) -> Identity {
+        Identity {
+            device_id: 63,
+            features: 0,
+            queue_sizes: vec![RING_SIZE_MAX],
+            config_size: 0,
+            operations: 1,
+        }
+    }
+
+    fn read_config(&self, _: usize, _: &mut [u8]) {}
+
+    async fn serve(self: Rc<Self>, queue: Queue) -> Result<(), QueueError> {
+        let taken = &self.taken;
+        queue
+            .serve(4, async |_| {
+                taken.set(taken.get() + 1);
+                pending::<u32>().await
+            })
+            .await
+    }
+
+    fn reset(&self) {
+        self.resets.set(self.resets.get() + 1);
+    }
+}
+
+/// What is left when the script has ended.
+pub(crate) struct Served<D> {
+    pub(crate) device: Rc<D>,
+    /// How each session ended, in order.
+    pub(crate) outcomes: Vec<Result<(), SessionError>>,
+}
+
+impl<D> Served<D> {
+    /// The error of the only session.
+    pub(crate) fn only_error(&self) -> String {
+        assert_eq!(self.outcomes.len(), 1);
+        self.outcomes[0].as_ref().unwrap_err().to_string()
+    }
+
+    /// Asserts that every front-end left by itself.
+    pub(crate) fn assert_all_left(&self) {
+        for outcome in &self.outcomes {
+            assert!(outcome.is_ok(), "{}", outcome.as_ref().unwrap_err());
+        }
+    }
+}
+
+/// Serves a device to one front-end after the other until `script`, on another thread, returns.
+pub(crate) fn serve<D: Device>(
+    make: impl FnOnce(&Handle) -> D,
+    script: impl FnOnce(&Path) + Send + 'static,
+) -> Served<D> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listening = UnixListener::bind(&path).unwrap();
+    let (ended, ends) = rustix::pipe::pipe().unwrap();
+
+    #[expect(clippy::disallowed_methods, reason = "the other side of the socket")]
+    let front_end = std::thread::spawn(move || {
+        let _ends = ends;
+        script(&path);
+    });
+    let executor = Executor::with_operations(OPERATIONS).unwrap();
+    let handle = executor.handle().clone();
+    let device = Rc::new(make(&handle));
+    let listener = Listener::new(&handle, listening.into());
+    let outcomes = executor
+        .run(serve_until(&handle, &listener, &device, ended))
+        .unwrap();
+    if let Err(panic) = front_end.join() {
+        std::panic::resume_unwind(panic);
+    }
+    Served { device, outcomes }
+}
+
+async fn serve_until<D: Device>(
+    handle: &Handle,
+    listener: &Listener,
+    device: &Rc<D>,
+    ended: OwnedFd,
+) -> Vec<Result<(), SessionError>> {
+    let ended = File::new(handle, ended);
+    let mut end = pin!(ended.readable());
+    let mut outcomes = Vec::new();
+    loop {
+        let accepted = match select(pin!(listener.accept()), &mut end).await {
+            Either::Left((accepted, _)) => accepted.unwrap(),
+            Either::Right(_) => return outcomes,
+        };
+        outcomes.push(Session::new(handle, accepted, device.clone()).run().await);
+    }
+}
+
+/// Serves a [`Mirror`].
+pub(crate) fn serve_mirror(script: impl FnOnce(&Path) + Send + 'static) -> Served<Mirror> {
+    serve(|_| Mirror::new(), script)
+}
+
+/// Sends one chain through a [`Mirror`] ring and checks what comes back.
+pub(crate) fn mirror(front: &mut FrontEnd, ring: u16) {
+    let memory = front.memory().clone();
+    let (there, back) = (
+        memory.allocate(4, 1).unwrap(),
+        memory.allocate(4, 1).unwrap(),
+    );
+    mirror_at(front, ring, there, back);
+}
+
+/// The same with buffers at these guest addresses.
+pub(crate) fn mirror_at(front: &mut FrontEnd, ring: u16, there: u64, back: u64) {
+    let memory = front.memory().clone();
+    memory.write(there, b"ping").unwrap();
+    memory.write(back, &[0; 4]).unwrap();
+    let token = front
+        .ring(ring)
+        .add(&[Buffer::new(there, 4)], &[Buffer::new(back, 4)])
+        .unwrap();
+    front.ring(ring).kick().unwrap();
+    let used = front.ring(ring).wait_used(LIMIT).unwrap();
+    assert_eq!((used.token, used.written), (token, 4));
+    let mut answer = [0; 4];
+    memory.read(back, &mut answer).unwrap();
+    assert_eq!(answer, b"ping".map(|byte| !byte));
+}
+
+/// Waits until every copy of a pipe's writing end is closed.
+pub(crate) fn assert_closed(read_end: OwnedFd) {
+    let mut byte = [0];
+    let count = std::fs::File::from(read_end).read(&mut byte).unwrap();
+    assert_eq!(count, 0);
+}

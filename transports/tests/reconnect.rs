@@ -1,0 +1,77 @@
+//! Many front-ends, one after the other. Alone in its process, because it counts descriptors.
+
+mod common;
+
+use std::path::Path;
+
+use vudev_frontend::message::{frame, long_words, request};
+use vudev_frontend::{Connection, FrontEnd};
+
+use crate::common::{mirror, serve_mirror};
+
+/// Front-ends that come and go between two counts.
+const ROUNDS: usize = 30;
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// One front-end that leaves in good order, one that vanishes with its rings running, and one that
+/// misbehaves while it holds descriptors of ours.
+fn come_and_go(path: &Path) {
+    let mut front = FrontEnd::connect(path).queues(2).start().unwrap();
+    mirror(&mut front, 0);
+    let mut front = front.leave().unwrap().resume().unwrap();
+    mirror(&mut front, 1);
+    drop(front.vanish().unwrap());
+
+    let connection = Connection::open(path).unwrap();
+    let sent = [rustix::fd::AsFd::as_fd(&connection); 3];
+    connection.raw(&frame(request::SET_FEATURES, 1, &long_words(&[0])), &sent).unwrap();
+    connection.shut_down_sending().unwrap();
+    connection.wait_closed().unwrap();
+}
+
+#[test]
+fn front_ends_that_come_and_go_leave_no_descriptors_behind() {
+    let served = serve_mirror(|path| {
+        come_and_go(path);
+        // The back-end has let go of a front-end when it answers the next.
+        let settled = |path| {
+            let connection = Connection::open(path).unwrap();
+            connection.features().unwrap();
+            open_descriptors()
+        };
+        let before = settled(path);
+        for _ in 0..ROUNDS {
+            come_and_go(path);
+        }
+        assert_eq!(settled(path), before);
+    });
+    let failed = served.outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    assert_eq!(failed, ROUNDS + 1);
+    assert_eq!(served.device.resets.get() as usize, served.outcomes.len());
+}
+
+#[test]
+fn setting_the_same_thing_again_and_again_leaves_no_descriptors_behind() {
+    let served = serve_mirror(|path| {
+        use vudev_frontend::{RingStep, Step};
+        let mut front = FrontEnd::connect(path).start().unwrap();
+        front.connection().set_acknowledge(true);
+        let mut again = |front: &mut FrontEnd| {
+            for step in [RingStep::Kick, RingStep::Call, RingStep::Error] {
+                front.take(Step::Ring(0, step)).unwrap();
+            }
+            front.take(Step::MemoryTable).unwrap();
+            mirror(front, 0);
+        };
+        again(&mut front);
+        let before = open_descriptors();
+        for _ in 0..ROUNDS {
+            again(&mut front);
+        }
+        assert_eq!(open_descriptors(), before);
+    });
+    served.assert_all_left();
+}
