@@ -1,6 +1,8 @@
 //! In steady state a request allocates nothing: counted by the allocator itself, so alone in its
 //! process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

@@ -1,5 +1,7 @@
 //! Every bad chain is refused as a whole and costs its queue; every lawful one comes through.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::rc::Rc;
 
 use vudev_executor::Executor;

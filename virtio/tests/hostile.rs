@@ -2,6 +2,8 @@
 //!
 //! A failure is run again with `VUDEV_SEED=<the printed seed>`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 

@@ -1,5 +1,7 @@
 //! A file that shrinks under mapped guest memory ends its queue, not the process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::rc::Rc;

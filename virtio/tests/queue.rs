@@ -1,6 +1,8 @@
 //! A queue's word to its driver and its framework: calls, kicks, stops, errors, put-backs, and
 //! memory that changes under it. Over real rings and eventfds.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! The loop of a request/response device: many at a time, each completed when it is done, none
 //! left behind.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
