@@ -178,6 +178,9 @@ impl Role {
         if needed > promised {
             return Err(RoleError::Operations { needed, promised });
         }
+        // Asked of the kernel once (PR_GET_AUXV, which no policy allows) and remembered; memory
+        // that comes with a front-end needs it.
+        let _ = rustix::param::page_size();
         vudev_virtio::install_sigbus_guard().map_err(RoleError::at("install the SIGBUS guard"))?;
         let signals = signals(executor.handle())?;
         let control = channel.try_clone().map_err(RoleError::at("copy the channel"))?;

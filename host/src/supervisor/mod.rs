@@ -169,9 +169,12 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(handle: &Handle, lines: Rc<LogLines>) -> Result<Self, SupervisorError> {
-        // SIGTTOU is only blocked (see `RawTerminal`). A hangup ends a command like this one
-        // unless somebody (nohup) has said otherwise, in which case it never gets here.
-        let set = [Signal::TERM, Signal::INT, Signal::HUP, Signal::TTOU];
+        // SIGTTOU is only blocked (see `RawTerminal`). A hangup ends a command like this one,
+        // unless somebody (nohup) has said otherwise; a blocked signal is never ignored.
+        let mut set = vec![Signal::TERM, Signal::INT, Signal::TTOU];
+        if !is_ignored(Signal::HUP) {
+            set.push(Signal::HUP);
+        }
         let source = Signals::new(handle, &set).map_err(SupervisorError::at("signalfd"))?;
         let changed = Rc::new(Notify::new());
         let signals = Rc::default();
@@ -413,6 +416,14 @@ async fn collect_signals(
             Err(error) => return log::error!("signalfd: {error}"),
         }
     }
+}
+
+/// Whether we were started with this signal ignored (proc(5), `SigIgn`).
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal.as_raw() - 1) & 1 == 1
 }
 
 fn tell_signal(signal: i32) {

@@ -1,0 +1,190 @@
+//! What the supervisor promises about its devices' lives and its own end. Each test is a `vudev`
+//! of its own, under its real policies.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rustix::process::Signal;
+use support::{LIMIT, Setting, kill, pidfd, wait_for_end};
+use vudev_frontend::{Block, FrontEnd};
+use vudev_tests::Terminal;
+
+#[test]
+fn a_stop_ends_all_devices_with_status_0_and_removes_the_sockets() -> Result<()> {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut running = Setting::new()?.serial("type=sink").block()?.block()?.start()?;
+        let devices = running.devices()?.into_iter().map(pidfd).collect::<Result<Vec<_>>>()?;
+        assert_eq!(running.sockets()?.len(), 3);
+        let asked = Instant::now();
+        running.child.signal(signal)?;
+        assert_eq!(running.child.wait(LIMIT)?.code(), Some(0));
+        assert!(asked.elapsed() < Duration::from_secs(2));
+        assert!(running.sockets()?.is_empty());
+        devices.iter().try_for_each(wait_for_end)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stop_during_requests_finishes_them_and_ends_in_time() -> Result<()> {
+    let mut running = Setting::new()?.block()?.start()?;
+    let mut disk = Block::start(FrontEnd::connect(running.path("block-0")), 32, 4096)?;
+    for number in 0..16 {
+        let _ = disk.send_read(0, number * 4096, 4096)?;
+    }
+    disk.kick(0)?;
+    let asked = Instant::now();
+    assert_eq!(running.stop()?, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    assert!(running.sockets()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_killed_device_is_named_and_the_others_go_on() -> Result<()> {
+    let mut running = Setting::new()?.block()?.block()?.start()?;
+    let mut disk = Block::start(FrontEnd::connect(running.path("block-1")), 4, 4096)?;
+    kill(running.devices()?[0], Signal::KILL)?;
+    running.log.until("block-0: error: has died: killed by signal SIGKILL", LIMIT)?;
+    disk.write(0, &[7; 4096])?;
+    let mut read = [0; 4096];
+    disk.read(0, &mut read)?;
+    assert_eq!(read, [7; 4096]);
+    assert_eq!(running.stop()?, Some(1));
+    Ok(())
+}
+
+#[test]
+fn the_end_of_the_last_device_is_the_end_of_the_command() -> Result<()> {
+    let mut running = Setting::new()?.serial("type=sink").start()?;
+    kill(running.devices()?[0], Signal::KILL)?;
+    assert_eq!(running.child.wait(LIMIT)?.code(), Some(1));
+    assert!(running.sockets()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_device_that_somebody_stops_behind_our_back_is_not_as_asked() -> Result<()> {
+    let mut running = Setting::new()?.serial("type=sink").start()?;
+    kill(running.devices()?[0], Signal::TERM)?;
+    running.log.until("serial-0: error: has ended without being asked", LIMIT)?;
+    assert_eq!(running.child.wait(LIMIT)?.code(), Some(1));
+    Ok(())
+}
+
+#[test]
+fn no_device_survives_a_killed_supervisor() -> Result<()> {
+    let running = Setting::new()?.serial("type=sink").block()?.start()?;
+    let devices = running.devices()?.into_iter().map(pidfd).collect::<Result<Vec<_>>>()?;
+    assert_eq!(devices.len(), 2);
+    running.child.signal(Signal::KILL)?;
+    devices.iter().try_for_each(wait_for_end)
+}
+
+#[test]
+fn a_frozen_device_is_killed_at_the_deadline_and_named() -> Result<()> {
+    let mut running = Setting::new()?.serial("type=sink").block()?.start()?;
+    kill(running.devices()?[0], Signal::STOP)?;
+    let asked = Instant::now();
+    running.child.signal(Signal::TERM)?;
+    running.log.until("serial-0: error: did not end in time and was killed", LIMIT)?;
+    assert_eq!(running.child.wait(LIMIT)?.code(), Some(1));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    Ok(())
+}
+
+#[test]
+fn a_stuck_reader_of_the_log_stalls_neither_guests_nor_the_stop() -> Result<()> {
+    let (_nobody_reads, mut errors) = std::io::pipe()?;
+    // Full to the last byte, so that not one line of ours finds room.
+    rustix::fs::fcntl_setfl(&errors, rustix::fs::OFlags::NONBLOCK)?;
+    while errors.write(&[b'x'; 4096]).is_ok() {}
+    while errors.write(b"x").is_ok() {}
+    rustix::fs::fcntl_setfl(&errors, rustix::fs::OFlags::empty())?;
+
+    let setting = Setting::new()?.block()?;
+    let socket = setting.path("block-0");
+    let (mut child, folder) = setting.start_with(errors)?;
+    vudev_tests::wait_until_listening(&socket, &mut child, LIMIT)?;
+    // Each connection is a log line or two.
+    for _ in 0..20 {
+        let mut disk = Block::start(FrontEnd::connect(&socket), 4, 4096)?;
+        disk.write(4096, &[9; 4096])?;
+    }
+    let asked = Instant::now();
+    child.signal(Signal::TERM)?;
+    assert_eq!(child.wait(LIMIT)?.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    assert!(!socket.exists());
+    drop(folder);
+    Ok(())
+}
+
+#[test]
+fn the_terminal_is_raw_while_devices_run_and_restored_afterwards() -> Result<()> {
+    for status in [0, 1] {
+        let terminal = Terminal::open()?;
+        assert!(terminal.echoes()?);
+        let setting = Setting::new()?.stdin(terminal.program_end()?);
+        let mut running = setting.serial("type=sink,stdin").start()?;
+        assert!(!terminal.echoes()?);
+        match status {
+            0 => running.child.signal(Signal::TERM)?,
+            _ => kill(running.devices()?[0], Signal::KILL)?,
+        }
+        assert_eq!(running.child.wait(LIMIT)?.code(), Some(status));
+        assert!(terminal.echoes()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_front_end_that_leaves_makes_room_for_the_next() -> Result<()> {
+    let mut running = Setting::new()?.block()?.start()?;
+    for round in 0..10_u8 {
+        let mut disk = Block::start(FrontEnd::connect(running.path("block-0")), 4, 512)?;
+        let mut read = [0; 512];
+        disk.read(0, &mut read)?;
+        assert_eq!(read, [round; 512]);
+        disk.write(0, &[round + 1; 512])?;
+        match round % 2 {
+            0 => drop(disk.into_front().leave()?),
+            _ => drop(disk.into_front().vanish()?),
+        }
+    }
+    assert_eq!(running.stop()?, Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_replaced_socket_is_not_ours_to_remove() -> Result<()> {
+    let mut running = Setting::new()?.serial("type=sink").start()?;
+    let place = running.path("serial-0");
+    fs::remove_file(&place)?;
+    fs::write(&place, "a user's file")?;
+    assert_eq!(running.stop()?, Some(0));
+    assert_eq!(fs::read_to_string(&place)?, "a user's file");
+    Ok(())
+}
+
+#[test]
+fn without_the_sandbox_the_same_is_true_and_said_loudly() -> Result<()> {
+    let setting = Setting::new()?.argument("--disable-sandbox").block()?;
+    let (lines, errors) = rustix::pipe::pipe()?;
+    let socket = setting.path("block-0");
+    let (child, _folder) = setting.start_with(errors)?;
+    let mut log = vudev_tests::Lines::new(lines);
+    log.until("warning: --disable-sandbox: the devices run WITHOUT A JAIL", LIMIT)?;
+    log.until("1 device is ready", LIMIT)?;
+    let mut disk = Block::start(FrontEnd::connect(&socket), 4, 512)?;
+    disk.write(0, &[1; 512])?;
+    disk.flush()?;
+    let devices = support::children_of(child.id())?;
+    let device = pidfd(devices[0])?;
+    child.signal(Signal::KILL)?;
+    wait_for_end(&device)
+}
