@@ -23,7 +23,9 @@ use rustix::{
 use crate::{
     Error, LIMIT,
     event::{readable, writable},
-    message::{HEADER_SIZE, Header, NEED_REPLY, PAYLOAD_MAX, REPLY, VERSION, frame, name, u64_at},
+    message::{
+        HEADER_SIZE, Header, NEED_REPLY, PAYLOAD_MAX, REPLY, VERSION, frame, name, request, u64_at,
+    },
 };
 
 /// Descriptors that an answer may carry; the protocol's own limit for one message.
@@ -47,10 +49,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether the message was turned down: the connection ended, or an acknowledgement is not 0.
+    /// Whether the message was turned down: the connection ended, an acknowledgement is not 0, or
+    /// `GET_CONFIG` was answered by nothing, which is its own way.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Closed => true,
+            Self::Answered(header, payload) if header.request == request::GET_CONFIG => {
+                payload.is_empty()
+            }
             Self::Answered(_, payload) => payload.len() == 8 && u64_at(payload, 0) != Some(0),
         }
     }
@@ -310,7 +316,7 @@ fn receive_some(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{long_words, request};
+    use crate::message::long_words;
     use std::io::Write;
 
     #[test]

@@ -55,8 +55,20 @@ impl Console {
 
     /// Stops both queues and leaves; the posted buffers stay where they are.
     pub fn leave(self) -> Result<ParkedConsole, Error> {
-        let Self { front, posted, free, outgoing, received } = self;
-        Ok(ParkedConsole { front: front.leave()?, posted, free, outgoing, received })
+        let Self {
+            front,
+            posted,
+            free,
+            outgoing,
+            received,
+        } = self;
+        Ok(ParkedConsole {
+            front: front.leave()?,
+            posted,
+            free,
+            outgoing,
+            received,
+        })
     }
 
     /// Number of receive buffers that the device holds.
@@ -148,7 +160,19 @@ pub struct ParkedConsole {
 impl ParkedConsole {
     /// Connects again and goes on where the queues stopped.
     pub fn resume(self) -> Result<Console, Error> {
-        let Self { front, posted, free, outgoing, received } = self;
-        Ok(Console { front: front.resume()?, posted, free, outgoing, received })
+        let Self {
+            front,
+            posted,
+            free,
+            outgoing,
+            received,
+        } = self;
+        Ok(Console {
+            front: front.resume()?,
+            posted,
+            free,
+            outgoing,
+            received,
+        })
     }
 }

@@ -7,13 +7,16 @@
 mod bad;
 mod support;
 
-use std::{fs::File, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use bad::{Bad, all_are_refused, bad, eventfd, layout, memfd, pipe};
 use support::{Running, descriptors_at_work};
 use vudev_frontend::{
     Outcome, RegionLayout,
-    message::{self, long_words, protocol, request, words},
+    message::{self, NEED_REPLY, VERSION, long_words, protocol, request, words},
     requests::{region, single_region},
 };
 
@@ -126,22 +129,30 @@ fn rings_that_do_not_exist_or_cannot_be_are_refused() {
 #[test]
 fn features_that_were_not_offered_are_refused() {
     let running = Running::disk("");
-    let protocol = protocol::REPLY_ACK | 1 << 63;
-    all_are_refused(
-        &running,
-        [
-            bad(
-                "bit 63",
-                request::SET_FEATURES,
-                &long_words(&[1 << 63 | 1 << 32 | 1 << 30]),
-            ),
-            bad(
-                "protocol bit 63",
-                request::SET_PROTOCOL_FEATURES,
-                &long_words(&[protocol]),
-            ),
-        ],
-    );
+    let driver = [1 << 63, 1 << 34, 1 << 26, 1 << 33].map(|bit: u64| {
+        let payload = long_words(&[bit | 1 << 32 | 1 << 30]);
+        bad(&format!("feature {bit:#x}"), request::SET_FEATURES, &payload)
+    });
+    all_are_refused(&running, driver);
+}
+
+#[test]
+fn protocol_features_that_were_not_offered_do_not_come_on() {
+    let running = Running::disk("");
+    let log_shmfd = 1 << 1;
+    let mut block = running.block();
+    let connection = block.front().connection();
+    let offered = connection.protocol_features().unwrap();
+    assert_eq!(offered & log_shmfd, 0, "then this test needs another bit");
+    // Front-ends send what they know; to refuse it is as lawful as to ignore it.
+    if connection.set_protocol_features(protocol::REPLY_ACK | log_shmfd).is_ok() {
+        let log = memfd(4096);
+        let payload = long_words(&[4096, 0]);
+        let message = message::frame(request::SET_LOG_BASE, VERSION | NEED_REPLY, &payload);
+        connection.raw(&message, &[log.as_fd()]).unwrap();
+        assert!(connection.outcome().unwrap().is_refusal());
+    }
+    running.block_after(block).read(0, &mut [0; 512]).unwrap();
 }
 
 #[test]

@@ -10,10 +10,10 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use vudev_frontend::{Block, Builder, Console, FrontEnd};
+use vudev_frontend::{Block, Builder, Console, FrontEnd, LIMIT};
 use vudev_tests::{Vudev, VudevCommand};
 
 /// Bytes on a test's disk.
@@ -40,7 +40,7 @@ impl Running {
             .block(&options, &directory.path().join("socket"))
             .start()
             .unwrap();
-        Self { vudev, directory }
+        Self { vudev, directory }.ready()
     }
 
     /// A console whose output goes to a file and whose input comes from what is given.
@@ -61,7 +61,17 @@ impl Running {
             .serial(&options, &directory.path().join("socket"))
             .start()
             .unwrap();
-        Self { vudev, directory }
+        Self { vudev, directory }.ready()
+    }
+
+    /// Waits until the device is in its jail: its socket listens before.
+    fn ready(self) -> Self {
+        let deadline = Instant::now() + LIMIT;
+        while !self.log().contains("device is ready") {
+            assert!(Instant::now() < deadline, "not ready: {}", self.log());
+            std::thread::yield_now();
+        }
+        self
     }
 
     /// The device's socket.
