@@ -29,16 +29,25 @@ static TABLE: Table = Table {
     device: "block",
     about: "a disk (virtio-blk) on a raw image or a block device",
     keys: &[
-        Key::new("path", Kind::Path, "the image or block device").required().positional(),
+        Key::new("path", Kind::Path, "the image or block device")
+            .required()
+            .positional(),
         Key::flag("ro", "the guest can only read"),
         Key::flag("direct", "bypass the host's page cache (O_DIRECT)").aliases(&["o-direct"]),
         Key::new(
             "block-size",
-            Kind::Size { min: 512, max: 65_536 },
+            Kind::Size {
+                min: 512,
+                max: 65_536,
+            },
             "the logical block size, a power of two; most Linux guests take no more than 4k",
         )
         .default("512"),
-        Key::new("id", Kind::Text { max: ID_SIZE }, "the serial number that the guest can read"),
+        Key::new(
+            "id",
+            Kind::Text { max: ID_SIZE },
+            "the serial number that the guest can read",
+        ),
         Key::new(
             "queues",
             Kind::Number { min: 1, max: 256 },
@@ -54,7 +63,7 @@ static TABLE: Table = Table {
         Key::new(
             "lock",
             Kind::Flag,
-            "lock the image (flock): shared if ro, else exclusive, so that no two disks write to it",
+            "lock the image (flock), shared if ro and else exclusive: no two disks write to it",
         )
         .default("true"),
         Key::new(
@@ -69,13 +78,23 @@ static TABLE: Table = Table {
         Key::flag("sparse", "let the guest give back space (DISCARD)")
             .refused("DISCARD is not offered yet"),
         Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet"),
-        Key::flag("dontcache", "drop what was read or written from the page cache")
-            .refused("it is not built yet; direct bypasses the cache"),
+        Key::flag(
+            "dontcache",
+            "drop what was read or written from the page cache",
+        )
+        .refused("it is not built yet; direct bypasses the cache"),
         Key::flag("multiple-workers", "one thread for each queue")
             .noted("a device is one thread here, and its ring does requests of all queues at once"),
         Key::flag("root", "the guest's root is on this disk").noted(VMM_ONLY),
-        Key::new("bootindex", Kind::Number { min: 0, max: u32::MAX as u64 }, "the boot order")
-            .noted(VMM_ONLY),
+        Key::new(
+            "bootindex",
+            Kind::Number {
+                min: 0,
+                max: u32::MAX as u64,
+            },
+            "the boot order",
+        )
+        .noted(VMM_ONLY),
         Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY),
     ],
     example: "path=disk.img,vhost=/tmp/vu-block",

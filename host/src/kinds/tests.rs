@@ -177,18 +177,42 @@ fn what_is_no_disk_is_one_line_with_the_cause() {
     let _socket = UnixListener::bind(scene.path("socket")).expect("bound");
     let remedy = "write the path of a raw image or a block device";
     let cases = [
-        ("DIR/none", "cannot open \"DIR/none\": No such file or directory: write the path of a file that exists".to_owned()),
+        (
+            "DIR/none",
+            "cannot open \"DIR/none\": No such file or directory: \
+            write the path of a file that exists"
+                .to_owned(),
+        ),
         ("DIR", format!("\"DIR\" is a directory: {remedy}")),
         ("DIR,ro", format!("\"DIR\" is a directory: {remedy}")),
         ("DIR/fifo", format!("\"DIR/fifo\" is a FIFO: {remedy}")),
         ("DIR/fifo,ro", format!("\"DIR/fifo\" is a FIFO: {remedy}")),
-        ("DIR/socket", format!("\"DIR/socket\" is a socket: {remedy}")),
-        ("/dev/null", format!("\"/dev/null\" is a character device: {remedy}")),
-        ("DIR/empty", "\"DIR/empty\" is empty: give it a size, by truncate -s 1G FILE say".to_owned()),
-        ("DIR/odd", "the size of \"DIR/odd\", 1000 bytes, is not a multiple of its block size 512: \
-            fill it up with zeros by truncate -s %512 FILE".to_owned()),
-        ("DIR/half,block-size=4k", "the size of \"DIR/half\", 512 bytes, is not a multiple of its \
-            block size 4096: fill it up with zeros by truncate -s %4096 FILE".to_owned()),
+        (
+            "DIR/socket",
+            format!("\"DIR/socket\" is a socket: {remedy}"),
+        ),
+        (
+            "/dev/null",
+            format!("\"/dev/null\" is a character device: {remedy}"),
+        ),
+        (
+            "DIR/empty",
+            "\"DIR/empty\" is empty: \
+            give it a size, by truncate -s 1G FILE say"
+                .to_owned(),
+        ),
+        (
+            "DIR/odd",
+            "the size of \"DIR/odd\", 1000 bytes, is not a multiple of its block size 512: \
+            fill it up with zeros by truncate -s %512 FILE"
+                .to_owned(),
+        ),
+        (
+            "DIR/half,block-size=4k",
+            "the size of \"DIR/half\", 512 bytes, is not a multiple of its \
+            block size 4096: fill it up with zeros by truncate -s %4096 FILE"
+                .to_owned(),
+        ),
     ];
     for (argument, text) in cases {
         let expected = format!("--block: path: column 1: {text}");

@@ -34,9 +34,11 @@ fn a_device_lists_each_key_with_type_range_default_meaning_and_fate() {
         "      no cache; also called o-direct\n",
         "  block-size=SIZE   (512 to 4k, default 512)\n      in bytes\n",
         "  id=TEXT   (at most 20 bytes, no default)\n",
-        "  cache=write-back|none   (default write-back)\n      how it caches. Not unsafe: it loses data\n",
+        "  cache=write-back|none   (default write-back)\n\
+         \x20     how it caches. Not unsafe: it loses data\n",
         "\nAccepted because crosvm takes them, without effect here:\n  root[=true|false]\n",
-        "\nKnown from crosvm, refused here:\n  packed[=true|false]\n      packed rings: they are not built\n",
+        "\nKnown from crosvm, refused here:\n  packed[=true|false]\n\
+         \x20     packed rings: they are not built\n",
     ] {
         assert!(text.contains(part), "{part}\n---\n{text}");
     }

@@ -199,17 +199,20 @@ fn each_mistake_is_one_line_with_device_key_column_and_remedy() {
         ),
         (
             "i,ro",
-            "--disk: vhost: column 5: is missing: add vhost=PATH, the socket that front-ends connect to",
+            "--disk: vhost: column 5: is missing: \
+             add vhost=PATH, the socket that front-ends connect to",
         ),
         ("", "--disk: path: column 1: is missing: add path=PATH"),
         (
             "i,vhost=0000:00:05.0",
             "--disk: vhost: column 9: 0000:00:05.0 is a PCI address, and \
-          virtio-vhost-user over VFIO is not built yet: write the path of a socket; ./0000:00:05.0 for one of this name",
+          virtio-vhost-user over VFIO is not built yet: \
+             write the path of a socket; ./0000:00:05.0 for one of this name",
         ),
         (
             "i,vhost=00:25.0",
-            "--disk: vhost: column 9: \"00:25.0\" looks like a PCI address, but its device is over 1f: \
+            "--disk: vhost: column 9: \"00:25.0\" looks like a PCI address, but its device \
+             is over 1f: \
           write ./00:25.0 if it is the path of a socket",
         ),
     ];
@@ -276,7 +279,8 @@ proptest! {
     #[test]
     fn no_near_miss_panics(
         elements in prop::collection::vec(
-            "(path|ro|queues|sizes|id|cache|vhost|block_size|pci-address)?(=[\"'\\[\\]\\\\a-z0-9:.]{0,6})?",
+            "(path|ro|queues|sizes|id|cache|vhost|block_size|pci-address)?\
+             (=[\"'\\[\\]\\\\a-z0-9:.]{0,6})?",
             0..6,
         ),
     ) {
