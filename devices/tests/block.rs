@@ -1,5 +1,11 @@
 //! What a driver can rely on from the disk, told by a driver.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its numbers are small"
+)]
+
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -1,6 +1,12 @@
 //! Counts what the disk allocates for a request, which is nothing. In a binary of its own, since
 //! the allocator is replaced.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its numbers are small"
+)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

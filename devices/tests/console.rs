@@ -1,5 +1,11 @@
 //! What a driver, and whoever is at the other end, can rely on from the console.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its numbers are small"
+)]
+
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Seek, Write, pipe};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -2,6 +2,12 @@
 //! from a seed. A failure names its seed; `VUDEV_SEED=… cargo test -p vudev-devices --test
 //! simulated` plays that one again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its numbers are small"
+)]
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -20,6 +20,9 @@ pub(super) const F_BLK_SIZE: u64 = 1 << 6;
 pub(super) const F_FLUSH: u64 = 1 << 9;
 pub(super) const F_MQ: u64 = 1 << 12;
 
+/// The least logical block size: a sector.
+const BLOCK_SIZE_MIN: u32 = 512;
+
 /// The greatest logical block size: Linux guests take no greater one.
 const BLOCK_SIZE_MAX: u32 = 65_536;
 
@@ -115,8 +118,8 @@ impl BlockConfig {
             queue_size,
             ..
         } = *self;
-        let sector = SECTOR_SIZE as u32;
-        if !block_size.is_power_of_two() || !(sector..=BLOCK_SIZE_MAX).contains(&block_size) {
+        let sizes = BLOCK_SIZE_MIN..=BLOCK_SIZE_MAX;
+        if !block_size.is_power_of_two() || !sizes.contains(&block_size) {
             return Err(BlockError::BlockSize(block_size));
         }
         let aligned = direct_alignment.is_power_of_two() && direct_alignment <= block_size;
