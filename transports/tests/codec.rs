@@ -1,6 +1,11 @@
 //! The codec against bytes that nobody meant: it refuses or understands, and never panics; and
 //! descriptors that it does not hand on are closed.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of any #[test]"
+)]
+
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use proptest::collection::vec;
@@ -12,19 +17,29 @@ use vudev_transports::message::{
 
 /// Numbers of all messages that we speak.
 fn numbers() -> Vec<u32> {
-    (0..64).filter(|number| Code::from_wire(*number).is_some()).collect()
+    (0..64)
+        .filter(|number| Code::from_wire(*number).is_some())
+        .collect()
 }
 
 fn words(values: &[u32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_ne_bytes())
+        .collect()
 }
 
 fn longs(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_ne_bytes())
+        .collect()
 }
 
 fn descriptors(count: usize) -> Vec<OwnedFd> {
-    (0..count).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect()
+    (0..count)
+        .map(|_| std::fs::File::open("/dev/null").unwrap().into())
+        .collect()
 }
 
 fn understood(
@@ -96,7 +111,10 @@ proptest! {
 /// What a request promises by existing.
 fn check_promises(request: &Request<MemoryFile>) {
     match request {
-        Request::Ring { request: RingRequest::SetSize(size), .. } => {
+        Request::Ring {
+            request: RingRequest::SetSize(size),
+            ..
+        } => {
             assert!(size.is_power_of_two());
         }
         Request::Config(ConfigRequest::Read { offset, length, .. }) => {
@@ -131,12 +149,18 @@ fn fields_are_where_the_spec_puts_them() {
     // Index and flags, then descriptors, *used*, available, log.
     let mut payload = words(&[3, 0]);
     payload.extend(longs(&[0x1000, 0x3000, 0x2000, 0]));
-    let Ok(Request::Ring { index: 3, request: RingRequest::SetAddresses(addresses) }) =
-        understood(9, &payload, 0)
+    let Ok(Request::Ring {
+        index: 3,
+        request: RingRequest::SetAddresses(addresses),
+    }) = understood(9, &payload, 0)
     else {
         panic!("SET_VRING_ADDR");
     };
-    let expected = UserAddresses { descriptors: 0x1000, available: 0x2000, used: 0x3000 };
+    let expected = UserAddresses {
+        descriptors: 0x1000,
+        available: 0x2000,
+        used: 0x3000,
+    };
     assert_eq!(addresses, expected);
 
     // Guest address, *size*, user address, offset, behind eight bytes of padding.
@@ -154,11 +178,17 @@ fn fields_are_where_the_spec_puts_them() {
 fn a_ring_event_has_a_descriptor_or_says_that_it_has_none() {
     assert!(matches!(
         understood(12, &longs(&[2]), 1),
-        Ok(Request::Ring { index: 2, request: RingRequest::SetKick(Some(_)) })
+        Ok(Request::Ring {
+            index: 2,
+            request: RingRequest::SetKick(Some(_))
+        })
     ));
     assert!(matches!(
         understood(13, &longs(&[0x102]), 0),
-        Ok(Request::Ring { index: 2, request: RingRequest::SetCall(None) })
+        Ok(Request::Ring {
+            index: 2,
+            request: RingRequest::SetCall(None)
+        })
     ));
     assert!(understood(14, &longs(&[2]), 0).is_err());
     assert!(understood(14, &longs(&[0x102]), 1).is_err());
@@ -174,5 +204,9 @@ fn a_refused_message_closes_its_descriptors() {
     let error = refused.unwrap_err().to_string();
     assert_eq!(error, "GET_FEATURES: 1 descriptors, 0 expected");
     let mut byte = [0];
-    assert_eq!(rustix::io::read(&read_end, &mut byte).unwrap(), 0, "descriptor {number} is open");
+    assert_eq!(
+        rustix::io::read(&read_end, &mut byte).unwrap(),
+        0,
+        "descriptor {number} is open"
+    );
 }

@@ -1,8 +1,14 @@
-//! Many front-ends, one after the other. Alone in its process, because it counts descriptors.
+//! Many front-ends, one after the other. In a process of its own, because descriptors are counted.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of any #[test]"
+)]
 
 mod common;
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use vudev_frontend::message::{frame, long_words, request};
 use vudev_frontend::{Connection, FrontEnd};
@@ -11,6 +17,9 @@ use crate::common::{mirror, serve_mirror};
 
 /// Front-ends that come and go between two counts.
 const ROUNDS: usize = 30;
+
+/// Held by the test that counts: there is one descriptor table for all threads.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -27,13 +36,16 @@ fn come_and_go(path: &Path) {
 
     let connection = Connection::open(path).unwrap();
     let sent = [rustix::fd::AsFd::as_fd(&connection); 3];
-    connection.raw(&frame(request::SET_FEATURES, 1, &long_words(&[0])), &sent).unwrap();
+    connection
+        .raw(&frame(request::SET_FEATURES, 1, &long_words(&[0])), &sent)
+        .unwrap();
     connection.shut_down_sending().unwrap();
     connection.wait_closed().unwrap();
 }
 
 #[test]
 fn front_ends_that_come_and_go_leave_no_descriptors_behind() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let served = serve_mirror(|path| {
         come_and_go(path);
         // The back-end has let go of a front-end when it answers the next.
@@ -48,18 +60,23 @@ fn front_ends_that_come_and_go_leave_no_descriptors_behind() {
         }
         assert_eq!(settled(path), before);
     });
-    let failed = served.outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    let failed = served
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.is_err())
+        .count();
     assert_eq!(failed, ROUNDS + 1);
     assert_eq!(served.device.resets.get() as usize, served.outcomes.len());
 }
 
 #[test]
 fn setting_the_same_thing_again_and_again_leaves_no_descriptors_behind() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let served = serve_mirror(|path| {
         use vudev_frontend::{RingStep, Step};
         let mut front = FrontEnd::connect(path).start().unwrap();
         front.connection().set_acknowledge(true);
-        let mut again = |front: &mut FrontEnd| {
+        let again = |front: &mut FrontEnd| {
             for step in [RingStep::Kick, RingStep::Call, RingStep::Error] {
                 front.take(Step::Ring(0, step)).unwrap();
             }

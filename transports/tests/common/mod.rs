@@ -2,7 +2,10 @@
 //! which plays the front-end on a thread of its own. No assertions about the protocol.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of any #[test]")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of any #[test]"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;

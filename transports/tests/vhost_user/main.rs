@@ -1,6 +1,9 @@
 //! The session over a real socket, against a front-end that shares no code with it.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of any #[test]")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of any #[test]"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
