@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, FlockOperation, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use vudev_devices::block::{self, BlockConfig, BlockError, Measure, measure};
 use vudev_executor::Handle;
@@ -209,8 +209,10 @@ fn explain(values: &Values, config: &BlockConfig, error: OptionError) -> OptionE
             other => return unfit(values, other),
         }
     }
-    let opens =
-        |flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty()).is_ok();
+    let opens = |flags| {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::open(path, flags, Mode::empty()).is_ok()
+    };
     if config.direct && opens(OFlags::RDONLY) && !opens(OFlags::RDONLY | OFlags::DIRECT) {
         let problem = format!("the file system of {} has no direct access", named(values));
         return values.error("direct", problem).remedy("leave direct out");

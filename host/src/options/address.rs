@@ -8,15 +8,15 @@ pub(super) const VHOST_MEANING: &str =
 
 /// A PCI address `[DOMAIN:]BUS:DEVICE.FUNCTION`, all in hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PciAddress {
+pub(super) struct PciAddress {
     /// 0 where it is left out.
-    pub domain: u32,
+    pub(super) domain: u32,
     /// 0 to ff.
-    pub bus: u8,
+    pub(super) bus: u8,
     /// 0 to 1f.
-    pub device: u8,
+    pub(super) device: u8,
     /// 0 to 7.
-    pub function: u8,
+    pub(super) function: u8,
 }
 
 /// What a text is, seen as a PCI address.

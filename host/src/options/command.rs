@@ -10,7 +10,7 @@ use super::convert::Value;
 use super::error::{OptionError, repeat};
 use super::help::{JAIL, LOG_LEVELS, Topic};
 use super::suggest::nearest;
-use super::table::Table;
+use super::table::{FLAGS, Table};
 use super::values::{Schema, Values};
 
 /// Devices of one command. Each is a process and a handful of descriptors of the supervisor, which
@@ -156,10 +156,14 @@ impl CommandLine<'_> {
     ///
     /// # Errors
     /// The first mistake that is found. Nothing has been started or opened then.
+    ///
+    /// # Panics
+    /// A table contradicts itself: two keys of one name, a default that is not a value of its key.
     pub fn parse(
         &self,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Command, UsageError> {
+        self.tables.iter().for_each(|table| table.assert_sound());
         let mut arguments = Arguments {
             rest: arguments.into_iter(),
         };
@@ -244,8 +248,7 @@ impl CommandLine<'_> {
     }
 
     fn nearest_flag(&self, given: &str) -> Option<String> {
-        let ours = ["disable-sandbox", "jail", "log-level", "help", "version"];
-        let flags = self.tables.iter().map(|table| table.device).chain(ours);
+        let flags = self.tables.iter().map(|table| table.device).chain(FLAGS);
         nearest(given, flags).map(|flag| format!("--{flag}"))
     }
 

@@ -23,7 +23,6 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use address::PciAddress;
 pub use command::{
     Command, CommandLine, DEVICES_MAX, DeviceRequest, JailOptions, RunOptions, USAGE_STATUS,
     UsageError,

@@ -3,7 +3,7 @@
 /// Names longer than this are not compared: the work is quadratic.
 const LENGTH_MAX: usize = 64;
 
-/// The nearest name, if a third or less of it is misspelt.
+/// The nearest name, if a third or less of it is misspelt; else one that it abbreviates.
 pub(super) fn nearest<'a>(
     given: &str,
     names: impl IntoIterator<Item = &'a str>,
@@ -12,11 +12,23 @@ pub(super) fn nearest<'a>(
         return None;
     }
     let given = given.replace('_', "-").to_ascii_lowercase();
-    let (distance, name) = names
-        .into_iter()
-        .map(|name| (distance(&given, name), name))
-        .min_by_key(|(distance, _)| *distance)?;
-    (distance <= (name.chars().count().max(given.chars().count()) / 3).max(1)).then_some(name)
+    let names: Vec<_> = names.into_iter().collect();
+    let distances = names.iter().map(|name| (distance(&given, name), *name));
+    let (distance, name) = distances.min_by_key(|(distance, _)| *distance)?;
+    if distance <= (name.chars().count().max(given.chars().count()) / 3).max(1) {
+        return Some(name);
+    }
+    names.into_iter().find(|name| abbreviates(&given, name))
+}
+
+/// Whether the letters stand in the name, in their order and beginning with its first: blk, block.
+fn abbreviates(given: &str, name: &str) -> bool {
+    let mut rest = name.chars();
+    given.len() > 1
+        && given.chars().next() == name.chars().next()
+        && given
+            .chars()
+            .all(|letter| rest.any(|other| other == letter))
 }
 
 /// Insertions, removals, replacements and swaps of neighbours (optimal string alignment).
@@ -51,6 +63,7 @@ mod tests {
         assert_eq!(nearest("Block_Sise", names), Some("block-size"));
         assert_eq!(nearest("hardwear", names), Some("hardware"));
         assert_eq!(nearest("r", names), Some("ro"));
+        assert_eq!(nearest("bsize", names), Some("block-size"));
         assert_eq!(nearest("cache", names), None);
         assert_eq!(nearest(&"x".repeat(100_000), names), None);
     }

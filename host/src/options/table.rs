@@ -2,6 +2,7 @@
 //! Nothing here looks at an argument; see [`super::values`] and [`super::help`].
 
 use super::address::VHOST_MEANING;
+use super::convert::default_of;
 
 /// The keys of one device flag, `--serial` say.
 #[derive(Debug)]
@@ -100,12 +101,44 @@ pub enum Effect {
     Refused(&'static str),
 }
 
+/// Flags that are no devices.
+pub(super) const FLAGS: [&str; 5] = ["disable-sandbox", "jail", "log-level", "help", "version"];
+
 /// The key of every device: where a front-end finds it.
 pub const VHOST: Key = Key::new("vhost", Kind::Vhost, VHOST_MEANING)
     .required()
     .exclusive();
 
 impl Table {
+    /// Panics if the table contradicts itself: it is part of the program, and would refuse or
+    /// misread what its help promises.
+    pub(super) fn assert_sound(&self) {
+        let flag = self.device;
+        assert!(!FLAGS.contains(&flag), "no device can be called {flag}");
+        let keys: Vec<_> = self.all_keys().collect();
+        let names = |key: &Key| std::iter::once(key.name).chain(key.aliases.iter().copied());
+        for (index, key) in keys.iter().enumerate() {
+            let name = key.name;
+            let fits =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            assert!(
+                name.bytes().all(fits),
+                "--{flag}: {name} is not in kebab-case"
+            );
+            assert!(
+                key.default.is_empty() || !key.required,
+                "--{flag}: {name} needs no default"
+            );
+            default_of(key);
+            let mut others = keys.iter().skip(index + 1);
+            if let Some(other) = others.find(|other| names(key).any(|name| other.is_called(name))) {
+                panic!("--{flag}: {name} is also a name of {}", other.name);
+            }
+        }
+        let positional = keys.iter().filter(|key| key.positional).count();
+        assert!(positional <= 1, "--{flag}: only one key can be positional");
+    }
+
     /// All keys of the flag, its own before [`VHOST`].
     pub fn all_keys(&self) -> impl Iterator<Item = &'static Key> {
         self.keys.iter().chain(std::iter::once(&VHOST))
@@ -216,6 +249,38 @@ pub(super) fn same_name(ours: &str, theirs: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn table(keys: &'static [Key]) -> Table {
+        Table {
+            device: "x",
+            about: "…",
+            keys,
+            example: "",
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "--x: block-size is also a name of size")]
+    fn two_keys_of_one_name_are_a_programming_error() {
+        const KEYS: &[Key] = &[
+            Key::flag("block-size", "…"),
+            Key::flag("size", "…").aliases(&["block_size"]),
+        ];
+        table(KEYS).assert_sound();
+    }
+
+    #[test]
+    #[should_panic(expected = "--x: vhost is also a name of vhost")]
+    fn no_device_has_a_vhost_of_its_own() {
+        table(const { &[Key::flag("vhost", "…")] }).assert_sound();
+    }
+
+    #[test]
+    #[should_panic(expected = "the default of n is not a value of it")]
+    fn a_default_out_of_range_is_a_programming_error() {
+        const KEYS: &[Key] = &[Key::new("n", Kind::Number { min: 1, max: 2 }, "…").default("3")];
+        table(KEYS).assert_sound();
+    }
 
     #[test]
     fn a_key_answers_to_kebab_case_snake_case_and_its_aliases() {
