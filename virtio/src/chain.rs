@@ -94,7 +94,9 @@ impl Chain {
         self.head
     }
 
-    pub(crate) fn position(&self) -> u16 {
+    /// Where it stood in the driver's order, modulo 2^16. A chain that was put back has the same
+    /// place when it is taken again, which tells it from another driver's.
+    pub fn position(&self) -> u16 {
         self.position
     }
 

@@ -87,10 +87,6 @@ impl Device for Console {
             index => unreachable!("queue {index} of a device that has two"),
         }
     }
-
-    fn reset(&self) {
-        self.output.forget_begun();
-    }
 }
 
 /// How a read or a write that a stop may interrupt has ended.

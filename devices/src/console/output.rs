@@ -20,12 +20,21 @@ const BLOCKING_PIECE: usize = 256;
 pub(super) struct Output {
     /// `None` for a sink, and when the output is gone.
     file: RefCell<Option<File>>,
-    /// Bytes written already of the chain that the queue gives next: a stop came in its middle.
-    begun: Cell<usize>,
+    /// The chain that a stop came in the middle of.
+    begun: Cell<Option<Begun>>,
     /// How much may be written at once, when the output can be written to.
     piece_max: usize,
     /// How often output was lost to a full disk.
     losses: Cell<u64>,
+}
+
+/// A chain that was written in part and put back. A front-end that comes back gives it again, and
+/// another one, with another guest, does not: position, head and length tell them apart. (A reset
+/// says nothing, since every front-end that leaves is followed by one.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Begun {
+    chain: (u16, u16, usize),
+    written: usize,
 }
 
 /// What has become of a chain's bytes.
@@ -46,14 +55,9 @@ impl Output {
                 usize::MAX
             },
             file: RefCell::new(file),
-            begun: Cell::new(0),
+            begun: Cell::new(None),
             losses: Cell::new(0),
         }
-    }
-
-    /// Another driver's chains have nothing to do with the last one's.
-    pub(super) fn forget_begun(&self) {
-        self.begun.set(0);
     }
 
     /// Serves the transmit queue.
@@ -72,15 +76,25 @@ impl Output {
 
     async fn emit(&self, queue: &Queue, chain: &mut Chain) -> Emitted {
         let length = chain.readable.len();
-        // As much as there is, so it cannot fail.
-        let _ = chain.readable.advance(self.begun.take().min(length));
+        let this = (chain.position(), chain.head(), length);
+        if let Some(begun) = self.begun.take()
+            && begun.chain == this
+        {
+            // Less than its length, so it cannot fail.
+            let _ = chain.readable.advance(begun.written);
+        }
         while !chain.readable.is_empty() {
             let mut piece = chain.readable.take();
             if let Ok(rest) = piece.split_off(self.piece_max) {
                 chain.readable = rest;
             }
             if self.emit_piece(queue, &mut piece).await.is_none() {
-                self.begun.set(length - chain.readable.len() - piece.len());
+                let written = length - chain.readable.len() - piece.len();
+                let begun = Begun {
+                    chain: this,
+                    written,
+                };
+                self.begun.set(Some(begun));
                 return Emitted::Interrupted;
             }
         }
