@@ -380,7 +380,6 @@ fn a_fifo_is_opened_without_waiting_and_survives_its_writers() {
 #[test]
 fn what_is_no_console_is_one_line_with_the_cause() {
     let scene = Scene::new();
-    scene.fifo("fifo");
     let no_uart = "is not available: an emulated UART is part of a VMM, only a virtio console can \
                    leave it: write one of virtio-console, legacy-virtio-console";
     let cases = [
@@ -414,6 +413,21 @@ fn what_is_no_console_is_one_line_with_the_cause() {
             leave one of them out"
                 .to_owned(),
         ),
+    ];
+    for (argument, text) in cases {
+        assert_eq!(
+            scene.refusal::<Serial>(argument),
+            format!("--serial: {text}"),
+            "{argument}"
+        );
+    }
+}
+
+#[test]
+fn a_console_whose_files_cannot_be_opened_is_one_line_with_the_cause() {
+    let scene = Scene::new();
+    scene.fifo("fifo");
+    let cases = [
         (
             "input=DIR",
             "input: column 7: \"DIR\" is a directory: \

@@ -74,82 +74,84 @@ fn a_note_is_told_once_for_all_devices_of_a_kind() {
     );
 }
 
+/// Command lines, and what is said of them.
+const MISTAKES: &[(&[&str], &str)] = &[
+    (
+        &[],
+        "no device is given: add one, --port vhost=/tmp/vu-port; see vudev --help",
+    ),
+    (
+        &["--disable-sandbox"],
+        "no device is given: add one, --port vhost=/tmp/vu-port; see vudev --help",
+    ),
+    (
+        &["--dsk", "a,vhost=1"],
+        "unknown argument \"--dsk\": did you mean --disk?",
+    ),
+    (
+        &["--dsk=a,vhost=1"],
+        "unknown argument \"--dsk\": did you mean --disk?",
+    ),
+    (
+        &["-disk", "a,vhost=1"],
+        "unknown argument \"-disk\": did you mean --disk?",
+    ),
+    (
+        &["disk", "a,vhost=1"],
+        "unknown argument \"disk\": did you mean --disk?",
+    ),
+    (
+        &["--network", "x"],
+        "unknown argument \"--network\": see vudev --help",
+    ),
+    (
+        &["--disk"],
+        "--disk: needs a value: write --disk KEY=VALUE,…",
+    ),
+    (
+        &["--disk", "--port", "vhost=1"],
+        "--disk: needs a value: write --disk KEY=VALUE,…",
+    ),
+    (
+        &["--disable-sandbox=yes"],
+        "--disable-sandbox: takes no value: leave out =\"yes\"",
+    ),
+    (
+        &["--log-level=loud"],
+        "--log-level: \"loud\" is no level: write one of off, error, warn, info, debug, trace",
+    ),
+    (
+        &["--log-level=off", "--log-level=off"],
+        "--log-level: is given twice: remove one",
+    ),
+    (
+        &["--jail", "pivot-root=/var/empty"],
+        "--jail: pivot-root: column 12: is not available: \
+          each jail makes an empty read-only root of its own: leave it out",
+    ),
+    (
+        &["--jail", "seccomp-log-failures"],
+        "--jail: seccomp-log-failures: column 1: is not available: \
+          a forbidden system call ends its device, and the report names the call: leave it out",
+    ),
+    (
+        &["--jail", "vhost=s"],
+        "--jail: column 1: unknown key \"vhost\": see `help jail` for its keys",
+    ),
+    (
+        &["--disk", "a,vhost=1", "--disk", "b,vhost"],
+        "--disk (number 2): vhost: column 3: \
+          needs a value: write vhost=PATH",
+    ),
+    (
+        &["help", "dsk"],
+        "unknown argument \"dsk\": did you mean help disk?",
+    ),
+];
+
 #[test]
 fn each_mistake_is_one_line_with_a_remedy() {
-    let cases: [(&[&str], &str); 17] = [
-        (
-            &[],
-            "no device is given: add one, --port vhost=/tmp/vu-port; see vudev --help",
-        ),
-        (
-            &["--disable-sandbox"],
-            "no device is given: add one, --port vhost=/tmp/vu-port; see vudev --help",
-        ),
-        (
-            &["--dsk", "a,vhost=1"],
-            "unknown argument \"--dsk\": did you mean --disk?",
-        ),
-        (
-            &["--dsk=a,vhost=1"],
-            "unknown argument \"--dsk\": did you mean --disk?",
-        ),
-        (
-            &["-disk", "a,vhost=1"],
-            "unknown argument \"-disk\": did you mean --disk?",
-        ),
-        (
-            &["disk", "a,vhost=1"],
-            "unknown argument \"disk\": did you mean --disk?",
-        ),
-        (
-            &["--network", "x"],
-            "unknown argument \"--network\": see vudev --help",
-        ),
-        (
-            &["--disk"],
-            "--disk: needs a value: write --disk KEY=VALUE,…",
-        ),
-        (
-            &["--disk", "--port", "vhost=1"],
-            "--disk: needs a value: write --disk KEY=VALUE,…",
-        ),
-        (
-            &["--disable-sandbox=yes"],
-            "--disable-sandbox: takes no value: leave out =\"yes\"",
-        ),
-        (
-            &["--log-level=loud"],
-            "--log-level: \"loud\" is no level: write one of off, error, warn, info, debug, trace",
-        ),
-        (
-            &["--log-level=off", "--log-level=off"],
-            "--log-level: is given twice: remove one",
-        ),
-        (
-            &["--jail", "pivot-root=/var/empty"],
-            "--jail: pivot-root: column 12: is not available: \
-          each jail makes an empty read-only root of its own: leave it out",
-        ),
-        (
-            &["--jail", "seccomp-log-failures"],
-            "--jail: seccomp-log-failures: column 1: is not available: \
-          a forbidden system call ends its device, and the report names the call: leave it out",
-        ),
-        (
-            &["--jail", "vhost=s"],
-            "--jail: column 1: unknown key \"vhost\": see `help jail` for its keys",
-        ),
-        (
-            &["--disk", "a,vhost=1", "--disk", "b,vhost"],
-            "--disk (number 2): vhost: column 3: \
-          needs a value: write vhost=PATH",
-        ),
-        (
-            &["help", "dsk"],
-            "unknown argument \"dsk\": did you mean help disk?",
-        ),
-    ];
-    for (arguments, text) in cases {
+    for &(arguments, text) in MISTAKES {
         assert_eq!(wrong(arguments), text, "{arguments:?}");
     }
 }

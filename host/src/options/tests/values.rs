@@ -103,120 +103,122 @@ fn a_first_flag_is_a_flag_when_the_positional_value_is_given_by_its_key() {
     );
 }
 
-#[test]
-fn each_mistake_is_one_line_with_device_key_column_and_remedy() {
-    let cases = [
-        (
-            "path=",
-            "--disk: path: column 6: the value is empty: write a value behind the `=`",
-        ),
-        (
-            "path=\"\"",
-            "--disk: path: column 6: the path is empty: write a path",
-        ),
-        (
-            "i,pth=x,vhost=s",
-            "--disk: column 3: unknown key \"pth\": did you mean path?",
-        ),
-        (
-            "i,frobnicate,vhost=s",
-            "--disk: column 3: unknown key \"frobnicate\": see `help disk` for its keys",
-        ),
-        (
-            "i,ro,ro,vhost=s",
-            "--disk: ro: column 6: is given again, it already stands at column 3: remove one",
-        ),
-        (
-            "i,o_direct,direct=true,vhost=s",
-            "--disk: direct: column 12: is given again, it already stands at column 3: remove one",
-        ),
-        (
-            "i,path=j,vhost=s",
-            "--disk: path: column 3: is given again, it already stands at column 1: \
+/// Arguments, and what is said of them.
+const MISTAKES: &[(&str, &str)] = &[
+    (
+        "path=",
+        "--disk: path: column 6: the value is empty: write a value behind the `=`",
+    ),
+    (
+        "path=\"\"",
+        "--disk: path: column 6: the path is empty: write a path",
+    ),
+    (
+        "i,pth=x,vhost=s",
+        "--disk: column 3: unknown key \"pth\": did you mean path?",
+    ),
+    (
+        "i,frobnicate,vhost=s",
+        "--disk: column 3: unknown key \"frobnicate\": see `help disk` for its keys",
+    ),
+    (
+        "i,ro,ro,vhost=s",
+        "--disk: ro: column 6: is given again, it already stands at column 3: remove one",
+    ),
+    (
+        "i,o_direct,direct=true,vhost=s",
+        "--disk: direct: column 12: is given again, it already stands at column 3: remove one",
+    ),
+    (
+        "i,path=j,vhost=s",
+        "--disk: path: column 3: is given again, it already stands at column 1: \
           remove one; a first element without `=` is this key's value",
-        ),
-        (
-            "i,ro=yes,vhost=s",
-            "--disk: ro: column 6: \"yes\" is neither true nor false: \
+    ),
+    (
+        "i,ro=yes,vhost=s",
+        "--disk: ro: column 6: \"yes\" is neither true nor false: \
           write true or false, or the key alone for true",
-        ),
-        (
-            "i,queues=17,vhost=s",
-            "--disk: queues: column 10: \"17\" is more than 16: write a number from 1 to 16",
-        ),
-        (
-            "i,queues=0,vhost=s",
-            "--disk: queues: column 10: \"0\" is less than 1: write a number from 1 to 16",
-        ),
-        (
-            "i,queues=4k,vhost=s",
-            "--disk: queues: column 10: \"4k\" is not a number in decimal, 0x, 0o or 0b: \
+    ),
+    (
+        "i,queues=17,vhost=s",
+        "--disk: queues: column 10: \"17\" is more than 16: write a number from 1 to 16",
+    ),
+    (
+        "i,queues=0,vhost=s",
+        "--disk: queues: column 10: \"0\" is less than 1: write a number from 1 to 16",
+    ),
+    (
+        "i,queues=4k,vhost=s",
+        "--disk: queues: column 10: \"4k\" is not a number in decimal, 0x, 0o or 0b: \
           write a number from 1 to 16",
-        ),
-        (
-            "i,block-size=8k,vhost=s",
-            "--disk: block-size: column 14: \"8k\" is more than 4k: \
+    ),
+    (
+        "i,block-size=8k,vhost=s",
+        "--disk: block-size: column 14: \"8k\" is more than 4k: \
           write a number from 512 to 4k",
-        ),
-        (
-            "i,sizes=[1,10],vhost=s",
-            "--disk: sizes: column 12: \"10\" is more than 9: write a number from 1 to 9",
-        ),
-        (
-            "i,id=[a],vhost=s",
-            "--disk: id: column 6: is a list, not a text: remove the brackets, or quote the value",
-        ),
-        (
-            "i,id=123456789012345678901,vhost=s",
-            "--disk: id: column 6: \"123456789012345678901\" has 21 bytes, \
+    ),
+    (
+        "i,sizes=[1,10],vhost=s",
+        "--disk: sizes: column 12: \"10\" is more than 9: write a number from 1 to 9",
+    ),
+    (
+        "i,id=[a],vhost=s",
+        "--disk: id: column 6: is a list, not a text: remove the brackets, or quote the value",
+    ),
+    (
+        "i,id=123456789012345678901,vhost=s",
+        "--disk: id: column 6: \"123456789012345678901\" has 21 bytes, \
           more than 20: shorten it",
-        ),
-        (
-            "i,cache=nine,vhost=s",
-            "--disk: cache: column 9: \"nine\" is not one of its values: did you mean none?",
-        ),
-        (
-            "i,cache=unsafe,vhost=s",
-            "--disk: cache: column 9: unsafe is not available: it loses data: \
+    ),
+    (
+        "i,cache=nine,vhost=s",
+        "--disk: cache: column 9: \"nine\" is not one of its values: did you mean none?",
+    ),
+    (
+        "i,cache=unsafe,vhost=s",
+        "--disk: cache: column 9: unsafe is not available: it loses data: \
           write one of write-back, none",
-        ),
-        (
-            "i,packed,vhost=s",
-            "--disk: packed: column 3: is not available: they are not built: leave it out",
-        ),
-        (
-            "i,id,vhost=s",
-            "--disk: id: column 3: needs a value: write id=TEXT",
-        ),
-        (
-            "i,\"ro\",vhost=s",
-            "--disk: column 3: a value stands without a key: write KEY=VALUE",
-        ),
-        (
-            "i,pci-address=5,vhost=s",
-            "--disk: pci-address: column 15: \"5\" is no PCI address: \
+    ),
+    (
+        "i,packed,vhost=s",
+        "--disk: packed: column 3: is not available: they are not built: leave it out",
+    ),
+    (
+        "i,id,vhost=s",
+        "--disk: id: column 3: needs a value: write id=TEXT",
+    ),
+    (
+        "i,\"ro\",vhost=s",
+        "--disk: column 3: a value stands without a key: write KEY=VALUE",
+    ),
+    (
+        "i,pci-address=5,vhost=s",
+        "--disk: pci-address: column 15: \"5\" is no PCI address: \
           write [DOMAIN:]BUS:DEVICE.FUNCTION in hexadecimal, 00:05.0 say",
-        ),
-        (
-            "i,ro",
-            "--disk: vhost: column 5: is missing: \
+    ),
+    (
+        "i,ro",
+        "--disk: vhost: column 5: is missing: \
              add vhost=PATH, the socket that front-ends connect to",
-        ),
-        ("", "--disk: path: column 1: is missing: add path=PATH"),
-        (
-            "i,vhost=0000:00:05.0",
-            "--disk: vhost: column 9: 0000:00:05.0 is a PCI address, and \
+    ),
+    ("", "--disk: path: column 1: is missing: add path=PATH"),
+    (
+        "i,vhost=0000:00:05.0",
+        "--disk: vhost: column 9: 0000:00:05.0 is a PCI address, and \
           virtio-vhost-user over VFIO is not built yet: \
              write the path of a socket; ./0000:00:05.0 for one of this name",
-        ),
-        (
-            "i,vhost=00:25.0",
-            "--disk: vhost: column 9: \"00:25.0\" looks like a PCI address, but its device \
+    ),
+    (
+        "i,vhost=00:25.0",
+        "--disk: vhost: column 9: \"00:25.0\" looks like a PCI address, but its device \
              is over 1f: \
           write ./00:25.0 if it is the path of a socket",
-        ),
-    ];
-    for (argument, text) in cases {
+    ),
+];
+
+#[test]
+fn each_mistake_is_one_line_with_device_key_column_and_remedy() {
+    for &(argument, text) in MISTAKES {
         assert_eq!(wrong(argument), text, "{argument}");
     }
 }
