@@ -32,7 +32,10 @@ impl SigsysReport {
         let (syscall, arch) = numbers.split_at_mut(4);
         syscall.copy_from_slice(&self.syscall.to_ne_bytes());
         arch.copy_from_slice(&self.arch.to_ne_bytes());
-        for (chunk, word) in words.chunks_exact_mut(8).zip([self.ip].iter().chain(&self.args)) {
+        for (chunk, word) in words
+            .chunks_exact_mut(8)
+            .zip([self.ip].iter().chain(&self.args))
+        {
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         bytes
@@ -43,7 +46,9 @@ impl SigsysReport {
         let bytes: &[u8; Self::SIZE] = bytes.try_into().ok()?;
         let (numbers, words) = bytes.split_at(8);
         let (syscall, arch) = numbers.split_at(4);
-        let mut words = words.chunks_exact(8).filter_map(|chunk| chunk.try_into().ok());
+        let mut words = words
+            .chunks_exact(8)
+            .filter_map(|chunk| chunk.try_into().ok());
         let mut word = || words.next().map(u64::from_ne_bytes);
         Some(Self {
             syscall: i32::from_ne_bytes(syscall.try_into().ok()?),
@@ -65,10 +70,18 @@ impl fmt::Display for SigsysReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name)?,
-            None => write!(f, "system call {} of architecture {:#x}", self.syscall, self.arch)?,
+            None => write!(
+                f,
+                "system call {} of architecture {:#x}",
+                self.syscall, self.arch
+            )?,
         }
         let [a, b, c, d, e, g] = self.args;
-        write!(f, "({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {g:#x}) at {:#x}", self.ip)
+        write!(
+            f,
+            "({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {g:#x}) at {:#x}",
+            self.ip
+        )
     }
 }
 
@@ -98,8 +111,15 @@ mod tests {
         assert_eq!(SigsysReport::from_bytes(&[0; 63]), None);
         assert_eq!(SigsysReport::from_bytes(&[0; 65]), None);
         let nonsense = SigsysReport::from_bytes(&[0xff; 64]).unwrap();
-        assert!(nonsense.to_string().starts_with("system call -1 of architecture 0xffffffff("));
-        let x32 = SigsysReport { syscall: 0x4000_0001, ..REPORT };
+        assert!(
+            nonsense
+                .to_string()
+                .starts_with("system call -1 of architecture 0xffffffff(")
+        );
+        let x32 = SigsysReport {
+            syscall: 0x4000_0001,
+            ..REPORT
+        };
         assert_eq!(x32.name(), None);
     }
 }

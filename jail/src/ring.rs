@@ -44,7 +44,12 @@ pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyErr
                 ));
             }
         };
-        if filter != (Filter { condition: None, action: Action::Allow }) {
+        if filter
+            != (Filter {
+                condition: None,
+                action: Action::Allow,
+            })
+        {
             let message = format!("expected `{name}: 1`: a ring looks at no arguments");
             return Err(SyntaxError::new(at, message));
         }
@@ -62,7 +67,10 @@ pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyErr
         }
         Ok(())
     })?;
-    Ok(RingList { opcodes: opcodes.into_iter().collect(), flags })
+    Ok(RingList {
+        opcodes: opcodes.into_iter().collect(),
+        flags,
+    })
 }
 
 /// Operations that no device's list may have: each opens, connects, makes a descriptor from
@@ -120,12 +128,18 @@ static OPCODES: &[(&str, u8)] = opcodes![
 
 /// The number of an operation by its kernel name.
 pub fn opcode(name: &str) -> Option<u8> {
-    OPCODES.iter().find(|(known, _)| *known == name).map(|(_, code)| *code)
+    OPCODES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, code)| *code)
 }
 
 /// The kernel name of an operation.
 pub fn opcode_name(opcode: u8) -> Option<&'static str> {
-    OPCODES.iter().find(|(_, code)| *code == opcode).map(|(name, _)| *name)
+    OPCODES
+        .iter()
+        .find(|(_, code)| *code == opcode)
+        .map(|(name, _)| *name)
 }
 
 /// The bit of a submission flag by its kernel name.

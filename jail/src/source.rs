@@ -35,7 +35,9 @@ impl Embedded {
 impl Source for Embedded {
     fn read(&self, name: &str) -> io::Result<String> {
         let found = EMBEDDED.iter().find(|(known, _)| *known == name);
-        found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        found
+            .map(|(_, text)| (*text).to_owned())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn label(&self, name: &str) -> String {
@@ -59,7 +61,9 @@ impl Directory {
     fn path(&self, name: &str) -> PathBuf {
         // join() with an absolute name gives that name.
         let path = self.root.join(name);
-        let Some((directory, file)) = name.split_once('/') else { return path };
+        let Some((directory, file)) = name.split_once('/') else {
+            return path;
+        };
         let flat = !Path::new(name).is_absolute() && !self.root.join(directory).is_dir();
         if flat { self.root.join(file) } else { path }
     }
@@ -84,7 +88,9 @@ impl Source for Directory {
 /// Files by value, for tests and for programs that make their policies.
 impl Source for BTreeMap<String, String> {
     fn read(&self, name: &str) -> io::Result<String> {
-        self.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.get(name)
+            .cloned()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

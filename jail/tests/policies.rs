@@ -23,7 +23,10 @@ fn every_policy_that_is_loaded_compiles_and_has_a_ring_list() {
     for name in names {
         let program = policy::compile(name, Arch::X86_64, &Embedded).unwrap();
         let list = ring::allow_list(name, &Embedded).unwrap();
-        println!("{name}: {} instructions, ring {list:?}", program.instructions().len());
+        println!(
+            "{name}: {} instructions, ring {list:?}",
+            program.instructions().len()
+        );
     }
 }
 
@@ -39,27 +42,73 @@ fn no_policy_allows_what_undoes_the_jail() {
 #[test]
 fn no_program_lets_the_forbidden_calls_through() {
     const CALLS: [&str; 24] = [
-        "io_uring_setup", "io_uring_register", "open", "openat", "openat2", "creat", "socket",
-        "socketpair", "connect", "bind", "execve", "execveat", "fork", "vfork", "clone", "clone3",
-        "ptrace", "mount", "setns", "unshare", "bpf", "userfaultfd", "prctl", "kill",
+        "io_uring_setup",
+        "io_uring_register",
+        "open",
+        "openat",
+        "openat2",
+        "creat",
+        "socket",
+        "socketpair",
+        "connect",
+        "bind",
+        "execve",
+        "execveat",
+        "fork",
+        "vfork",
+        "clone",
+        "clone3",
+        "ptrace",
+        "mount",
+        "setns",
+        "unshare",
+        "bpf",
+        "userfaultfd",
+        "prctl",
+        "kill",
     ];
-    let values = [0, 1, 2, 3, 4, 6, 7, 8, 0x1000, u64::MAX, 1 << 32, 0xffff_ff9c];
+    let values = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        6,
+        7,
+        8,
+        0x1000,
+        u64::MAX,
+        1 << 32,
+        0xffff_ff9c,
+    ];
     for name in loaded("x86_64", ".policy") {
         let program = policy::compile(name, Arch::X86_64, &Embedded).unwrap();
         let run = |call: &str, args| {
             let number = Arch::X86_64.syscall_number(call).unwrap();
-            program.run(&Call { number, arch: Arch::X86_64.audit(), args })
+            program.run(&Call {
+                number,
+                arch: Arch::X86_64.audit(),
+                args,
+            })
         };
         for call in CALLS {
             for value in values {
-                assert_eq!(run(call, [value; 6]), Some(Action::Trap), "{name}: {call} {value:#x}");
+                assert_eq!(
+                    run(call, [value; 6]),
+                    Some(Action::Trap),
+                    "{name}: {call} {value:#x}"
+                );
             }
         }
         for call in ["mmap", "mprotect"] {
             for other in values {
                 for prot in [4, 5, 6, 7, 4 | 1 << 32, 0x0100_0004, u64::MAX] {
                     let args = [other, other, prot, other, other, other];
-                    assert_eq!(run(call, args), Some(Action::Trap), "{name}: {call} {prot:#x}");
+                    assert_eq!(
+                        run(call, args),
+                        Some(Action::Trap),
+                        "{name}: {call} {prot:#x}"
+                    );
                 }
             }
         }
@@ -69,7 +118,10 @@ fn no_program_lets_the_forbidden_calls_through() {
 
 #[test]
 fn no_ring_list_allows_what_opens_or_connects() {
-    let forbidden: BTreeSet<_> = ring::FORBIDDEN.iter().map(|op| ring::opcode(op).unwrap()).collect();
+    let forbidden: BTreeSet<_> = ring::FORBIDDEN
+        .iter()
+        .map(|op| ring::opcode(op).unwrap())
+        .collect();
     for name in loaded("ring", ".ring") {
         let list = ring::allow_list(name, &Embedded).unwrap();
         let opcodes: BTreeSet<_> = list.opcodes.iter().copied().collect();
@@ -84,12 +136,19 @@ fn a_call_or_an_include_stands_once_in_a_file() {
     for file in Embedded.names() {
         let text = Embedded.read(file).unwrap();
         let mut seen = BTreeSet::new();
-        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        for line in text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+        {
             let key = line.split(':').next().unwrap();
             assert!(seen.insert(key), "{file}: {line}");
         }
         assert!(text.starts_with('#'), "{file} says what it is for");
-        assert!(text.lines().all(|line| line.len() <= 100 && line.trim_end() == line), "{file}");
+        assert!(
+            text.lines()
+                .all(|line| line.len() <= 100 && line.trim_end() == line),
+            "{file}"
+        );
     }
 }
 
@@ -97,7 +156,10 @@ fn a_call_or_an_include_stands_once_in_a_file() {
 fn only_parts_are_included() {
     for file in Embedded.names() {
         let text = Embedded.read(file).unwrap();
-        for include in text.lines().filter_map(|line| line.strip_prefix("@include ./")) {
+        for include in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("@include ./"))
+        {
             let (name, _) = include.split_once('.').unwrap();
             assert!(!policy::is_loadable(name), "{file} includes {name}");
         }
@@ -108,16 +170,22 @@ fn only_parts_are_included() {
 fn a_wrong_ring_list_says_where_and_why() {
     let lists = [
         ("IORING_OP_NOPE: 1", "1:1: `IORING_OP_NOPE` is no"),
-        ("IORING_OP_READV: arg0 == 1", "1:1: expected `IORING_OP_READV: 1`"),
-        ("IORING_OP_READV: 1\nIORING_OP_READV: 1", "2:1: `IORING_OP_READV` is on line 1 already"),
+        (
+            "IORING_OP_READV: arg0 == 1",
+            "1:1: expected `IORING_OP_READV: 1`",
+        ),
+        (
+            "IORING_OP_READV: 1\nIORING_OP_READV: 1",
+            "2:1: `IORING_OP_READV` is on line 1 already",
+        ),
         ("@default kill", "a ring list has no `@default`"),
     ];
     for (text, expected) in lists {
-        let source = std::collections::BTreeMap::from([(
-            "ring/a_device.ring".to_owned(),
-            text.to_owned(),
-        )]);
-        let error = ring::allow_list("a_device", &source).unwrap_err().to_string();
+        let source =
+            std::collections::BTreeMap::from([("ring/a_device.ring".to_owned(), text.to_owned())]);
+        let error = ring::allow_list("a_device", &source)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
     let error = ring::allow_list("common_device", &Embedded).unwrap_err();

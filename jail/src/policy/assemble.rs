@@ -10,7 +10,12 @@ pub(super) struct Label(usize);
 #[derive(Debug)]
 enum Item {
     Load(u32),
-    Branch { test: u16, k: u32, then: Label, otherwise: Label },
+    Branch {
+        test: u16,
+        k: u32,
+        then: Label,
+        otherwise: Label,
+    },
     Return(u32),
     Bind(Label),
 }
@@ -40,7 +45,12 @@ impl Assembler {
 
     /// Compares what was loaded (`test` is one of `bpf::TEST_*`) and jumps either way.
     pub(super) fn branch(&mut self, test: u16, k: u32, then: Label, otherwise: Label) {
-        self.items.push(Item::Branch { test, k, then, otherwise });
+        self.items.push(Item::Branch {
+            test,
+            k,
+            then,
+            otherwise,
+        });
     }
 
     pub(super) fn ret(&mut self, value: u32) {
@@ -59,7 +69,10 @@ impl Assembler {
                 if far[index] {
                     continue;
                 }
-                if let Item::Branch { then, otherwise, .. } = item {
+                if let Item::Branch {
+                    then, otherwise, ..
+                } = item
+                {
                     let next = places.items[index] + 1;
                     let out_of_reach = |label: &Label| places.labels[label.0] - next > 0xff;
                     far[index] = out_of_reach(then) || out_of_reach(otherwise);
@@ -73,7 +86,10 @@ impl Assembler {
     }
 
     fn places(&self, far: &[bool]) -> Result<Places, ProgramError> {
-        let mut places = Places { items: Vec::new(), labels: vec![0; self.labels] };
+        let mut places = Places {
+            items: Vec::new(),
+            labels: vec![0; self.labels],
+        };
         let mut place = 0;
         for (item, far) in self.items.iter().zip(far) {
             places.items.push(place);
@@ -87,7 +103,9 @@ impl Assembler {
             };
         }
         match place as usize > MAX_LENGTH {
-            true => Err(ProgramError::TooLong { length: place as usize }),
+            true => Err(ProgramError::TooLong {
+                length: place as usize,
+            }),
             false => Ok(places),
         }
     }
@@ -100,17 +118,37 @@ impl Assembler {
                 Item::Load(offset) => program.push(Instruction::plain(LOAD_WORD, *offset)),
                 Item::Return(value) => program.push(Instruction::plain(RETURN, *value)),
                 Item::Bind(_) => {}
-                Item::Branch { test, k, then, otherwise } if *far => {
-                    program.push(Instruction { code: *test, jump_true: 0, jump_false: 1, k: *k });
+                Item::Branch {
+                    test,
+                    k,
+                    then,
+                    otherwise,
+                } if *far => {
+                    program.push(Instruction {
+                        code: *test,
+                        jump_true: 0,
+                        jump_false: 1,
+                        k: *k,
+                    });
                     program.push(Instruction::plain(JUMP, distance(then, place + 2)));
                     program.push(Instruction::plain(JUMP, distance(otherwise, place + 3)));
                 }
-                Item::Branch { test, k, then, otherwise } => {
+                Item::Branch {
+                    test,
+                    k,
+                    then,
+                    otherwise,
+                } => {
                     let near = |label| u8::try_from(distance(label, place + 1));
                     let (Ok(jump_true), Ok(jump_false)) = (near(then), near(otherwise)) else {
                         unreachable!("finish() made every branch out of reach a far one");
                     };
-                    program.push(Instruction { code: *test, jump_true, jump_false, k: *k });
+                    program.push(Instruction {
+                        code: *test,
+                        jump_true,
+                        jump_false,
+                        k: *k,
+                    });
                 }
             }
         }

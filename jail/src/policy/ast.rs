@@ -128,11 +128,17 @@ impl Policy {
     /// The verdict, straight from the rules. Calls of another architecture or of x32 kill the
     /// process whatever the policy says: its numbers are not theirs.
     pub fn evaluate(&self, call: &Call) -> Action {
-        let foreign = self.arch.foreign_numbers().is_some_and(|first| call.number >= first);
+        let foreign = self
+            .arch
+            .foreign_numbers()
+            .is_some_and(|first| call.number >= first);
         if call.arch != self.arch.audit() || foreign {
             return Action::KillProcess;
         }
-        let filters = self.rules.get(&call.number).map_or(&[][..], |rule| &rule.filters);
+        let filters = self
+            .rules
+            .get(&call.number)
+            .map_or(&[][..], |rule| &rule.filters);
         filters
             .iter()
             .find(|filter| filter.holds(&call.args))
@@ -143,9 +149,14 @@ impl Policy {
 impl Filter {
     fn holds(&self, args: &[u64; 6]) -> bool {
         let atom = |atom: &Atom| {
-            let argument = args.get(usize::from(atom.argument)).copied().unwrap_or_default();
+            let argument = args
+                .get(usize::from(atom.argument))
+                .copied()
+                .unwrap_or_default();
             atom.operator.holds(argument, atom.value)
         };
-        self.condition.as_ref().is_none_or(|clauses| clauses.iter().any(|c| c.iter().all(atom)))
+        self.condition
+            .as_ref()
+            .is_none_or(|clauses| clauses.iter().any(|c| c.iter().all(atom)))
     }
 }

@@ -47,7 +47,12 @@ pub struct Instruction {
 
 impl Instruction {
     pub(super) fn plain(code: u16, k: u32) -> Self {
-        Self { code, jump_true: 0, jump_false: 0, k }
+        Self {
+            code,
+            jump_true: 0,
+            jump_false: 0,
+            k,
+        }
     }
 }
 
@@ -98,7 +103,9 @@ impl Program {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ProgramError> {
         let (chunks, rest) = bytes.as_chunks::<8>();
         if !rest.is_empty() || chunks.is_empty() || chunks.len() > MAX_LENGTH {
-            return Err(ProgramError::BadLength { length: bytes.len() });
+            return Err(ProgramError::BadLength {
+                length: bytes.len(),
+            });
         }
         let instruction = |&[a, b, jump_true, jump_false, c, d, e, f]: &[u8; 8]| Instruction {
             code: u16::from_ne_bytes([a, b]),
@@ -106,7 +113,9 @@ impl Program {
             jump_false,
             k: u32::from_ne_bytes([c, d, e, f]),
         };
-        Ok(Self { instructions: chunks.iter().map(instruction).collect() })
+        Ok(Self {
+            instructions: chunks.iter().map(instruction).collect(),
+        })
     }
 
     /// What the kernel would answer to `call`; `None` where it would not have loaded the program:
@@ -115,7 +124,12 @@ impl Program {
         let mut accumulator = 0;
         let mut next = 0;
         loop {
-            let Instruction { code, jump_true, jump_false, k } = *self.instructions.get(next)?;
+            let Instruction {
+                code,
+                jump_true,
+                jump_false,
+                k,
+            } = *self.instructions.get(next)?;
             next += 1;
             let holds = match code {
                 LOAD_WORD => {
@@ -150,7 +164,9 @@ fn word(call: &Call, offset: u32) -> Option<u32> {
         _ => {
             let index = usize::try_from((offset - ARGUMENTS) / 8).ok()?;
             let shift = (offset - ARGUMENTS) % 8 * 8;
-            call.args.get(index).map(|argument| ((argument >> shift) & 0xffff_ffff) as u32)
+            call.args
+                .get(index)
+                .map(|argument| ((argument >> shift) & 0xffff_ffff) as u32)
         }
     }
 }

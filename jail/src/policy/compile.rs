@@ -15,10 +15,19 @@ use super::{Action, Atom, Clause, Filter, Operator, Policy};
 pub(super) fn compile(policy: &Policy) -> Result<Program, ProgramError> {
     let mut compiler = Compiler::default();
     compiler.prologue(policy);
-    let rules: Vec<_> = policy.rules.iter().map(|(number, rule)| (*number, rule)).collect();
+    let rules: Vec<_> = policy
+        .rules
+        .iter()
+        .map(|(number, rule)| (*number, rule))
+        .collect();
     let labels = rules.iter().map(|(number, rule)| {
         let label = match &rule.filters[..] {
-            [Filter { condition: None, action }] => compiler.ret(*action),
+            [
+                Filter {
+                    condition: None,
+                    action,
+                },
+            ] => compiler.ret(*action),
             _ => compiler.code.label(),
         };
         (*number, label)
@@ -46,7 +55,10 @@ struct Compiler {
 impl Compiler {
     fn ret(&mut self, action: Action) -> Label {
         let code = &mut self.code;
-        *self.returns.entry(bpf::encode(action)).or_insert_with(|| code.label())
+        *self
+            .returns
+            .entry(bpf::encode(action))
+            .or_insert_with(|| code.label())
     }
 
     /// Calls of another architecture, or of x32, have other numbers: nothing that a rule says is
@@ -55,7 +67,8 @@ impl Compiler {
         let kill = self.ret(Action::KillProcess);
         let ours = self.code.label();
         self.code.load(bpf::ARCH);
-        self.code.branch(TEST_EQUAL, policy.arch.audit(), ours, kill);
+        self.code
+            .branch(TEST_EQUAL, policy.arch.audit(), ours, kill);
         self.code.bind(ours);
         self.code.load(bpf::NUMBER);
         if let Some(first) = policy.arch.foreign_numbers() {
@@ -76,7 +89,8 @@ impl Compiler {
             _ => {
                 let (low, high) = labels.split_at(labels.len() / 2);
                 let (below, above) = (self.code.label(), self.code.label());
-                self.code.branch(TEST_GREATER_OR_EQUAL, high[0].0, above, below);
+                self.code
+                    .branch(TEST_GREATER_OR_EQUAL, high[0].0, above, below);
                 self.code.bind(below);
                 self.search(low, default);
                 self.code.bind(above);
@@ -121,7 +135,11 @@ impl Compiler {
         use Operator::{
             AnyBit, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual, OnlyBits,
         };
-        let Atom { argument, operator, value } = *atom;
+        let Atom {
+            argument,
+            operator,
+            value,
+        } = *atom;
         match operator {
             Equal => self.equal(argument, value, yes, no),
             NotEqual => self.equal(argument, value, no, yes),
@@ -146,7 +164,8 @@ impl Compiler {
     fn greater(&mut self, argument: u8, value: u64, test: u16, yes: Label, no: Label) {
         let (not_greater, low) = (self.code.label(), self.code.label());
         self.load_high(argument);
-        self.code.branch(TEST_GREATER, high(value), yes, not_greater);
+        self.code
+            .branch(TEST_GREATER, high(value), yes, not_greater);
         self.code.bind(not_greater);
         self.code.branch(TEST_EQUAL, high(value), low, no);
         self.code.bind(low);

@@ -3,13 +3,13 @@
 
 macro_rules! constants {
     ($($name:ident)*) => {
-        &[$((stringify!($name), libc::$name as i64)),*]
+        &[$((stringify!($name), libc::$name as i128)),*]
     };
 }
 
 /// Sorted by subject.
 #[rustfmt::skip]
-static CONSTANTS: &[(&str, i64)] = constants! {
+static CONSTANTS: &[(&str, i128)] = constants! {
     // mmap(2), mprotect(2), mremap(2), madvise(2)
     PROT_NONE PROT_READ PROT_WRITE PROT_EXEC PROT_GROWSDOWN PROT_GROWSUP
     MAP_SHARED MAP_PRIVATE MAP_SHARED_VALIDATE MAP_FIXED MAP_FIXED_NOREPLACE MAP_ANONYMOUS MAP_ANON
@@ -55,5 +55,5 @@ static CONSTANTS: &[(&str, i64)] = constants! {
 /// The value of a named constant, sign-extended to 64 bits as minijail does.
 pub fn constant(name: &str) -> Option<u64> {
     let (_, value) = CONSTANTS.iter().find(|(known, _)| *known == name)?;
-    Some(value.cast_unsigned())
+    u64::try_from(value & i128::from(u64::MAX)).ok()
 }

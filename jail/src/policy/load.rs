@@ -27,7 +27,12 @@ pub struct PolicyError {
 impl PolicyError {
     fn new(file: &str, at: Position, message: impl Into<String>) -> Self {
         let Position { line, column } = at;
-        Self { file: file.to_owned(), line, column, message: message.into() }
+        Self {
+            file: file.to_owned(),
+            line,
+            column,
+            message: message.into(),
+        }
     }
 
     pub(super) fn whole_file(file: &str, error: &dyn std::error::Error) -> Self {
@@ -42,7 +47,9 @@ const LOADABLE: [&str; 3] = ["_device", "_device_vhost_user", "_device_vvu"];
 /// Whether a policy or ring list of this name is to be loaded, not only included.
 pub fn is_loadable(name: &str) -> bool {
     name != "common_device"
-        && LOADABLE.iter().any(|ending| name.strip_suffix(ending).is_some_and(|d| !d.is_empty()))
+        && LOADABLE
+            .iter()
+            .any(|ending| name.strip_suffix(ending).is_some_and(|d| !d.is_empty()))
 }
 
 pub(super) fn policy_path(name: &str, arch: Arch) -> String {
@@ -53,24 +60,44 @@ pub(super) fn policy_path(name: &str, arch: Arch) -> String {
 pub(super) fn policy(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
     let path = policy_path(name, arch);
     check_loadable(name, &source.label(&path))?;
-    let mut policy = Policy { arch, default: Action::Trap, rules: BTreeMap::new() };
+    let mut policy = Policy {
+        arch,
+        default: Action::Trap,
+        rules: BTreeMap::new(),
+    };
     let mut places = BTreeMap::new();
-    walk(&path, arch, source, &mut |file, statement| match statement {
-        Statement::Default(action) => {
-            policy.default = action;
-            Ok(())
-        }
-        Statement::Rule { name, filter, at } => {
-            let place = Place { file: file.to_owned(), at };
-            let number = arch.syscall_number(&name).ok_or_else(|| {
-                SyntaxError::new(at, format!("`{name}` is no system call of {arch}"))
-            })?;
-            let places = places.entry(number).or_insert_with(Vec::new);
-            let rule = policy.rules.entry(number);
-            merge(rule.or_insert(Rule { name, filters: Vec::new() }), filter, place, places)
-        }
-        Statement::Include { .. } => Ok(()),
-    })?;
+    walk(
+        &path,
+        arch,
+        source,
+        &mut |file, statement| match statement {
+            Statement::Default(action) => {
+                policy.default = action;
+                Ok(())
+            }
+            Statement::Rule { name, filter, at } => {
+                let place = Place {
+                    file: file.to_owned(),
+                    at,
+                };
+                let number = arch.syscall_number(&name).ok_or_else(|| {
+                    SyntaxError::new(at, format!("`{name}` is no system call of {arch}"))
+                })?;
+                let places = places.entry(number).or_insert_with(Vec::new);
+                let rule = policy.rules.entry(number);
+                merge(
+                    rule.or_insert(Rule {
+                        name,
+                        filters: Vec::new(),
+                    }),
+                    filter,
+                    place,
+                    places,
+                )
+            }
+            Statement::Include { .. } => Ok(()),
+        },
+    )?;
     Ok(policy)
 }
 
@@ -82,8 +109,10 @@ pub(crate) fn check_loadable(name: &str, file: &str) -> Result<(), PolicyError> 
         false => Err(PolicyError::new(
             file,
             start,
-            format!("`{name}` is a part, or no policy: only *_device, *_device_vhost_user and \
-                     *_device_vvu are loaded"),
+            format!(
+                "`{name}` is a part, or no policy: only *_device, *_device_vhost_user and \
+                     *_device_vvu are loaded"
+            ),
         )),
     }
 }
@@ -106,7 +135,14 @@ fn merge(
         before.condition.is_none()
             || (before.condition == filter.condition && before.action != filter.action)
     });
-    if let Some((before, Place { file, at: Position { line, column } })) = before {
+    if let Some((
+        before,
+        Place {
+            file,
+            at: Position { line, column },
+        },
+    )) = before
+    {
         let what = match before.condition {
             None => "is decided without a condition already",
             Some(_) => "has another action for this condition",
@@ -131,8 +167,15 @@ pub(crate) fn walk(
 ) -> Result<(), PolicyError> {
     let label = source.label(path);
     let start = Position { line: 1, column: 1 };
-    let text = source.read(path).map_err(|error| PolicyError::new(&label, start, error.to_string()))?;
-    Walk { arch, source, visit }.file(&mut vec![path.to_owned()], &text)
+    let text = source
+        .read(path)
+        .map_err(|error| PolicyError::new(&label, start, error.to_string()))?;
+    Walk {
+        arch,
+        source,
+        visit,
+    }
+    .file(&mut vec![path.to_owned()], &text)
 }
 
 struct Walk<'a> {
@@ -165,18 +208,25 @@ impl Walk<'_> {
     fn included(&self, open: &[String], path: &str, at: Position) -> Result<String, SyntaxError> {
         let fail = |why: String| SyntaxError::new(at, format!("cannot include {path}: {why}"));
         if open.iter().any(|open| open == path) {
-            return Err(fail(format!("it includes itself ({} -> {path})", open.join(" -> "))));
+            return Err(fail(format!(
+                "it includes itself ({} -> {path})",
+                open.join(" -> ")
+            )));
         }
         if open.len() >= INCLUDE_DEPTH_MAX {
             return Err(fail(format!("more than {INCLUDE_DEPTH_MAX} files deep")));
         }
-        self.source.read(path).map_err(|error| fail(error.to_string()))
+        self.source
+            .read(path)
+            .map_err(|error| fail(error.to_string()))
     }
 }
 
 /// An include path seen from the file that it stands in.
 fn resolve(from: &str, include: &str) -> String {
-    let Some(relative) = include.strip_prefix("./") else { return include.to_owned() };
+    let Some(relative) = include.strip_prefix("./") else {
+        return include.to_owned();
+    };
     match from.rsplit_once('/') {
         Some((directory, _)) => format!("{directory}/{relative}"),
         None => relative.to_owned(),

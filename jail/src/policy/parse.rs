@@ -12,12 +12,26 @@ pub(crate) enum Statement {
     /// `@default kill-process`
     Default(Action),
     /// `name: …`
-    Rule { name: String, filter: Filter, at: Position },
+    Rule {
+        name: String,
+        filter: Filter,
+        at: Position,
+    },
 }
 
 /// Parses a file. Named constants and the width of numbers are those of `arch`.
 pub(crate) fn parse(text: &str, arch: Arch) -> Result<Vec<Statement>, SyntaxError> {
-    lines(text)?.iter().map(|line| Parser { line, next: 0, arch }.statement()).collect()
+    lines(text)?
+        .iter()
+        .map(|line| {
+            Parser {
+                line,
+                next: 0,
+                arch,
+            }
+            .statement()
+        })
+        .collect()
 }
 
 struct Parser<'a> {
@@ -35,7 +49,10 @@ impl<'a> Parser<'a> {
                 self.directive(directive, at)?
             }
             Some(Kind::Symbol("{")) => {
-                return Err(SyntaxError::new(at, "groups of system calls are not read yet"));
+                return Err(SyntaxError::new(
+                    at,
+                    "groups of system calls are not read yet",
+                ));
             }
             _ => self.rule(at)?,
         };
@@ -48,7 +65,10 @@ impl<'a> Parser<'a> {
     fn directive(&mut self, directive: &str, at: Position) -> Result<Statement, SyntaxError> {
         match directive {
             "include" => match self.advance() {
-                Some(Kind::Path(path)) => Ok(Statement::Include { path: path.to_owned(), at }),
+                Some(Kind::Path(path)) => Ok(Statement::Include {
+                    path: path.to_owned(),
+                    at,
+                }),
                 _ => Err(self.expected_before("a path that begins with `./` or `/`")),
             },
             "default" => {
@@ -88,7 +108,10 @@ impl<'a> Parser<'a> {
             return Err(SyntaxError::new(at, "groups of filters are not read yet"));
         }
         if self.peek_argument().is_none() {
-            return Ok(Filter { condition: None, action: self.action()? });
+            return Ok(Filter {
+                condition: None,
+                action: self.action()?,
+            });
         }
         let condition = Some(self.condition()?);
         let action = match self.take(";") {
@@ -115,7 +138,9 @@ impl<'a> Parser<'a> {
     }
 
     fn atom(&mut self) -> Result<Atom, SyntaxError> {
-        let argument = self.peek_argument().ok_or_else(|| self.expected("`arg0` to `arg5`"))?;
+        let argument = self
+            .peek_argument()
+            .ok_or_else(|| self.expected("`arg0` to `arg5`"))?;
         self.next += 1;
         let operator = match self.advance() {
             Some(Kind::Symbol("==")) => Operator::Equal,
@@ -132,7 +157,11 @@ impl<'a> Parser<'a> {
                 ));
             }
         };
-        Ok(Atom { argument, operator, value: self.value()? })
+        Ok(Atom {
+            argument,
+            operator,
+            value: self.value()?,
+        })
     }
 
     /// `arg` and a digit up to 5; a greater number is an error at its place by `atom`.
@@ -165,7 +194,11 @@ impl<'a> Parser<'a> {
         } else {
             self.single_constant()?
         };
-        Ok(if complement { !value & self.arch.word_mask() } else { value })
+        Ok(if complement {
+            !value & self.arch.word_mask()
+        } else {
+            value
+        })
     }
 
     fn single_constant(&mut self) -> Result<u64, SyntaxError> {
@@ -187,7 +220,9 @@ impl<'a> Parser<'a> {
             None => (false, text),
         };
         let base = |prefix: [&str; 2], base| {
-            let digits = digits.strip_prefix(prefix[0]).or_else(|| digits.strip_prefix(prefix[1]))?;
+            let digits = digits
+                .strip_prefix(prefix[0])
+                .or_else(|| digits.strip_prefix(prefix[1]))?;
             Some(u64::from_str_radix(digits, base))
         };
         let leading_zero = digits.len() > 1 && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -225,9 +260,14 @@ impl<'a> Parser<'a> {
     fn errno(&mut self) -> Result<Action, SyntaxError> {
         let at = self.position();
         let value = self.single_constant()?;
-        let errno = u16::try_from(value).ok().filter(|errno| *errno <= Action::ERRNO_MAX);
+        let errno = u16::try_from(value)
+            .ok()
+            .filter(|errno| *errno <= Action::ERRNO_MAX);
         errno.map(Action::Errno).ok_or_else(|| {
-            SyntaxError::new(at, format!("{value} is no errno (at most {})", Action::ERRNO_MAX))
+            SyntaxError::new(
+                at,
+                format!("{value} is no errno (at most {})", Action::ERRNO_MAX),
+            )
         })
     }
 
@@ -249,11 +289,16 @@ impl<'a> Parser<'a> {
     }
 
     fn symbol(&mut self, symbol: &str, expected: &str) -> Result<(), SyntaxError> {
-        if self.take(symbol) { Ok(()) } else { Err(self.expected(expected)) }
+        if self.take(symbol) {
+            Ok(())
+        } else {
+            Err(self.expected(expected))
+        }
     }
 
     fn position(&self) -> Position {
-        self.token(self.next).map_or(self.line.end, |token| token.at)
+        self.token(self.next)
+            .map_or(self.line.end, |token| token.at)
     }
 
     fn token(&self, index: usize) -> Option<&Token<'a>> {
@@ -261,7 +306,9 @@ impl<'a> Parser<'a> {
     }
 
     fn expected(&self, what: &str) -> SyntaxError {
-        let found = self.peek().map_or_else(|| "the line ends".to_owned(), |k| format!("found {k}"));
+        let found = self
+            .peek()
+            .map_or_else(|| "the line ends".to_owned(), |k| format!("found {k}"));
         SyntaxError::new(self.position(), format!("expected {what}, {found}"))
     }
 

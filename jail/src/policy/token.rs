@@ -18,7 +18,10 @@ pub(crate) struct SyntaxError {
 
 impl SyntaxError {
     pub(crate) fn new(at: Position, message: impl Into<String>) -> Self {
-        Self { at, message: message.into() }
+        Self {
+            at,
+            message: message.into(),
+        }
     }
 }
 
@@ -79,7 +82,10 @@ pub(crate) fn lines(text: &str) -> Result<Vec<Line<'_>>, SyntaxError> {
         };
         let end = split(line, number, &mut tokens)?;
         if !goes_on && !tokens.is_empty() {
-            lines.push(Line { tokens: std::mem::take(&mut tokens), end });
+            lines.push(Line {
+                tokens: std::mem::take(&mut tokens),
+                end,
+            });
         }
     }
     // A `\` on the last line joins nothing.
@@ -100,7 +106,10 @@ fn split<'a>(
     loop {
         rest = rest.trim_start();
         let column = line[..line.len() - rest.len()].chars().count();
-        let at = Position { line: number, column: u32::try_from(column + 1).unwrap_or(u32::MAX) };
+        let at = Position {
+            line: number,
+            column: u32::try_from(column + 1).unwrap_or(u32::MAX),
+        };
         if rest.is_empty() || rest.starts_with('#') {
             return Ok(at);
         }
@@ -116,7 +125,9 @@ fn split<'a>(
 /// The token at the start of `text`, and its length in bytes.
 fn first(text: &str) -> Option<(Kind<'_>, usize)> {
     let until = |end: &dyn Fn(char) -> bool, from: usize| {
-        text[from..].find(end).map_or(text.len(), |length| from + length)
+        text[from..]
+            .find(end)
+            .map_or(text.len(), |length| from + length)
     };
     let not_in_word = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-');
     let begin = text.chars().next()?;
@@ -130,14 +141,19 @@ fn first(text: &str) -> Option<(Kind<'_>, usize)> {
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.starts_with(|c: char| c.is_ascii_digit()) {
-        let end = until(&|c| !(c.is_ascii_alphanumeric() || c == '_'), text.len() - digits.len());
+        let end = until(
+            &|c| !(c.is_ascii_alphanumeric() || c == '_'),
+            text.len() - digits.len(),
+        );
         return Some((Kind::Number(&text[..end]), end));
     }
     if begin.is_ascii_alphabetic() || begin == '_' {
         let end = until(&not_in_word, 0);
         return Some((Kind::Word(&text[..end]), end));
     }
-    let symbol = SYMBOLS.into_iter().find(|symbol| text.starts_with(symbol))?;
+    let symbol = SYMBOLS
+        .into_iter()
+        .find(|symbol| text.starts_with(symbol))?;
     Some((Kind::Symbol(symbol), symbol.len()))
 }
 
@@ -147,7 +163,10 @@ mod tests {
 
     fn kinds(text: &str) -> Vec<Vec<Kind<'_>>> {
         let lines = lines(text).unwrap();
-        lines.iter().map(|line| line.tokens.iter().map(|t| t.kind).collect()).collect()
+        lines
+            .iter()
+            .map(|line| line.tokens.iter().map(|t| t.kind).collect())
+            .collect()
     }
 
     #[test]

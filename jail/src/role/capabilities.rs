@@ -30,7 +30,11 @@ pub fn drop_capabilities() -> Result<(), StepError> {
     empty_bounding_set().map_err(StepError::at(STEP_BOUNDING_SET))?;
     clear_ambient_capability_set().map_err(StepError::at("PR_CAP_AMBIENT_CLEAR_ALL"))?;
     let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
     set_capabilities(None, sets).map_err(StepError::at("capset"))
 }
 

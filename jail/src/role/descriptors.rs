@@ -1,5 +1,8 @@
 //! What a role was started with, as owned values, and nothing else open.
-#![expect(unsafe_code, reason = "descriptors given by number are adopted once, right after exec")]
+#![expect(
+    unsafe_code,
+    reason = "descriptors given by number are adopted once, right after exec"
+)]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +33,10 @@ pub fn inherit(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, StepError> {
         next = number + 1;
     }
     close_range(next, RawFd::MAX).map_err(&fail)?;
-    numbers.iter().map(|&number| adopt(number).map_err(&fail)).collect()
+    numbers
+        .iter()
+        .map(|&number| adopt(number).map_err(&fail))
+        .collect()
 }
 
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
@@ -40,7 +46,11 @@ fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     // SAFETY: a system call on numbers. Right after exec no value owns any of them (contract of
     // `inherit`, which runs this once a process).
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    if closed == 0 { Ok(()) } else { Err(last_errno()) }
+    if closed == 0 {
+        Ok(())
+    } else {
+        Err(last_errno())
+    }
 }
 
 fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {

@@ -42,5 +42,8 @@ pub fn restrict_with_landlock() -> Result<Landlock, StepError> {
         LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => 0,
         LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
     };
-    Ok(Landlock { abi, complete: status.ruleset == RulesetStatus::FullyEnforced })
+    Ok(Landlock {
+        abi,
+        complete: status.ruleset == RulesetStatus::FullyEnforced,
+    })
 }

@@ -20,11 +20,20 @@ pub fn limit_resources(limits: Limits) -> Result<(), StepError> {
     // A core file would hold guest memory.
     limit(Resource::Core, 0, "RLIMIT_CORE")?;
     limit(Resource::Nofile, limits.open_files, "RLIMIT_NOFILE")?;
-    limits.locked_memory.map_or(Ok(()), |bytes| limit(Resource::Memlock, bytes, "RLIMIT_MEMLOCK"))
+    limits.locked_memory.map_or(Ok(()), |bytes| {
+        limit(Resource::Memlock, bytes, "RLIMIT_MEMLOCK")
+    })
 }
 
 fn limit(resource: Resource, wanted: u64, step: &'static str) -> Result<(), StepError> {
     let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let value = Some(wanted.min(hard));
-    setrlimit(resource, Rlimit { current: value, maximum: value }).map_err(StepError::at(step))
+    setrlimit(
+        resource,
+        Rlimit {
+            current: value,
+            maximum: value,
+        },
+    )
+    .map_err(StepError::at(step))
 }

@@ -97,7 +97,10 @@ pub fn new_session() -> Result<(), StepError> {
     match rustix::process::setsid() {
         // The leader of a process group has EPERM: init of a pid namespace may be one already.
         Ok(_) | Err(Errno::PERM) => Ok(()),
-        Err(errno) => Err(StepError { step: "setsid", errno }),
+        Err(errno) => Err(StepError {
+            step: "setsid",
+            errno,
+        }),
     }
 }
 

@@ -18,9 +18,15 @@ pub fn die_with_parent(channel: BorrowedFd<'_>) -> Result<(), StepError> {
         .map_err(StepError::at("PR_SET_PDEATHSIG"))?;
     let fail = StepError::at("look for the supervisor");
     let mut polled = [PollFd::from_borrowed_fd(channel, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     rustix::io::retry_on_intr(|| poll(&mut polled, Some(&now))).map_err(&fail)?;
-    match polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+    match polled[0]
+        .revents()
+        .intersects(PollFlags::HUP | PollFlags::ERR)
+    {
         true => Err(fail(Errno::PIPE)),
         false => Ok(()),
     }

@@ -25,8 +25,11 @@ const SIZE: &str = "4k";
 /// at which it could be written to. It is mounted on top of "/", the one directory that every host
 /// has, and entered by its descriptor, since a path does not lead onto a mount over the root.
 pub fn empty_root() -> Result<(), StepError> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(StepError::at(STEP_PRIVATE))?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(StepError::at(STEP_PRIVATE))?;
 
     let made = StepError::at(STEP_TMPFS);
     let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(&made)?;
@@ -45,7 +48,9 @@ pub fn empty_root() -> Result<(), StepError> {
         .map_err(StepError::at(STEP_MOVE))?;
     // Stacks the old root over the new one, where it can be detached with all that is mounted
     // below it (pivot_root(2), "pivot_root(".", ".")").
-    fchdir(&root).and_then(|()| pivot_root(".", ".")).map_err(StepError::at(STEP_PIVOT))?;
+    fchdir(&root)
+        .and_then(|()| pivot_root(".", "."))
+        .map_err(StepError::at(STEP_PIVOT))?;
     unmount(".", UnmountFlags::DETACH)
         .and_then(|()| chdir("/"))
         .map_err(StepError::at(STEP_UNMOUNT))

@@ -3,7 +3,10 @@
 //! The handler runs between any two instructions: it allocates nothing, takes no lock, and leaves
 //! only by `_exit`. It is not installed with SA_NODEFER: if the report itself is forbidden, the
 //! blocked SIGSYS kills the process, and the supervisor sees that.
-#![expect(unsafe_code, reason = "signal handlers, and what the kernel hands to one")]
+#![expect(
+    unsafe_code,
+    reason = "signal handlers, and what the kernel hands to one"
+)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
@@ -49,7 +52,14 @@ pub fn unblock_fault_signals() -> Result<(), StepError> {
 
 fn step(result: libc::c_int, step: &'static str) -> Result<(), StepError> {
     let errno = || Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
-    if result == 0 { Ok(()) } else { Err(StepError { step, errno: errno() }) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(StepError {
+            step,
+            errno: errno(),
+        })
+    }
 }
 
 /// The `_sigsys` part of `siginfo_t`, which the C library has no accessor for

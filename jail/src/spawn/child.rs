@@ -3,7 +3,10 @@
 //! The child is a copy of one thread of a process that may have had others (in tests it has): a
 //! lock may be held for ever, so nothing here allocates, locks, formats or panics. Everything it
 //! needs was built by the parent.
-#![expect(unsafe_code, reason = "clone3, and raw system calls in a child that may not allocate")]
+#![expect(
+    unsafe_code,
+    reason = "clone3, and raw system calls in a child that may not allocate"
+)]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -50,7 +53,13 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 5] = [Self::Groups, Self::Group, Self::User, Self::Descriptors, Self::Exec];
+    const ALL: [Self; 5] = [
+        Self::Groups,
+        Self::Group,
+        Self::User,
+        Self::Descriptors,
+        Self::Exec,
+    ];
 
     /// The name in an error message.
     pub(super) fn name(self) -> &'static str {
@@ -69,7 +78,10 @@ pub(super) fn decode(report: [u8; REPORT_SIZE]) -> (Option<Step>, Errno) {
     let [a, b, c, d, e, f, g, h] = report;
     let number = u32::from_ne_bytes([a, b, c, d]);
     let step = Step::ALL.into_iter().find(|step| *step as u32 == number);
-    (step, Errno::from_raw_os_error(i32::from_ne_bytes([e, f, g, h])))
+    (
+        step,
+        Errno::from_raw_os_error(i32::from_ne_bytes([e, f, g, h])),
+    )
 }
 
 const NAMESPACES: i32 = libc::CLONE_NEWUSER
@@ -91,12 +103,19 @@ pub(super) fn clone(plan: &mut Plan<'_>) -> Result<Child, Errno> {
     // SAFETY: without CLONE_VM the child has a copy of our memory and goes on where we are, on a
     // copy of this stack; `arguments` and `pidfd` outlive the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
     };
     if result == 0 {
         run(plan);
     }
-    let pid = i32::try_from(result).ok().and_then(Pid::from_raw).ok_or_else(last_errno)?;
+    let pid = i32::try_from(result)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(last_errno)?;
     // SAFETY: the kernel stored a new descriptor there that nothing else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd })
@@ -157,8 +176,14 @@ fn become_root_of_namespace(empty_groups: bool) -> Result<(), Step> {
     let no_groups: *const libc::gid_t = std::ptr::null();
     // SAFETY: plain system calls; setgroups with zero groups reads nothing.
     unsafe {
-        check(!empty_groups || libc::syscall(libc::SYS_setgroups, 0, no_groups) == 0, Step::Groups)?;
-        check(libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0, Step::Group)?;
+        check(
+            !empty_groups || libc::syscall(libc::SYS_setgroups, 0, no_groups) == 0,
+            Step::Groups,
+        )?;
+        check(
+            libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0,
+            Step::Group,
+        )?;
         check(libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0, Step::User)
     }
 }
@@ -171,7 +196,13 @@ fn empty_signal_mask() {
     // SAFETY: the kernel's signal set is 64 bits on Linux, and it reads just that.
     unsafe {
         let set = &raw const mask;
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, none, size_of::<u64>());
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            set,
+            none,
+            size_of::<u64>(),
+        );
     }
 }
 
@@ -197,7 +228,12 @@ fn place_descriptors(plan: &mut Plan<'_>) -> Result<(), Step> {
     }
     // SAFETY: a system call on numbers; ours are CLOEXEC already, a stranger's may not be.
     let marked = unsafe {
-        libc::syscall(libc::SYS_close_range, end, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            end,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     };
     check(marked == 0, Step::Descriptors)
 }

@@ -35,8 +35,16 @@ impl SpawnError {
 
 /// Settings that forbid user namespaces: the file, the value that forbids, the sysctl's name.
 const SETTINGS: [(&str, &str, &str); 3] = [
-    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone"),
-    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces"),
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        "kernel.unprivileged_userns_clone",
+    ),
+    (
+        "/proc/sys/user/max_user_namespaces",
+        "0",
+        "user.max_user_namespaces",
+    ),
     (
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "1",
@@ -49,13 +57,23 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 /// sees `/proc`.
 pub fn hint(step: &str, errno: Errno) -> Option<String> {
     let forbids = [Errno::PERM, Errno::ACCESS, Errno::NOSPC, Errno::USERS].contains(&errno);
-    let needs_namespaces =
-        ["clone3", "write setgroups", "write uid_map", "write gid_map", "setresgid", "setresuid"]
-            .contains(&step)
-            || crate::role::STEPS_OF_NAMESPACES.contains(&step);
+    let needs_namespaces = [
+        "clone3",
+        "write setgroups",
+        "write uid_map",
+        "write gid_map",
+        "setresgid",
+        "setresuid",
+    ]
+    .contains(&step)
+        || crate::role::STEPS_OF_NAMESPACES.contains(&step);
     (forbids && needs_namespaces).then(|| {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        describe(SETTINGS.iter().map(|(path, forbids, name)| (read(path), *forbids, *name)))
+        describe(
+            SETTINGS
+                .iter()
+                .map(|(path, forbids, name)| (read(path), *forbids, *name)),
+        )
     })
 }
 
@@ -82,8 +100,14 @@ mod tests {
     #[test]
     fn forbidden_namespaces_are_explained_with_the_setting_and_the_switch() {
         let text = SpawnError::new("clone3", Errno::PERM).to_string();
-        assert!(text.starts_with("clone3: ") && text.contains("--disable-sandbox"), "{text}");
-        let settings = [("0\n".to_owned(), "0", "a.b"), ("5\n".to_owned(), "0", "c.d")];
+        assert!(
+            text.starts_with("clone3: ") && text.contains("--disable-sandbox"),
+            "{text}"
+        );
+        let settings = [
+            ("0\n".to_owned(), "0", "a.b"),
+            ("5\n".to_owned(), "0", "c.d"),
+        ];
         let text = describe(settings.into_iter());
         assert_eq!(
             text,

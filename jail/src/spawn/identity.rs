@@ -25,7 +25,11 @@ impl Identity {
     pub(super) fn choose() -> Result<Self, SpawnError> {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         if user != 0 {
-            return Ok(Self { user, group, empty_groups: false });
+            return Ok(Self {
+                user,
+                group,
+                empty_groups: false,
+            });
         }
         let map = |name| {
             std::fs::read_to_string(format!("/proc/self/{name}"))
@@ -33,10 +37,15 @@ impl Identity {
                 .map_err(SpawnError::at("read our own id map"))
         };
         let choose = |map: &str| {
-            outside_root(map).ok_or_else(|| SpawnError::new("choose an unprivileged id", Errno::PERM))
+            outside_root(map)
+                .ok_or_else(|| SpawnError::new("choose an unprivileged id", Errno::PERM))
         };
         let (user, group) = (choose(&map("uid_map")?)?, choose(&map("gid_map")?)?);
-        Ok(Self { user, group, empty_groups: true })
+        Ok(Self {
+            user,
+            group,
+            empty_groups: true,
+        })
     }
 }
 
@@ -45,12 +54,15 @@ fn outside_root(map: &str) -> Option<u32> {
     let lines = || {
         map.lines().filter_map(|line| {
             let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-            Some([numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?])
+            Some([
+                numbers.next()?.ok()?,
+                numbers.next()?.ok()?,
+                numbers.next()?.ok()?,
+            ])
         })
     };
-    let covers = |id: u64| {
-        move |&[inside, _, count]: &[u64; 3]| id >= inside && id - inside < count
-    };
+    let covers =
+        |id: u64| move |&[inside, _, count]: &[u64; 3]| id >= inside && id - inside < count;
     if lines().any(|line| covers(u64::from(NOBODY))(&line)) {
         return Some(NOBODY);
     }
@@ -64,10 +76,21 @@ mod tests {
 
     #[test]
     fn root_becomes_nobody_and_never_stays_the_real_root() {
-        assert_eq!(outside_root("         0          0 4294967295\n"), Some(NOBODY));
+        assert_eq!(
+            outside_root("         0          0 4294967295\n"),
+            Some(NOBODY)
+        );
         assert_eq!(outside_root("0 100000 65536\n"), Some(NOBODY));
-        assert_eq!(outside_root("0 1000 1\n"), Some(0), "root of a rootless container");
-        assert_eq!(outside_root("0 0 1\n"), None, "the real root under another name");
+        assert_eq!(
+            outside_root("0 1000 1\n"),
+            Some(0),
+            "root of a rootless container"
+        );
+        assert_eq!(
+            outside_root("0 0 1\n"),
+            None,
+            "the real root under another name"
+        );
         assert_eq!(outside_root(""), None);
     }
 }

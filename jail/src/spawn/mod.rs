@@ -36,7 +36,11 @@ pub const KEPT_NUMBER_END: RawFd = 64;
 /// path nor a later replacement of the file matters.
 pub fn own_program() -> io::Result<OwnedFd> {
     // O_PATH: a binary may be executable without being readable.
-    Ok(rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        "/proc/self/exe",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// A device process that is about to be started.
@@ -65,7 +69,13 @@ impl<'a> Spawn<'a> {
     /// with an empty environment, and 0, 1 and 2 at `/dev/null`.
     pub fn new(program: BorrowedFd<'a>, name: &str) -> Result<Self, NulError> {
         let arguments = vec![CString::new(name)?];
-        Ok(Self { program, arguments, environment: Vec::new(), kept: Vec::new(), namespaces: true })
+        Ok(Self {
+            program,
+            arguments,
+            environment: Vec::new(),
+            kept: Vec::new(),
+            namespaces: true,
+        })
     }
 
     /// Appends an argument.
@@ -120,7 +130,9 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
     let first_free = moves.iter().map(|m| m.to).max().map_or(3, |last| last + 1);
     let mut plan = Plan {
         namespaces: spawn.namespaces,
-        empty_groups: identity.as_ref().is_some_and(|identity| identity.empty_groups),
+        empty_groups: identity
+            .as_ref()
+            .is_some_and(|identity| identity.empty_groups),
         go: go_read.as_raw_fd(),
         go_write: go_write.as_raw_fd(),
         errors: errors_write.as_raw_fd(),
@@ -143,9 +155,15 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
 
 /// Refuses numbers that make no sense before anything is started.
 fn check_kept(kept: &[(BorrowedFd<'_>, RawFd)]) -> Result<(), SpawnError> {
-    let twice = |index: usize| kept[..index].iter().any(|(_, number)| *number == kept[index].1);
+    let twice = |index: usize| {
+        kept[..index]
+            .iter()
+            .any(|(_, number)| *number == kept[index].1)
+    };
     let wrong = kept.len() > KEPT_MAX
-        || kept.iter().any(|(_, number)| !(0..KEPT_NUMBER_END).contains(number))
+        || kept
+            .iter()
+            .any(|(_, number)| !(0..KEPT_NUMBER_END).contains(number))
         || (0..kept.len()).any(twice);
     match wrong {
         true => Err(SpawnError::new("kept descriptors", Errno::INVAL)),
@@ -157,13 +175,26 @@ fn check_kept(kept: &[(BorrowedFd<'_>, RawFd)]) -> Result<(), SpawnError> {
 fn moves(kept: &[(BorrowedFd<'_>, RawFd)], null: BorrowedFd<'_>) -> Vec<Move> {
     let nulls = (0..3)
         .filter(|number| kept.iter().all(|(_, to)| to != number))
-        .map(|to| Move { from: null.as_raw_fd(), to });
-    kept.iter().map(|(from, to)| Move { from: from.as_raw_fd(), to: *to }).chain(nulls).collect()
+        .map(|to| Move {
+            from: null.as_raw_fd(),
+            to,
+        });
+    kept.iter()
+        .map(|(from, to)| Move {
+            from: from.as_raw_fd(),
+            to: *to,
+        })
+        .chain(nulls)
+        .collect()
 }
 
 /// A null-terminated list for `execveat`.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([ptr::null()])
+        .collect()
 }
 
 /// Writes the id maps, then lets the child go on. When a map cannot be written, the pipe's end is
@@ -178,10 +209,16 @@ fn release(child: &Child, identity: Option<&Identity>, go: OwnedFd) -> Result<()
             write_once(&format!("/proc/{pid}/setgroups"), "deny")
                 .map_err(SpawnError::at("write setgroups"))?;
         }
-        write_once(&format!("/proc/{pid}/uid_map"), &format!("0 {} 1", identity.user))
-            .map_err(SpawnError::at("write uid_map"))?;
-        write_once(&format!("/proc/{pid}/gid_map"), &format!("0 {} 1", identity.group))
-            .map_err(SpawnError::at("write gid_map"))?;
+        write_once(
+            &format!("/proc/{pid}/uid_map"),
+            &format!("0 {} 1", identity.user),
+        )
+        .map_err(SpawnError::at("write uid_map"))?;
+        write_once(
+            &format!("/proc/{pid}/gid_map"),
+            &format!("0 {} 1", identity.group),
+        )
+        .map_err(SpawnError::at("write gid_map"))?;
     }
     // A child that was killed meanwhile gives EPIPE; its pidfd tells that better.
     match rustix::io::write(go, &[1]) {
@@ -192,8 +229,13 @@ fn release(child: &Child, identity: Option<&Identity>, go: OwnedFd) -> Result<()
 
 /// A map file takes its whole content in one write, once.
 fn write_once(path: &str, content: &str) -> Result<(), Errno> {
-    let written = OpenOptions::new().write(true).open(path).and_then(|mut f| f.write(content.as_bytes()));
-    written.map(drop).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    let written = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut f| f.write(content.as_bytes()));
+    written
+        .map(drop)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// What the child could not do, or nothing: its end of the pipe closes when the program is
@@ -230,15 +272,20 @@ mod tests {
             spawn().keep(null.as_fd(), KEPT_NUMBER_END),
         ] {
             let error = wrong.spawn().unwrap_err();
-            assert_eq!((error.step(), error.errno()), ("kept descriptors", Errno::INVAL));
+            assert_eq!(
+                (error.step(), error.errno()),
+                ("kept descriptors", Errno::INVAL)
+            );
         }
     }
 
     #[test]
     fn numbers_below_three_are_null_unless_kept() {
         let null = std::fs::File::open("/dev/null").unwrap();
-        let mut numbers: Vec<_> =
-            moves(&[(null.as_fd(), 3), (null.as_fd(), 1)], null.as_fd()).iter().map(|m| m.to).collect();
+        let mut numbers: Vec<_> = moves(&[(null.as_fd(), 3), (null.as_fd(), 1)], null.as_fd())
+            .iter()
+            .map(|m| m.to)
+            .collect();
         numbers.sort_unstable();
         assert_eq!(numbers, [0, 1, 2, 3]);
     }

@@ -1,0 +1,153 @@
+//! Random policies in the running kernel: interpreter and evaluator share their author, the kernel
+//! does not. Each rule answers with an errno, so that a verdict is a number and nothing happens;
+//! the calls take no arguments, so that any will do.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::os::fd::OwnedFd;
+
+use vudev_jail::policy::{self, Action, Arch, Call};
+use vudev_jail::role;
+
+use crate::Test;
+use crate::role::{call, tell};
+use crate::support::{End, Role};
+
+pub(crate) const TESTS: &[Test] = &[(
+    "the_kernel_answers_what_a_policy_means",
+    the_kernel_answers_what_a_policy_means,
+)];
+
+const POLICIES: u64 = 40;
+const CALLS: u32 = 2000;
+
+fn the_kernel_answers_what_a_policy_means() {
+    for seed in 1..=POLICIES {
+        let role = Role::start_with("verdicts", &seed.to_string(), false, &[]);
+        assert_eq!(role.hear_text(), "agreed", "seed {seed}");
+        assert_eq!(role.end(), End::Code(0), "seed {seed}");
+    }
+}
+
+/// The role's side: loads one policy and asks the kernel about it.
+pub(crate) fn role(channel: &OwnedFd, seed: &str) {
+    let mut random = Random(seed.parse().unwrap());
+    let text = random.policy();
+    let arch = Arch::HOST.unwrap();
+    let source = BTreeMap::from([(format!("{arch}/a_device.policy"), text.clone())]);
+    let policy = policy::read("a_device", arch, &source).unwrap();
+    let program = policy.compile().unwrap();
+    role::no_new_privileges().unwrap();
+    role::load_filter(&program).unwrap();
+    for _ in 0..CALLS {
+        let name = random.of(&SUBJECTS);
+        let args = [0; 6].map(|_| random.word());
+        let number = arch.syscall_number(name).unwrap();
+        let meant = policy.evaluate(&Call {
+            number,
+            arch: arch.audit(),
+            args,
+        });
+        let result = call(number.into(), args);
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        let agree = match meant {
+            Action::Allow => result >= 0,
+            Action::Errno(wanted) => result == -1 && errno == Some(wanted.into()),
+            other => panic!("no rule here says {other:?}"),
+        };
+        assert!(
+            agree,
+            "{name} {args:#x?}: {result} {errno:?}, meant {meant:?}\n{text}"
+        );
+    }
+    tell(channel, "agreed");
+}
+
+/// Calls without arguments or effect.
+const SUBJECTS: [&str; 6] = [
+    "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid",
+];
+const OPERATORS: [&str; 8] = ["==", "!=", "<", "<=", ">", ">=", "&", "in"];
+
+/// xorshift64: a seed is a policy.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).unwrap()
+    }
+
+    fn of(&mut self, list: &[&'static str]) -> &'static str {
+        list[self.below(list.len())]
+    }
+
+    /// Words, signs and their edges.
+    fn word(&mut self) -> u64 {
+        const EDGES: [u64; 9] = [
+            0,
+            1,
+            2,
+            0x7fff_ffff,
+            0x8000_0000,
+            0xffff_ffff,
+            1 << 32,
+            1 << 63,
+            u64::MAX,
+        ];
+        match self.below(4) {
+            0 => 1 << self.below(64),
+            1 => self.next(),
+            _ => EDGES[self.below(EDGES.len())],
+        }
+    }
+
+    fn policy(&mut self) -> String {
+        let mut text = String::from("# The role's own needs.\n");
+        for name in [
+            "sendto",
+            "write",
+            "exit_group",
+            "sigaltstack",
+            "munmap",
+            "mmap",
+            "brk",
+        ] {
+            writeln!(text, "{name}: 1").unwrap();
+        }
+        // Formatting a failure, growing the heap.
+        text.push_str("mremap: 1\nmprotect: 1\nmadvise: 1\nclose: 1\nfutex: 1\nfcntl: 1\n");
+        for name in SUBJECTS {
+            for errno in 1..=1 + self.below(6) {
+                let condition = self.condition();
+                writeln!(text, "{name}: {condition}; return {}", 100 + errno).unwrap();
+            }
+            let last = if self.below(2) == 0 {
+                "allow"
+            } else {
+                "return 4095"
+            };
+            writeln!(text, "{name}: {last}").unwrap();
+        }
+        text
+    }
+
+    fn condition(&mut self) -> String {
+        let mut text = String::new();
+        for clause in 0..=self.below(3) {
+            text.push_str(if clause == 0 { "" } else { " || " });
+            for atom in 0..=self.below(3) {
+                text.push_str(if atom == 0 { "" } else { " && " });
+                let (argument, operator) = (self.below(6), self.of(&OPERATORS));
+                write!(text, "arg{argument} {operator} {:#x}", self.word()).unwrap();
+            }
+        }
+        text
+    }
+}
