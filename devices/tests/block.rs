@@ -242,7 +242,7 @@ fn a_file_that_has_become_shorter_gives_errors_beyond_its_end_and_tells_what_was
 
 #[test]
 fn a_write_that_the_file_refuses_is_an_error() {
-    let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(4096).unwrap();
     let read_only = File::open(file.path()).unwrap();
     run(async |handle| {
@@ -252,75 +252,9 @@ fn a_write_that_the_file_refuses_is_an_error() {
     });
 }
 
-#[test]
-fn without_flush_negotiated_a_write_is_durable_before_it_completes() {
-    let file = image(8);
-    run(async |handle| {
-        let mut through = disk_with(&handle, &file, BlockConfig::default(), 0);
-        through.settle().await;
-        let before = handle.stats().operations;
-        assert_eq!(through.write(0, &[1; 512]).await.status, OK);
-        assert_eq!(
-            handle.stats().operations - before,
-            2,
-            "the write and a sync"
-        );
-
-        let mut back = disk(&handle, &file, BlockConfig::default());
-        back.settle().await;
-        let before = handle.stats().operations;
-        assert_eq!(back.write(0, &[1; 512]).await.status, OK);
-        assert_eq!(handle.stats().operations - before, 1);
-    });
-}
-
-#[test]
-fn thirty_two_reads_cost_thirty_two_operations_one_enter_and_one_call() {
-    const DEPTH: usize = 32;
-    let file = image(64 * DEPTH);
-    run(async |handle| {
-        let mut disk = disk(&handle, &file, BlockConfig::default());
-        // Whatever is made on first use is made now, and the pages are cached.
-        assert_eq!(disk.read(0, 64 * DEPTH * SECTOR).await.status, OK);
-        disk.settle().await;
-        let requests: Vec<[Buffer; 3]> = (0..DEPTH)
-            .map(|number| {
-                let head = disk.put(&header(IN, number as u64 * 8));
-                [head, disk.allocate(4096, 4096), disk.put(&[UNTOLD])]
-            })
-            .collect();
-        for [head, data, status] in &requests {
-            disk.ring(0).add(&[*head], &[*data, *status]).unwrap();
-        }
-        let before = handle.stats();
-        let calls = disk.ring(0).calls().unwrap();
-        disk.ring(0).suppress_calls(false).unwrap();
-        disk.ring(0).kick().unwrap();
-        for _ in 0..DEPTH {
-            let _ = disk.used(0).await;
-        }
-        let after_last = handle.stats();
-        disk.settle().await;
-        let after = handle.stats();
-        assert_eq!(after.operations - before.operations, DEPTH as u64);
-        assert_eq!(after.calls - before.calls, 1);
-        assert_eq!(disk.ring(0).calls().unwrap() - calls, 1);
-        // One to see the kick, one that submits them all and, since their pages are cached,
-        // completes them too.
-        assert!(
-            after_last.enters - before.enters <= 2,
-            "{before:?} {after_last:?}"
-        );
-        for (number, [_, data, status]) in requests.iter().enumerate() {
-            assert_eq!(disk.bytes(*status), [OK]);
-            assert_eq!(disk.bytes(*data), pattern(number * 8, 8));
-        }
-    });
-}
-
 /// A file opened as the supervisor opens it for `direct`, on a real file system.
 fn direct_image(sectors: usize) -> (tempfile::NamedTempFile, File, u32) {
-    let named = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let named = tempfile::NamedTempFile::new().unwrap();
     named
         .as_file()
         .write_all_at(&pattern(0, sectors), 0)

@@ -42,7 +42,7 @@ pub(crate) fn disk_with(handle: &Handle, file: &File, config: BlockConfig, featu
 
 /// A file of so many sectors, the bytes of each made of its number.
 pub(crate) fn image(sectors: usize) -> File {
-    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &pattern(0, sectors)).unwrap();
     file
 }
