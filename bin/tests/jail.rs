@@ -22,7 +22,9 @@ fn five_devices() -> Result<Running> {
 fn status(process: i32) -> Result<HashMap<String, String>> {
     let text = fs::read_to_string(format!("/proc/{process}/status"))?;
     let fields = text.lines().filter_map(|line| line.split_once(":\t"));
-    Ok(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    Ok(fields
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect())
 }
 
 /// What only root may look at, since a device cannot be dumped: `None` for an ordinary user.
@@ -50,7 +52,11 @@ fn each_device_has_no_rights_and_an_id_that_is_not_the_real_root() -> Result<()>
             assert_eq!(status[set], "0000000000000000", "{set}");
         }
         for ids in ["Uid", "Gid"] {
-            assert!(!status[ids].split_whitespace().any(|id| id == "0"), "{ids} {}", status[ids]);
+            assert!(
+                !status[ids].split_whitespace().any(|id| id == "0"),
+                "{ids} {}",
+                status[ids]
+            );
         }
         if rustix::process::geteuid().is_root() {
             assert_eq!(status["Groups"], "");
@@ -72,7 +78,9 @@ fn each_device_has_namespaces_of_its_own() -> Result<()> {
         };
         let mut seen = vec![of(&"self")?];
         for device in &devices {
-            let Some(its) = privileged(of(device))? else { return Ok(()) };
+            let Some(its) = privileged(of(device))? else {
+                return Ok(());
+            };
             assert!(!seen.contains(&its), "{namespace} is shared");
             seen.push(its);
         }
@@ -85,11 +93,16 @@ fn a_device_sees_an_empty_directory_and_no_ring_but_its_own() -> Result<()> {
     let running = five_devices()?;
     for device in running.devices()? {
         let root = format!("/proc/{device}/root/");
-        let Some(root) = privileged(fs::read_dir(root))? else { return Ok(()) };
+        let Some(root) = privileged(fs::read_dir(root))? else {
+            return Ok(());
+        };
         assert_eq!(root.count(), 0);
         let maps = fs::read_to_string(format!("/proc/{device}/maps"))?;
         // A ring is two mappings: its indices with the completions, and the entries.
-        let rings = maps.lines().filter(|line| line.contains("io_uring")).count();
+        let rings = maps
+            .lines()
+            .filter(|line| line.contains("io_uring"))
+            .count();
         assert_eq!(rings, 2, "{maps}");
     }
     Ok(())
@@ -100,10 +113,12 @@ fn descriptors(process: i32) -> std::io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{process}/fd"))? {
         let target = fs::read_link(entry?.path())?.to_string_lossy().into_owned();
-        let kind = target.split_once(":[").map_or(target.as_str(), |(kind, rest)| match kind {
-            "anon_inode" => rest.trim_end_matches(']'),
-            kind => kind,
-        });
+        let kind = target
+            .split_once(":[")
+            .map_or(target.as_str(), |(kind, rest)| match kind {
+                "anon_inode" => rest.trim_end_matches(']'),
+                kind => kind,
+            });
         found.push(kind.rsplit('/').next().unwrap_or(kind).to_owned());
     }
     found.sort();
@@ -115,8 +130,12 @@ fn a_device_holds_the_descriptors_that_it_needs_and_no_more() -> Result<()> {
     let running = five_devices()?;
     let devices = running.devices()?;
     // The channel twice (for the log and for the event loop), and the listener.
-    let common = ["io_uring", "null", "null", "null", "signalfd", "socket", "socket", "socket"];
-    let Some(console) = privileged(descriptors(devices[0]))? else { return Ok(()) };
+    let common = [
+        "io_uring", "null", "null", "null", "signalfd", "socket", "socket", "socket",
+    ];
+    let Some(console) = privileged(descriptors(devices[0]))? else {
+        return Ok(());
+    };
     assert_eq!(console, common);
     let mut with_image = vec!["disk-0".to_owned()];
     with_image.extend(common.map(str::to_owned));
@@ -132,7 +151,11 @@ fn a_device_holds_the_descriptors_that_it_needs_and_no_more() -> Result<()> {
         let connected = descriptors(disk)?;
         let added = |kind: &str| connected.iter().filter(|found| *found == kind).count();
         assert_eq!(added("socket"), 4, "{connected:?}");
-        assert_eq!(connected.len() - added("eventfd"), with_image.len() + 1, "{connected:?}");
+        assert_eq!(
+            connected.len() - added("eventfd"),
+            with_image.len() + 1,
+            "{connected:?}"
+        );
         assert_eq!(first.get_or_insert_with(|| connected.clone()), &connected);
         let _ = driver.into_front().leave()?;
     }

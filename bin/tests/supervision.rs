@@ -16,8 +16,16 @@ use vudev_tests::Terminal;
 #[test]
 fn a_stop_ends_all_devices_with_status_0_and_removes_the_sockets() -> Result<()> {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let mut running = Setting::new()?.serial("type=sink").block()?.block()?.start()?;
-        let devices = running.devices()?.into_iter().map(pidfd).collect::<Result<Vec<_>>>()?;
+        let mut running = Setting::new()?
+            .serial("type=sink")
+            .block()?
+            .block()?
+            .start()?;
+        let devices = running
+            .devices()?
+            .into_iter()
+            .map(pidfd)
+            .collect::<Result<Vec<_>>>()?;
         assert_eq!(running.sockets()?.len(), 3);
         let asked = Instant::now();
         running.child.signal(signal)?;
@@ -49,7 +57,9 @@ fn a_killed_device_is_named_and_the_others_go_on() -> Result<()> {
     let mut running = Setting::new()?.block()?.block()?.start()?;
     let mut disk = Block::start(FrontEnd::connect(running.path("block-1")), 4, 4096)?;
     kill(running.devices()?[0], Signal::KILL)?;
-    running.log.until("block-0: error: has died: killed by signal SIGKILL", LIMIT)?;
+    running
+        .log
+        .until("block-0: error: has died: killed by signal SIGKILL", LIMIT)?;
     disk.write(0, &[7; 4096])?;
     let mut read = [0; 4096];
     disk.read(0, &mut read)?;
@@ -71,7 +81,9 @@ fn the_end_of_the_last_device_is_the_end_of_the_command() -> Result<()> {
 fn a_device_that_somebody_stops_behind_our_back_is_not_as_asked() -> Result<()> {
     let mut running = Setting::new()?.serial("type=sink").start()?;
     kill(running.devices()?[0], Signal::TERM)?;
-    running.log.until("serial-0: error: has ended without being asked", LIMIT)?;
+    running
+        .log
+        .until("serial-0: error: has ended without being asked", LIMIT)?;
     assert_eq!(running.child.wait(LIMIT)?.code(), Some(1));
     Ok(())
 }
@@ -79,7 +91,11 @@ fn a_device_that_somebody_stops_behind_our_back_is_not_as_asked() -> Result<()> 
 #[test]
 fn no_device_survives_a_killed_supervisor() -> Result<()> {
     let running = Setting::new()?.serial("type=sink").block()?.start()?;
-    let devices = running.devices()?.into_iter().map(pidfd).collect::<Result<Vec<_>>>()?;
+    let devices = running
+        .devices()?
+        .into_iter()
+        .map(pidfd)
+        .collect::<Result<Vec<_>>>()?;
     assert_eq!(devices.len(), 2);
     running.child.signal(Signal::KILL)?;
     devices.iter().try_for_each(wait_for_end)
@@ -91,7 +107,9 @@ fn a_frozen_device_is_killed_at_the_deadline_and_named() -> Result<()> {
     kill(running.devices()?[0], Signal::STOP)?;
     let asked = Instant::now();
     running.child.signal(Signal::TERM)?;
-    running.log.until("serial-0: error: did not end in time and was killed", LIMIT)?;
+    running
+        .log
+        .until("serial-0: error: did not end in time and was killed", LIMIT)?;
     assert_eq!(running.child.wait(LIMIT)?.code(), Some(1));
     assert!(asked.elapsed() < Duration::from_secs(2));
     Ok(())
@@ -112,6 +130,27 @@ fn a_stuck_reader_of_the_log_stalls_neither_guests_nor_the_stop() -> Result<()> 
     vudev_tests::wait_until_listening(&socket, &mut child, LIMIT)?;
     // Each connection is a log line or two.
     for _ in 0..20 {
+        let mut disk = Block::start(FrontEnd::connect(&socket), 4, 4096)?;
+        disk.write(4096, &[9; 4096])?;
+    }
+    let asked = Instant::now();
+    child.signal(Signal::TERM)?;
+    assert_eq!(child.wait(LIMIT)?.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    assert!(!socket.exists());
+    drop(folder);
+    Ok(())
+}
+
+#[test]
+fn a_stopped_terminal_stalls_neither_guests_nor_the_stop() -> Result<()> {
+    // Nobody reads its other end: it takes a few KiB.
+    let terminal = Terminal::open()?;
+    let setting = Setting::new()?.block()?;
+    let socket = setting.path("block-0");
+    let (mut child, folder) = setting.start_with(terminal.program_end()?)?;
+    vudev_tests::wait_until_listening(&socket, &mut child, LIMIT)?;
+    for _ in 0..200 {
         let mut disk = Block::start(FrontEnd::connect(&socket), 4, 4096)?;
         disk.write(4096, &[9; 4096])?;
     }
@@ -178,7 +217,10 @@ fn without_the_sandbox_the_same_is_true_and_said_loudly() -> Result<()> {
     let socket = setting.path("block-0");
     let (child, _folder) = setting.start_with(errors)?;
     let mut log = vudev_tests::Lines::new(lines);
-    log.until("warning: --disable-sandbox: the devices run WITHOUT A JAIL", LIMIT)?;
+    log.until(
+        "warning: --disable-sandbox: the devices run WITHOUT A JAIL",
+        LIMIT,
+    )?;
     log.until("1 device is ready", LIMIT)?;
     let mut disk = Block::start(FrontEnd::connect(&socket), 4, 512)?;
     disk.write(0, &[1; 512])?;

@@ -20,7 +20,11 @@ fn refused(folder: &Path, arguments: &[&str], named: &[&str]) -> Result<()> {
         assert!(text.contains(name), "{name:?} is not in {text}");
     }
     assert!(output.stdout.is_empty());
-    assert_eq!(fs::read_dir(folder)?.count(), before, "{arguments:?} left something behind");
+    assert_eq!(
+        fs::read_dir(folder)?.count(),
+        before,
+        "{arguments:?} left something behind"
+    );
     Ok(())
 }
 
@@ -31,13 +35,33 @@ fn a_mistake_is_one_line_with_device_key_and_column_and_status_2() -> Result<()>
     fs::File::create(folder.join("disk"))?.set_len(1 << 20)?;
     refused(folder, &[], &["no device"])?;
     refused(folder, &["--blok", "disk"], &["--blok", "--block"])?;
-    refused(folder, &["--block", "path=disk,vhost=b,sped=1"], &["--block", "sped", "column 19"])?;
+    refused(
+        folder,
+        &["--block", "path=disk,vhost=b,sped=1"],
+        &["--block", "sped", "column 19"],
+    )?;
     refused(folder, &["--block", "path=disk"], &["--block", "vhost"])?;
-    refused(folder, &["--block", "path=none,vhost=b"], &["--block", "path", "column 6"])?;
-    refused(folder, &["--block", "disk,vhost=b,queues=0"], &["--block", "queues", "column"])?;
+    refused(
+        folder,
+        &["--block", "path=none,vhost=b"],
+        &["--block", "path", "column 6"],
+    )?;
+    refused(
+        folder,
+        &["--block", "disk,vhost=b,queues=0"],
+        &["--block", "queues", "column"],
+    )?;
     let good = "path=disk,vhost=b";
-    refused(folder, &["--block", good, "--serial", "type=file,vhost=s"], &["--serial"])?;
-    refused(folder, &["--block", good, "--serial", "type=sink,vhost=b"], &["--serial", "vhost"])
+    refused(
+        folder,
+        &["--block", good, "--serial", "type=file,vhost=s"],
+        &["--serial"],
+    )?;
+    refused(
+        folder,
+        &["--block", good, "--serial", "type=sink,vhost=b"],
+        &["--serial", "vhost"],
+    )
 }
 
 #[test]
@@ -45,9 +69,22 @@ fn what_is_at_the_socket_path_and_not_a_socket_stays() -> Result<()> {
     let folder = TempDir::new()?;
     let folder = folder.path();
     fs::write(folder.join("notes"), "keep me")?;
-    refused(folder, &["--serial", "type=sink,vhost=notes"], &["--serial", "vhost", "not a socket"])?;
+    refused(
+        folder,
+        &["--serial", "type=sink,vhost=notes"],
+        &["--serial", "vhost", "not a socket"],
+    )?;
     assert_eq!(fs::read_to_string(folder.join("notes"))?, "keep me");
-    refused(folder, &["--serial", "type=sink,vhost=a", "--serial", "type=sink,vhost=notes"], &[])?;
+    refused(
+        folder,
+        &[
+            "--serial",
+            "type=sink,vhost=a",
+            "--serial",
+            "type=sink,vhost=notes",
+        ],
+        &[],
+    )?;
     Ok(())
 }
 
@@ -56,14 +93,22 @@ fn a_policy_that_is_missing_or_wrong_is_named_before_anything_starts() -> Result
     let folder = TempDir::new()?;
     let folder = folder.path();
     fs::create_dir(folder.join("policies"))?;
-    let jail = ["--jail", "seccomp-policy-dir=policies", "--serial", "type=sink,vhost=s"];
+    let jail = [
+        "--jail",
+        "seccomp-policy-dir=policies",
+        "--serial",
+        "type=sink,vhost=s",
+    ];
     refused(folder, &jail, &["--jail", "serial_device_vhost_user"])
 }
 
 #[test]
 fn help_and_version_are_answers_and_no_mistakes() -> Result<()> {
     let folder = TempDir::new()?;
-    for (argument, wanted) in [("--help", "--block"), ("--version", env!("CARGO_PKG_VERSION"))] {
+    for (argument, wanted) in [
+        ("--help", "--block"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+    ] {
         let output = output(&[argument], folder.path())?;
         assert_eq!(output.status.code(), Some(0));
         assert!(String::from_utf8(output.stdout)?.contains(wanted));

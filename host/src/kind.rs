@@ -73,7 +73,12 @@ pub struct Opened<D> {
 impl<D> Opened<D> {
     /// A description and its descriptors, without a terminal or notes.
     pub fn new(description: D, descriptors: Vec<OwnedFd>) -> Self {
-        Self { description, descriptors, terminal: None, notes: Vec::new() }
+        Self {
+            description,
+            descriptors,
+            terminal: None,
+            notes: Vec::new(),
+        }
     }
 }
 

@@ -51,7 +51,10 @@ impl Policies {
         let name = format!("{}_{}", entry.policy(), transport.policy_suffix());
         let RingList { opcodes, flags } = allow_list(&name, source)?;
         let program = policy::compile(&name, arch, source)?;
-        Ok(Self { program, ring: Allowed { opcodes, flags } })
+        Ok(Self {
+            program,
+            ring: Allowed { opcodes, flags },
+        })
     }
 
     /// In a role: of the texts that came, or of the embedded files.
@@ -80,7 +83,10 @@ pub(crate) fn texts_for_role(
         Policies::read(entry, transport, &Built { registry })?;
         return Ok(None);
     };
-    let recorder = Recorder { directory: Directory::new(directory), texts: RefCell::default() };
+    let recorder = Recorder {
+        directory: Directory::new(directory),
+        texts: RefCell::default(),
+    };
     Policies::read(entry, transport, &recorder)?;
     Ok(Some(recorder.texts.into_inner()))
 }
@@ -113,7 +119,9 @@ struct Recorder {
 impl Source for Recorder {
     fn read(&self, name: &str) -> io::Result<String> {
         let text = self.directory.read(name)?;
-        self.texts.borrow_mut().insert(name.to_owned(), text.clone());
+        self.texts
+            .borrow_mut()
+            .insert(name.to_owned(), text.clone());
         Ok(text)
     }
 

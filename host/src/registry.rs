@@ -40,7 +40,11 @@ impl Registry {
     /// Two kinds of one name: the second one's option could never be given.
     #[must_use]
     pub fn with<K: DeviceKind>(mut self) -> Self {
-        assert!(self.find(K::NAME).is_none(), "two device kinds are called {}", K::NAME);
+        assert!(
+            self.find(K::NAME).is_none(),
+            "two device kinds are called {}",
+            K::NAME
+        );
         self.entries.push(Entry::of::<K>());
         self
     }
@@ -76,8 +80,11 @@ pub struct Entry {
     table: fn() -> &'static Table,
     open: fn(&Values) -> Result<Opened<Value>, OptionError>,
     operations: fn(&Value) -> Result<u32, CreateError>,
-    create: fn(&Handle, Value, Vec<OwnedFd>) -> Result<Rc<dyn Served>, CreateError>,
+    create: fn(&Handle, Value, Vec<OwnedFd>) -> Created,
 }
+
+/// A device without its type, or why there is none.
+type Created = Result<Rc<dyn Served>, CreateError>;
 
 impl Entry {
     fn of<K: DeviceKind>() -> Self {
@@ -125,7 +132,7 @@ impl Entry {
         handle: &Handle,
         description: Value,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Rc<dyn Served>, CreateError> {
+    ) -> Created {
         (self.create)(handle, description, descriptors)
     }
 }
@@ -134,8 +141,18 @@ fn open<K: DeviceKind>(values: &Values) -> Result<Opened<Value>, OptionError> {
     let opened = K::open(values)?;
     let description = serde_json::to_value(&opened.description)
         .expect("a description is plain data, which JSON can hold");
-    let Opened { description: _, descriptors, terminal, notes } = opened;
-    Ok(Opened { description, descriptors, terminal, notes })
+    let Opened {
+        description: _,
+        descriptors,
+        terminal,
+        notes,
+    } = opened;
+    Ok(Opened {
+        description,
+        descriptors,
+        terminal,
+        notes,
+    })
 }
 
 fn operations<K: DeviceKind>(description: &Value) -> Result<u32, CreateError> {
@@ -146,7 +163,7 @@ fn create<K: DeviceKind>(
     handle: &Handle,
     description: Value,
     descriptors: Vec<OwnedFd>,
-) -> Result<Rc<dyn Served>, CreateError> {
+) -> Created {
     let device = K::create(handle, parse::<K>(description)?, descriptors)?;
     Ok(Rc::new(Serving::new(device)))
 }

@@ -34,7 +34,10 @@ pub(crate) fn prefix(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
     }
-    let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let end = (0..=limit)
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
     &text[..end]
 }
 
@@ -51,7 +54,10 @@ mod tests {
 
     #[test]
     fn control_characters_are_shown_and_not_obeyed() {
-        assert_eq!(printable(b"a\x1b[2Jb\nblock-1: c\n"), "a\\u{1b}[2Jb\\u{a}block-1: c");
+        assert_eq!(
+            printable(b"a\x1b[2Jb\nblock-1: c\n"),
+            "a\\u{1b}[2Jb\\u{a}block-1: c"
+        );
         assert_eq!(printable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
     }
 

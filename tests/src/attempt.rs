@@ -55,6 +55,8 @@ impl Attempt {
 
     /// The attempt of this number.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|attempt| attempt.number() == number)
+        Self::ALL
+            .into_iter()
+            .find(|attempt| attempt.number() == number)
     }
 }

@@ -13,6 +13,7 @@
 
 pub mod archive;
 mod assets;
+pub mod attempt;
 mod child;
 mod guest;
 mod lines;

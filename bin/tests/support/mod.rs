@@ -36,7 +36,12 @@ pub struct Setting {
 impl Setting {
     pub fn new() -> Result<Self> {
         let folder = TempDir::new()?;
-        Ok(Self { folder, arguments: Vec::new(), stdin: Stdio::null(), devices: 0 })
+        Ok(Self {
+            folder,
+            arguments: Vec::new(),
+            stdin: Stdio::null(),
+            devices: 0,
+        })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -58,7 +63,8 @@ impl Setting {
         let number = self.arguments.iter().filter(|a| *a == "--serial").count();
         let place = self.path(&format!("serial-{number}"));
         self.arguments.push("--serial".to_owned());
-        self.arguments.push(format!("{options},vhost={}", place.display()));
+        self.arguments
+            .push(format!("{options},vhost={}", place.display()));
         self.devices += 1;
         self
     }
@@ -70,7 +76,11 @@ impl Setting {
         fs::File::create(&image)?.set_len(1 << 20)?;
         let place = self.path(&format!("block-{number}"));
         self.arguments.push("--block".to_owned());
-        self.arguments.push(format!("path={},vhost={}", image.display(), place.display()));
+        self.arguments.push(format!(
+            "path={},vhost={}",
+            image.display(),
+            place.display()
+        ));
         self.devices += 1;
         Ok(self)
     }
@@ -78,16 +88,29 @@ impl Setting {
     /// Starts it and waits until it says that all devices are ready.
     pub fn start(self) -> Result<Running> {
         let (lines, errors) = rustix::pipe::pipe()?;
-        let all = if self.devices == 1 { "1 device is ready" } else { "devices are ready" };
+        let all = if self.devices == 1 {
+            "1 device is ready"
+        } else {
+            "devices are ready"
+        };
         let (child, folder) = self.start_with(errors)?;
-        let mut running = Running { child, log: Lines::new(lines), folder };
+        let mut running = Running {
+            child,
+            log: Lines::new(lines),
+            folder,
+        };
         running.log.until(all, LIMIT)?;
         Ok(running)
     }
 
     /// Starts it with this standard error, and waits for nothing.
     pub fn start_with(self, errors: impl Into<Stdio>) -> Result<(Child, TempDir)> {
-        let Self { folder, arguments, stdin, devices: _ } = self;
+        let Self {
+            folder,
+            arguments,
+            stdin,
+            devices: _,
+        } = self;
         let mut command = Command::new(PROGRAM);
         command.args(arguments);
         let errors = errors.into();
@@ -130,12 +153,18 @@ impl Running {
 
 pub fn children_of(process: u32) -> Result<Vec<i32>> {
     let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
-    children.split_whitespace().map(|id| Ok(id.parse()?)).collect()
+    children
+        .split_whitespace()
+        .map(|id| Ok(id.parse()?))
+        .collect()
 }
 
 /// Runs to its end.
 pub fn output(arguments: &[&str], folder: &Path) -> Result<Output> {
-    Ok(Command::new(PROGRAM).args(arguments).current_dir(folder).output()?)
+    Ok(Command::new(PROGRAM)
+        .args(arguments)
+        .current_dir(folder)
+        .output()?)
 }
 
 /// A descriptor that becomes readable when the process ends.
@@ -145,13 +174,19 @@ pub fn pidfd(process: i32) -> Result<rustix::fd::OwnedFd> {
 }
 
 pub fn kill(process: i32, signal: Signal) -> Result<()> {
-    Ok(rustix::process::kill_process(Pid::from_raw(process).context("a process id")?, signal)?)
+    Ok(rustix::process::kill_process(
+        Pid::from_raw(process).context("a process id")?,
+        signal,
+    )?)
 }
 
 /// Waits until the process behind it has ended.
 pub fn wait_for_end(pidfd: &rustix::fd::OwnedFd) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let limit = Timespec {
+        tv_sec: 5,
+        tv_nsec: 0,
+    };
     let ended = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit))?;
     ensure!(ended == 1, "the process still runs");
     Ok(())

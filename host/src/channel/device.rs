@@ -58,13 +58,17 @@ impl Channel {
             Err(error) => return Err(ChannelError::Absent(error)),
         }
         set_socket_timeout(&socket, Timeout::Send, Some(SEND_LIMIT)).map_err(io::Error::from)?;
-        Ok(Self { socket, dropped: AtomicU32::new(0) })
+        Ok(Self {
+            socket,
+            dropped: AtomicU32::new(0),
+        })
     }
 
     /// Waits for the start, which comes before everything else, and its descriptors.
     pub(crate) fn receive_start(&self) -> Result<(Start, Vec<OwnedFd>), ChannelError> {
         let mut bytes = vec![0; DOWN_MAX];
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut space =
+            vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
             rustix::net::recvmsg(
@@ -76,7 +80,10 @@ impl Channel {
         })
         .map_err(io::Error::from)?;
         let descriptors = control.drain().flat_map(descriptors_of).collect();
-        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if received
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
             return Err(WireError::TooLarge.into());
         }
         if received.bytes == 0 {
@@ -96,9 +103,17 @@ impl Channel {
     /// Logs a line if there is room for it, and counts it as lost if there is not.
     pub(crate) fn log(&self, level: Level, text: String) {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        let line = Up::Log { level, dropped, text };
-        if self.send(&line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_err() {
-            self.dropped.fetch_add(dropped.saturating_add(1), Ordering::Relaxed);
+        let line = Up::Log {
+            level,
+            dropped,
+            text,
+        };
+        if self
+            .send(&line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+            .is_err()
+        {
+            self.dropped
+                .fetch_add(dropped.saturating_add(1), Ordering::Relaxed);
         }
     }
 
@@ -136,9 +151,13 @@ mod tests {
     use super::*;
 
     fn pair() -> (OwnedFd, Channel) {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .unwrap();
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
         (ours, Channel::new(theirs).unwrap())
     }
 
@@ -164,7 +183,11 @@ mod tests {
         assert!(arrived < total, "the channel took {total} lines");
         channel.log(Level::Info, "after".to_owned());
         let lost = u32::try_from(total - arrived).unwrap();
-        let after = Up::Log { level: Level::Info, dropped: lost, text: "after".to_owned() };
+        let after = Up::Log {
+            level: Level::Info,
+            dropped: lost,
+            text: "after".to_owned(),
+        };
         assert_eq!(received(&supervisor), Some(after));
     }
 

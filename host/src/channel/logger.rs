@@ -46,7 +46,9 @@ fn report_panic(channel: &Channel, panic: &PanicHookInfo<'_>) {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message");
-    let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+    let place = panic
+        .location()
+        .map_or_else(String::new, |place| format!(" at {place}"));
     let _ = channel.tell(&Up::Died(format!("panicked{place}: {message}")));
     std::process::exit(PANICKED);
 }

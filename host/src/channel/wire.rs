@@ -154,7 +154,11 @@ impl Down {
             }
             Self::Stop => vec![STOP],
         };
-        if bytes.len() > DOWN_MAX { Err(WireError::TooLarge) } else { Ok(bytes) }
+        if bytes.len() > DOWN_MAX {
+            Err(WireError::TooLarge)
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// Of the packet's bytes.
@@ -185,7 +189,11 @@ impl Up {
                 packet.extend(prefix(text, TEXT_MAX - STEP_MAX).as_bytes());
                 packet
             }
-            Self::Log { level, dropped, text } => {
+            Self::Log {
+                level,
+                dropped,
+                text,
+            } => {
                 let mut packet = vec![LOG, level_number(*level)];
                 packet.extend(dropped.to_le_bytes());
                 packet.extend(prefix(text, TEXT_MAX).as_bytes());
@@ -228,7 +236,9 @@ fn decode_step(payload: &[u8]) -> Result<Up, WireError> {
     let short = || malformed(STEP_FAILED, "too short");
     let (errno, rest) = payload.split_first_chunk::<4>().ok_or_else(short)?;
     let (length, rest) = rest.split_first().ok_or_else(short)?;
-    let (step, text) = rest.split_at_checked(usize::from(*length)).ok_or_else(short)?;
+    let (step, text) = rest
+        .split_at_checked(usize::from(*length))
+        .ok_or_else(short)?;
     Ok(Up::StepFailed {
         step: crate::text::printable(step),
         errno: i32::from_le_bytes(*errno),
@@ -262,7 +272,10 @@ fn level(number: u8) -> Option<Level> {
 }
 
 fn malformed(tag: u8, reason: &str) -> WireError {
-    WireError::Malformed { tag, reason: reason.to_owned() }
+    WireError::Malformed {
+        tag,
+        reason: reason.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -284,14 +297,38 @@ mod tests {
     #[test]
     fn every_packet_comes_back_as_it_was_sent() {
         let bytes = Down::Start(Box::new(start())).encode().unwrap();
-        let Down::Start(back) = Down::decode(&bytes).unwrap() else { panic!("not a start") };
+        let Down::Start(back) = Down::decode(&bytes).unwrap() else {
+            panic!("not a start")
+        };
         assert_eq!(*back, start());
-        assert!(matches!(Down::decode(&Down::Stop.encode().unwrap()), Ok(Down::Stop)));
+        assert!(matches!(
+            Down::decode(&Down::Stop.encode().unwrap()),
+            Ok(Down::Stop)
+        ));
 
-        let step = Up::StepFailed { step: "pivot_root".to_owned(), errno: 1, text: "no".to_owned() };
-        let line = Up::Log { level: Level::Warn, dropped: 7, text: "slow".to_owned() };
-        let sigsys = Up::Sigsys(SigsysReport { syscall: 257, arch: 1, ip: 2, args: [3; 6] });
-        for up in [Up::Ready, step, line, Up::Died("at x.rs:1".to_owned()), sigsys] {
+        let step = Up::StepFailed {
+            step: "pivot_root".to_owned(),
+            errno: 1,
+            text: "no".to_owned(),
+        };
+        let line = Up::Log {
+            level: Level::Warn,
+            dropped: 7,
+            text: "slow".to_owned(),
+        };
+        let sigsys = Up::Sigsys(SigsysReport {
+            syscall: 257,
+            arch: 1,
+            ip: 2,
+            args: [3; 6],
+        });
+        for up in [
+            Up::Ready,
+            step,
+            line,
+            Up::Died("at x.rs:1".to_owned()),
+            sigsys,
+        ] {
             assert_eq!(Up::decode(&up.encode()).unwrap(), up);
         }
     }
@@ -300,8 +337,16 @@ mod tests {
     fn no_packet_from_a_device_is_larger_than_its_limit() {
         let long = "x".repeat(100_000);
         for up in [
-            Up::StepFailed { step: long.clone(), errno: 0, text: long.clone() },
-            Up::Log { level: Level::Info, dropped: 0, text: long.clone() },
+            Up::StepFailed {
+                step: long.clone(),
+                errno: 0,
+                text: long.clone(),
+            },
+            Up::Log {
+                level: Level::Info,
+                dropped: 0,
+                text: long.clone(),
+            },
             Up::Died(long),
         ] {
             let packet = up.encode();
@@ -322,10 +367,19 @@ mod tests {
             &[STEP_FAILED, 0, 0, 0, 0, 9, b'x'],
             &[SIGSYS, 1],
         ] {
-            assert!(matches!(Up::decode(packet), Err(WireError::Malformed { .. })), "{packet:?}");
+            assert!(
+                matches!(Up::decode(packet), Err(WireError::Malformed { .. })),
+                "{packet:?}"
+            );
         }
-        assert!(matches!(Down::decode(&[STOP, 1]), Err(WireError::Malformed { .. })));
-        assert!(matches!(Down::decode(b"\x01{}"), Err(WireError::Malformed { .. })));
+        assert!(matches!(
+            Down::decode(&[STOP, 1]),
+            Err(WireError::Malformed { .. })
+        ));
+        assert!(matches!(
+            Down::decode(b"\x01{}"),
+            Err(WireError::Malformed { .. })
+        ));
     }
 
     #[test]
@@ -335,7 +389,9 @@ mod tests {
             for _ in 0..50 {
                 let mut packet = Vec::new();
                 for _ in 0..length {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
                     packet.push(state.to_le_bytes()[7] % 16);
                 }
                 let _ = Up::decode(&packet);

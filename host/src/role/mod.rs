@@ -94,7 +94,11 @@ impl RoleError {
             Self::Jail(error) => (error.step, error.errno.raw_os_error()),
             Self::Undrained(_) => ("finish the requests", 0),
         };
-        Up::StepFailed { step: step.to_owned(), errno, text: self.to_string() }
+        Up::StepFailed {
+            step: step.to_owned(),
+            errno,
+            text: self.to_string(),
+        }
     }
 }
 
@@ -135,7 +139,9 @@ fn live(registry: &Registry, channel: &'static Channel) -> Result<(), RoleError>
     logger::install(channel, start.verbosity.into());
     let role = Role::prepare(registry, channel, start, descriptors)?;
     role.close_jail(channel)?;
-    channel.tell(&Up::Ready).map_err(RoleError::at("say that it is ready"))?;
+    channel
+        .tell(&Up::Ready)
+        .map_err(RoleError::at("say that it is ready"))?;
     role.run()
 }
 
@@ -157,7 +163,9 @@ impl Role {
         start: Start,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Self, RoleError> {
-        let entry = registry.find(&start.kind).ok_or_else(|| RoleError::Kind(start.kind.clone()))?;
+        let entry = registry
+            .find(&start.kind)
+            .ok_or_else(|| RoleError::Kind(start.kind.clone()))?;
         let policies = match start.sandbox {
             true => {
                 let texts = start.policies.as_ref();
@@ -171,7 +179,10 @@ impl Role {
         let listener = descriptors.remove(0);
         let promised = entry.operations(&start.description)?;
         let allowed = policies.as_ref().map(|policies| policies.ring.clone());
-        let config = Config { allowed, ..Config::new(promised.saturating_add(OPERATIONS_OF_HOST)) };
+        let config = Config {
+            allowed,
+            ..Config::new(promised.saturating_add(OPERATIONS_OF_HOST))
+        };
         let executor = Executor::new(Ring::new(&config)?);
         let device = entry.create(executor.handle(), start.description, descriptors)?;
         let needed = device.operations();
@@ -183,16 +194,28 @@ impl Role {
         let _ = rustix::param::page_size();
         vudev_virtio::install_sigbus_guard().map_err(RoleError::at("install the SIGBUS guard"))?;
         let signals = signals(executor.handle())?;
-        let control = channel.try_clone().map_err(RoleError::at("copy the channel"))?;
+        let control = channel
+            .try_clone()
+            .map_err(RoleError::at("copy the channel"))?;
         let control = Socket::new(executor.handle(), control);
-        Ok(Self { executor, device, listener, control, signals, policies })
+        Ok(Self {
+            executor,
+            device,
+            listener,
+            control,
+            signals,
+            policies,
+        })
     }
 
     /// From here on there is only what the policies allow.
     fn close_jail(&self, channel: &Channel) -> Result<(), RoleError> {
         let sandbox = self.policies.is_some();
         if sandbox {
-            let limits = Limits { open_files: OPEN_FILES_MAX, locked_memory: None };
+            let limits = Limits {
+                open_files: OPEN_FILES_MAX,
+                locked_memory: None,
+            };
             let channel = channel.as_fd();
             let confined = jail::confine(&Confinement {
                 namespaces: true,
@@ -205,7 +228,9 @@ impl Role {
             jail::die_with_parent(channel.as_fd())?;
             jail::no_new_privileges()?;
         }
-        self.executor.enable().map_err(RoleError::at("enable the ring"))?;
+        self.executor
+            .enable()
+            .map_err(RoleError::at("enable the ring"))?;
         match &self.policies {
             Some(policies) => Ok(jail::load_filter(&policies.program)?),
             None => Ok(()),
@@ -214,7 +239,14 @@ impl Role {
 
     /// Front-ends, until the supervisor says stop.
     fn run(self) -> Result<(), RoleError> {
-        let Self { executor, device, listener, control, signals, policies: _ } = self;
+        let Self {
+            executor,
+            device,
+            listener,
+            control,
+            signals,
+            policies: _,
+        } = self;
         let handle = executor.handle().clone();
         let stop = Rc::new(Stop::default());
         let watch = handle.spawn(stop::watch_channel(control, Rc::clone(&stop)));

@@ -46,7 +46,9 @@ pub(crate) struct Serving<D> {
 
 impl<D: Device> Serving<D> {
     pub(crate) fn new(device: D) -> Self {
-        Self { device: Rc::new(device) }
+        Self {
+            device: Rc::new(device),
+        }
     }
 
     /// One front-end, from its connect to its leave.

@@ -88,10 +88,13 @@ impl Child {
     pub(crate) fn ask_to_stop(&self) {
         self.asked.set(Asked::Stop);
         self.hurry.notify();
-        let sent = Down::Stop.encode().map_err(io::Error::other).and_then(|packet| {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            Ok(rustix::net::send(&self.channel, &packet, flags)?)
-        });
+        let sent = Down::Stop
+            .encode()
+            .map_err(io::Error::other)
+            .and_then(|packet| {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                Ok(rustix::net::send(&self.channel, &packet, flags)?)
+            });
         if let Err(error) = sent {
             // It has just ended, or does not read: the deadline is for that.
             log::debug!("{}: the stop could not be sent: {error}", self.name);
@@ -126,7 +129,9 @@ impl Child {
 
     /// Until it closes its channel.
     async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), WireError> {
-        let Ok(channel) = self.channel.try_clone() else { return Ok(()) };
+        let Ok(channel) = self.channel.try_clone() else {
+            return Ok(());
+        };
         let channel = Socket::new(handle, channel);
         let mut message = Message::with_capacity(UP_MAX);
         loop {
@@ -155,8 +160,14 @@ impl Child {
             }
             Up::Ready => {}
             Up::StepFailed { step, errno, text } => words.step = Some((step, errno, text)),
-            Up::Log { level, dropped, text } => {
-                self.pace.borrow_mut().suppress(dropped.saturating_add(u32::from(!in_time)));
+            Up::Log {
+                level,
+                dropped,
+                text,
+            } => {
+                self.pace
+                    .borrow_mut()
+                    .suppress(dropped.saturating_add(u32::from(!in_time)));
                 if in_time {
                     self.tell_suppressed();
                     self.lines.line(&self.name, level, &text);
@@ -191,12 +202,18 @@ impl Child {
 
     /// Its exit status, made sure of.
     async fn exited(&self, handle: &Handle) -> ExitStatus {
-        let Ok(pidfd) = self.pidfd.try_clone() else { return ExitStatus::Code(-1) };
+        let Ok(pidfd) = self.pidfd.try_clone() else {
+            return ExitStatus::Code(-1);
+        };
         let process = ProcessFd::new(handle, pidfd);
         let status = match handle.timeout(EXIT_AFTER_CLOSE, process.exited()).await {
             Some(status) => status,
             None => {
-                self.lines.line(&self.name, Level::Error, "lives without its channel: killed");
+                self.lines.line(
+                    &self.name,
+                    Level::Error,
+                    "lives without its channel: killed",
+                );
                 self.kill();
                 process.exited().await
             }

@@ -60,17 +60,25 @@ impl Ending {
 }
 
 fn cause(words: &LastWords) -> Option<String> {
-    let LastWords { step, panic, sigsys, broken } = words;
+    let LastWords {
+        step,
+        panic,
+        sigsys,
+        broken,
+    } = words;
     if let Some(error) = broken {
         return Some(format!("has sent {error} and was killed"));
     }
     if let Some(report) = sigsys {
-        return Some(format!("has died of a system call that its policy forbids: {report}"));
+        return Some(format!(
+            "has died of a system call that its policy forbids: {report}"
+        ));
     }
     if let Some(text) = panic {
         return Some(format!("has {text}"));
     }
-    step.as_ref().map(|(step, errno, text)| step_text(step, *errno, text))
+    step.as_ref()
+        .map(|(step, errno, text)| step_text(step, *errno, text))
 }
 
 /// `step: text`, with the errno's own words and what may help.
@@ -135,8 +143,16 @@ mod tests {
         let none = LastWords::default();
         assert!(judged(Asked::Stop, ExitStatus::Code(0), &none).0);
         for (asked, status, text) in [
-            (Asked::Nothing, ExitStatus::Code(0), "has ended without being asked"),
-            (Asked::Nothing, ExitStatus::Signal(9), "has died: killed by signal SIGKILL"),
+            (
+                Asked::Nothing,
+                ExitStatus::Code(0),
+                "has ended without being asked",
+            ),
+            (
+                Asked::Nothing,
+                ExitStatus::Signal(9),
+                "has died: killed by signal SIGKILL",
+            ),
             (Asked::Stop, ExitStatus::Code(3), "has died: exit status 3"),
             (
                 Asked::Killed,
@@ -150,22 +166,39 @@ mod tests {
 
     #[test]
     fn a_death_is_told_with_what_the_device_said_and_what_the_kernel_says() {
-        let words =
-            LastWords { panic: Some("panicked at x.rs:1: no".to_owned()), ..LastWords::default() };
+        let words = LastWords {
+            panic: Some("panicked at x.rs:1: no".to_owned()),
+            ..LastWords::default()
+        };
         let (_, text) = judged(Asked::Nothing, ExitStatus::Code(101), &words);
         assert_eq!(text, "has panicked at x.rs:1: no (exit status 101)");
 
-        let report = SigsysReport { syscall: 257, arch: 0xc000_003e, ip: 0, args: [0; 6] };
-        let words = LastWords { sigsys: Some(report), ..words };
+        let report = SigsysReport {
+            syscall: 257,
+            arch: 0xc000_003e,
+            ip: 0,
+            args: [0; 6],
+        };
+        let words = LastWords {
+            sigsys: Some(report),
+            ..words
+        };
         let (_, text) = judged(Asked::Nothing, ExitStatus::Code(159), &words);
         assert!(text.contains("its policy forbids: openat("), "{text}");
 
         let words = LastWords {
-            step: Some(("pivot_root".to_owned(), libc::EPERM, "jail: pivot_root: no".to_owned())),
+            step: Some((
+                "pivot_root".to_owned(),
+                libc::EPERM,
+                "jail: pivot_root: no".to_owned(),
+            )),
             ..LastWords::default()
         };
         let (_, text) = judged(Asked::Nothing, ExitStatus::Code(1), &words);
-        assert!(text.starts_with("could not pivot_root: jail: pivot_root: no: "), "{text}");
+        assert!(
+            text.starts_with("could not pivot_root: jail: pivot_root: no: "),
+            "{text}"
+        );
         assert!(text.ends_with("(exit status 1)"), "{text}");
     }
 }

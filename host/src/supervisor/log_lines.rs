@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
+use std::io;
 use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,7 +43,12 @@ impl LogLines {
         }
         let lost = self.lost.take();
         if lost > 0 {
-            push_line(&mut backlog, SUPERVISOR, Level::Warn, &format!("{lost} lines were lost"));
+            push_line(
+                &mut backlog,
+                SUPERVISOR,
+                Level::Warn,
+                &format!("{lost} lines were lost"),
+            );
         }
         push_line(&mut backlog, name, level, text);
         self.added.notify();
@@ -80,9 +86,17 @@ async fn write_all(stderr: &File, text: String) {
     while !rest.is_empty() {
         let length = rest.len();
         let (result, buffer) = stderr.write(Bytes::from(rest)).await;
-        let Ok(written @ 1..) = result else { return };
         rest = buffer.into_vec();
-        rest.drain(..written.min(length));
+        match result {
+            Ok(written @ 1..) => drop(rest.drain(..written.min(length))),
+            // A terminal's descriptor of our own, see `supervise`.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if stderr.writable().await.is_err() {
+                    return;
+                }
+            }
+            Ok(0) | Err(_) => return,
+        }
     }
 }
 

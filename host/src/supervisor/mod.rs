@@ -55,7 +55,10 @@ const FAILED: u8 = 1;
 /// The whole program but the roles.
 pub(crate) fn main(registry: &Registry, arguments: Vec<OsString>) -> ExitCode {
     let tables: Vec<_> = registry.entries().iter().map(crate::Entry::table).collect();
-    let command_line = CommandLine { program: SUPERVISOR, tables: &tables };
+    let command_line = CommandLine {
+        program: SUPERVISOR,
+        tables: &tables,
+    };
     match command_line.parse(arguments) {
         Ok(Command::Run(options)) => run(registry, &options),
         Ok(Command::Help(topic)) => print(&command_line.help(topic)),
@@ -97,7 +100,13 @@ fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Left as it is, it still does for a hundred devices.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 /// The supervisor itself could not run.
@@ -110,21 +119,36 @@ struct SupervisorError {
 
 impl SupervisorError {
     fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Self {
-        move |source| Self { step, source: source.into() }
+        move |source| Self {
+            step,
+            source: source.into(),
+        }
     }
 }
 
 /// Runs all devices to their end; whether each ended as asked.
 fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, SupervisorError> {
-    let Everything { devices, guards, terminals, notes } = everything;
+    let Everything {
+        devices,
+        guards,
+        terminals,
+        notes,
+    } = everything;
     // Two operations a device, the signals, stderr.
-    let operations = u32::try_from(devices.len()).unwrap_or(u32::MAX).saturating_mul(2);
+    let operations = u32::try_from(devices.len())
+        .unwrap_or(u32::MAX)
+        .saturating_mul(2);
     let executor = Executor::with_operations(operations.saturating_add(8))
         .map_err(|error| SupervisorError::at("make the ring")(io::Error::other(error)))?;
     let handle = executor.handle();
     let lines = Rc::new(LogLines::default());
     log_lines::adopt(&lines);
-    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(SupervisorError::at("stderr"))?;
+    let stderr = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(SupervisorError::at("stderr"))?;
+    // A write to a blocking terminal that somebody has stopped blocks the whole ring.
+    let stderr = vudev_devices::console::detached(stderr);
     let writer = handle.spawn(Rc::clone(&lines).write_to(File::new(handle, stderr)));
     let program = vudev_jail::own_program().map_err(SupervisorError::at("/proc/self/exe"))?;
     let mut supervisor = Supervisor::new(handle, Rc::clone(&lines))?;
@@ -178,7 +202,11 @@ impl Supervisor {
         let source = Signals::new(handle, &set).map_err(SupervisorError::at("signalfd"))?;
         let changed = Rc::new(Notify::new());
         let signals = Rc::default();
-        let task = handle.spawn(collect_signals(source, Rc::clone(&signals), Rc::clone(&changed)));
+        let task = handle.spawn(collect_signals(
+            source,
+            Rc::clone(&signals),
+            Rc::clone(&changed),
+        ));
         Ok(Self {
             handle: handle.clone(),
             lines,
@@ -256,13 +284,24 @@ impl Supervisor {
                 }
             }
         }
-        log::info!("{told} {} ready", if told == 1 { "device is" } else { "devices are" });
+        log::info!(
+            "{told} {} ready",
+            if told == 1 {
+                "device is"
+            } else {
+                "devices are"
+            }
+        );
         true
     }
 
     /// How many have become ready since the last time.
     fn tell_ready(&self) -> usize {
-        let ready: Vec<_> = self.children.iter().filter(|child| child.has_become_ready()).collect();
+        let ready: Vec<_> = self
+            .children
+            .iter()
+            .filter(|child| child.has_become_ready())
+            .collect();
         for child in &ready {
             let text = format!("ready at {} (process {})", child.place, child.pid);
             self.say(&child.name, Level::Info, &text);
@@ -278,7 +317,10 @@ impl Supervisor {
             .map(|child| child.name.clone())
             .collect();
         for name in late {
-            self.fail(&name, &format!("is not ready after {} s", READY_LIMIT.as_secs()));
+            self.fail(
+                &name,
+                &format!("is not ready after {} s", READY_LIMIT.as_secs()),
+            );
         }
     }
 
@@ -316,7 +358,10 @@ impl Supervisor {
         }
         self.until_gone(KILL_LIMIT).await;
         for child in self.alive() {
-            self.fail(&child.name, &format!("process {} cannot be killed", child.pid));
+            self.fail(
+                &child.name,
+                &format!("process {} cannot be killed", child.pid),
+            );
         }
     }
 
@@ -422,7 +467,9 @@ async fn collect_signals(
 fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let mask = mask
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
     mask >> (signal.as_raw() - 1) & 1 == 1
 }
 

@@ -21,7 +21,11 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { window: now, packets: 0, suppressed: 0 }
+        Self {
+            window: now,
+            packets: 0,
+            suppressed: 0,
+        }
     }
 
     /// When the next packet is due, if that is not at once.

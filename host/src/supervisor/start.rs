@@ -68,11 +68,20 @@ pub(super) fn prepare(
     registry: &Registry,
     options: &RunOptions,
 ) -> Result<Everything, OptionError> {
-    let opened: Vec<_> =
-        options.devices.iter().map(|d| open(registry, options, d)).collect::<Result<_, _>>()?;
-    let claims: Vec<_> =
-        options.devices.iter().map(|d| Claim::check(&d.values)).collect::<Result<_, _>>()?;
-    let bound: Vec<_> = claims.into_iter().map(Claim::bind).collect::<Result<_, _>>()?;
+    let opened: Vec<_> = options
+        .devices
+        .iter()
+        .map(|d| open(registry, options, d))
+        .collect::<Result<_, _>>()?;
+    let claims: Vec<_> = options
+        .devices
+        .iter()
+        .map(|d| Claim::check(&d.values))
+        .collect::<Result<_, _>>()?;
+    let bound: Vec<_> = claims
+        .into_iter()
+        .map(Claim::bind)
+        .collect::<Result<_, _>>()?;
 
     let mut everything = Everything {
         devices: Vec::new(),
@@ -92,9 +101,15 @@ fn open(
     options: &RunOptions,
     request: &DeviceRequest,
 ) -> Result<(Opened<Value>, Option<Texts>), OptionError> {
-    let entry = registry.find(request.kind).expect("the command line knows only our kinds");
+    let entry = registry
+        .find(request.kind)
+        .expect("the command line knows only our kinds");
     let opened = entry.open(&request.values)?;
-    assert!(opened.descriptors.len() <= DESCRIPTORS_MAX, "{} opens too much", Entry::name(entry));
+    assert!(
+        opened.descriptors.len() <= DESCRIPTORS_MAX,
+        "{} opens too much",
+        Entry::name(entry)
+    );
     if options.disable_sandbox {
         return Ok((opened, None));
     }
@@ -112,8 +127,16 @@ impl Everything {
         policies: Option<Texts>,
         listening: Listening,
     ) {
-        let Opened { description, descriptors, terminal, notes } = opened;
-        let Listening { descriptor: listener, guard } = listening;
+        let Opened {
+            description,
+            descriptors,
+            terminal,
+            notes,
+        } = opened;
+        let Listening {
+            descriptor: listener,
+            guard,
+        } = listening;
         self.devices.push(Prepared {
             name: request.name(),
             place: format!("{:?}", request.values.socket()),
@@ -141,7 +164,15 @@ impl Prepared {
         program: BorrowedFd<'_>,
         options: &RunOptions,
     ) -> Result<(vudev_jail::Child, OwnedFd), StartError> {
-        let Self { name, place: _, kind, policies, description, mut descriptors, listener } = self;
+        let Self {
+            name,
+            place: _,
+            kind,
+            policies,
+            description,
+            mut descriptors,
+            listener,
+        } = self;
         let start = Down::Start(Box::new(Start {
             name,
             kind: kind.to_owned(),
@@ -152,9 +183,13 @@ impl Prepared {
             description,
         }));
         let packet = start.encode()?;
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| StartError::Channel(errno.into()))?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| StartError::Channel(errno.into()))?;
         let child = Spawn::new(program, ROLE)
             .expect("the role's name has no NUL")
             .keep(theirs.as_fd(), CHANNEL)
@@ -172,7 +207,10 @@ fn send(channel: &OwnedFd, packet: &[u8], descriptors: &[OwnedFd]) -> io::Result
     let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is room for all");
+    assert!(
+        control.push(SendAncillaryMessage::ScmRights(&descriptors)),
+        "there is room for all"
+    );
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     rustix::net::sendmsg(channel, &[IoSlice::new(packet)], &mut control, flags)?;
     Ok(())

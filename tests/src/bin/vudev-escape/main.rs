@@ -30,11 +30,11 @@ fn main() -> ExitCode {
 const POLICIES: &[(&str, &str)] = &[
     (
         "x86_64/escape_device_vhost_user.policy",
-        "@include vhost_user.policy\n@include common_device.policy\n",
+        "@include ./vhost_user.policy\n@include ./common_device.policy\n",
     ),
     (
         "ring/escape_device_vhost_user.ring",
-        "@include vhost_user.ring\n@include common_device.ring\n",
+        "@include ./vhost_user.ring\n@include ./common_device.ring\n",
     ),
 ];
 
@@ -79,8 +79,10 @@ impl DeviceKind for EscapeKind {
         let Ok([file]) = <[OwnedFd; 1]>::try_from(descriptors) else {
             return Err(CreateError::Descriptors { expected: 1, got });
         };
-        Escape::new(handle, file)
-            .map_err(|source| CreateError::Io { step: "find the ring", source })
+        Escape::new(handle, file).map_err(|source| CreateError::Io {
+            step: "find the ring",
+            source,
+        })
     }
 }
 
@@ -175,7 +177,7 @@ impl Device for Escape {
                 self.attempt(attempt);
                 Ok(())
             }
-            _ => Err(ConfigReadOnly),
+            _ => Err(ConfigReadOnly { offset }),
         }
     }
 

@@ -9,8 +9,11 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// `mmap` offsets of a ring's shared memory (`linux/io_uring.h`).
-const OFFSET_RINGS: i64 = 0;
-const OFFSET_ENTRIES: i64 = 0x1000_0000;
+const OFFSET_RINGS: u64 = 0;
+const OFFSET_ENTRIES: u64 = 0x1000_0000;
+
+/// What `/proc` calls a ring.
+const RING: &str = "anon_inode:[io_uring]";
 
 /// `struct io_rings` (`linux/io_uring_types.h`): indices in 32-bit words.
 const SUBMISSION_TAIL: usize = 1;
@@ -29,7 +32,7 @@ const IOSQE_ASYNC: u8 = 1 << 4;
 /// What the executor takes for a completion that belongs to nobody.
 const NO_SLOT: u64 = u64::MAX;
 
-/// The shared memory of this process's ring, mapped a second time.
+/// The shared memory of this process's ring, which the executor has mapped.
 pub(crate) struct RawRing {
     fd: RawFd,
     rings: *mut u8,
@@ -37,27 +40,25 @@ pub(crate) struct RawRing {
 }
 
 impl RawRing {
-    /// Finds it by its name in `/proc`, which only works before the jail closes.
+    /// Finds it in `/proc`, which only works before the jail closes.
     pub(crate) fn of_this_process() -> io::Result<Self> {
-        for entry in std::fs::read_dir("/proc/self/fd")? {
-            let entry = entry?;
-            let target = std::fs::read_link(entry.path()).unwrap_or_default();
-            if target.as_os_str() == "anon_inode:[io_uring]" {
-                let name = entry.file_name();
-                let fd = name.to_str().and_then(|name| name.parse().ok());
-                return Self::map(fd.ok_or(io::ErrorKind::InvalidData)?);
-            }
-        }
-        Err(io::ErrorKind::NotFound.into())
+        Ok(Self {
+            fd: descriptor()?,
+            rings: mapping(OFFSET_RINGS)?,
+            entries: mapping(OFFSET_ENTRIES)?,
+        })
     }
 
-    fn map(fd: RawFd) -> io::Result<Self> {
-        Ok(Self { fd, rings: map(fd, OFFSET_RINGS)?, entries: map(fd, OFFSET_ENTRIES)? })
-    }
-
-    /// Puts a read with `IOSQE_ASYNC` beside the executor's entries, submits it, and tells how it
-    /// completed.
+    /// Has an allowed read done without flags, to see that this is a way at all, and then with
+    /// `IOSQE_ASYNC`; tells how that completed.
     pub(crate) fn submit_with_flag(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.submit(file, 0)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EPROTO))?;
+        self.submit(file, IOSQE_ASYNC)
+    }
+
+    /// Puts a read of nothing beside the executor's entries and submits it.
+    fn submit(&self, file: BorrowedFd<'_>, flags: u8) -> io::Result<()> {
         let tail = self.word(SUBMISSION_TAIL).load(Ordering::Acquire);
         let index = tail & self.word(SUBMISSION_MASK).load(Ordering::Relaxed);
         let before = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
@@ -67,11 +68,12 @@ impl RawRing {
             let entry = self.entries.add(index as usize * ENTRY);
             ptr::write_bytes(entry, 0, ENTRY);
             entry.write(IORING_OP_READV);
-            entry.add(1).write(IOSQE_ASYNC);
+            entry.add(1).write(flags);
             entry.add(4).cast::<i32>().write(file.as_raw_fd());
             entry.add(32).cast::<u64>().write(NO_SLOT);
         }
-        self.word(SUBMISSION_TAIL).store(tail.wrapping_add(1), Ordering::Release);
+        self.word(SUBMISSION_TAIL)
+            .store(tail.wrapping_add(1), Ordering::Release);
         enter(self.fd)?;
         let after = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
         if after == before {
@@ -88,9 +90,19 @@ impl RawRing {
         let mut probe = [0_u64; 64];
         // SAFETY: the kernel writes 16 + 8 * 16 bytes there, if anything.
         let result = unsafe {
-            libc::syscall(libc::SYS_io_uring_register, self.fd, 8, probe.as_mut_ptr(), 16)
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.fd,
+                8,
+                probe.as_mut_ptr(),
+                16,
+            )
         };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     fn word(&self, index: usize) -> &AtomicU32 {
@@ -108,24 +120,54 @@ impl RawRing {
     }
 }
 
-fn map(fd: RawFd, offset: i64) -> io::Result<*mut u8> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping at a place of the kernel's choice.
-    let address =
-        unsafe { libc::mmap(ptr::null_mut(), 4096, protection, libc::MAP_SHARED, fd, offset) };
-    if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address.cast()) }
+/// The ring's number.
+fn descriptor() -> io::Result<RawFd> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        if target.as_os_str() == RING {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            return number.ok_or_else(|| io::ErrorKind::InvalidData.into());
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Where the part of the ring at this `mmap` offset is: a line of proc(5), `maps`, has address
+/// range, permissions, offset, device, inode, name.
+fn mapping(offset: u64) -> io::Result<*mut u8> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let found = maps
+        .lines()
+        .filter(|line| line.ends_with(RING))
+        .find_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (start, _) = fields.next()?.split_once('-')?;
+            let at = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
+            (at == offset).then(|| usize::from_str_radix(start, 16).ok())?
+        });
+    found
+        .map(ptr::with_exposed_provenance_mut)
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn enter(fd: RawFd) -> io::Result<()> {
     let nothing: *const u8 = ptr::null();
     // SAFETY: no argument is passed; one entry is submitted (IORING_ENTER_GETEVENTS = 1).
     let result = unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, 1, 0, 1, nothing, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// `execve`, without the fork that would be found first.
 pub(crate) fn execute() -> io::Error {
-    let Ok(path) = CString::new("/bin/true") else { return io::ErrorKind::InvalidInput.into() };
+    let Ok(path) = CString::new("/bin/true") else {
+        return io::ErrorKind::InvalidInput.into();
+    };
     let arguments = [path.as_ptr(), ptr::null()];
     // SAFETY: a null-terminated list of a C string.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), ptr::null()) };
