@@ -1,7 +1,7 @@
 //! Seccomp policies: minijail's policy language (`minijail0(5)`), read, merged and compiled to
 //! classic BPF. Nothing here touches the kernel; [`crate::role::load_filter`] loads the result.
 //!
-//! The way of a policy: [`token`] splits a file, [`parse`] makes statements of it, [`load`] follows
+//! The way of a policy: `token` splits a file, `parse` makes statements of it, `load` follows
 //! `@include` and merges same-name rules into a [`Policy`], [`compile()`] makes a [`Program`].
 //! [`Policy::evaluate`] says what a policy means without any BPF, [`Program::run`] what a program
 //! does without any kernel; tests hold one against the other.
