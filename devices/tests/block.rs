@@ -11,6 +11,7 @@ use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use vudev_devices::block::{BlockConfig, measure};
+use vudev_executor::{Executor, Faults};
 use vudev_frontend::Buffer;
 use vudev_virtio::Device;
 
@@ -336,4 +337,56 @@ fn a_stopped_queue_goes_on_where_it_was() {
         assert_eq!(disk.read(1, 512).await.data, pattern(1, 1));
         assert_eq!(disk.stop_queue(0).await, 2);
     });
+}
+
+#[test]
+fn whatever_a_driver_sends_comes_back_and_a_read_only_disk_stays_as_it_is() {
+    const SEED: u64 = 4;
+    let file = image(16);
+    // Only its randomness and its order are played here; nothing fails.
+    let executor = Executor::simulated(SEED, Faults::default());
+    let handle = executor.handle().clone();
+    let run = executor.run(async {
+        let config = BlockConfig {
+            read_only: true,
+            ..BlockConfig::default()
+        };
+        let mut disk = disk_with(&handle, &file, config, 0);
+        let random = |below: u64| handle.random() % below;
+        for _ in 0..3000 {
+            let kind = [IN, OUT, FLUSH, GET_ID, random(20) as u32][random(5) as usize];
+            let sector = [random(20), u64::MAX - random(3), 1 << random(64)][random(3) as usize];
+            let mut head = header(kind, sector);
+            if random(4) == 0 {
+                head.truncate(random(16) as usize);
+            }
+            let mut readable: Vec<Buffer> = Vec::new();
+            if !head.is_empty() {
+                readable.push(disk.put(&head));
+            }
+            let some = |most| -> Vec<Buffer> {
+                let length = |exact: bool| {
+                    if exact {
+                        512
+                    } else {
+                        1 + random(1500) as usize
+                    }
+                };
+                (0..random(most))
+                    .map(|_| disk.allocate(length(random(3) > 0), 1))
+                    .collect()
+            };
+            readable.extend(some(3));
+            let mut writable = some(4);
+            if random(2) == 0 || readable.len() + writable.len() == 0 {
+                writable.push(disk.put(&[UNTOLD]));
+            }
+            let room: u32 = writable.iter().map(|buffer| buffer.length).sum();
+            let used = disk.chain(&readable, &writable).await;
+            assert!(used.written <= room);
+        }
+        assert_eq!(disk.read(15, SECTOR).await.data, pattern(15, 1));
+    });
+    run.unwrap();
+    assert_eq!(contents(&file), pattern(0, 16));
 }

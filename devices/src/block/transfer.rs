@@ -70,11 +70,12 @@ impl Storage {
         }
     }
 
-    /// Whether the file takes these buffers as they are.
+    /// Whether the file takes these buffers as they are. O_DIRECT wants them aligned, and in memory
+    /// that can be pinned (a PCI BAR's cannot: EFAULT).
     fn takes(&self, buffers: &GuestBuffers) -> bool {
         let misaligned = self.alignment - 1;
         let fits = |iovec: &libc::iovec| (iovec.iov_base.addr() | iovec.iov_len) & misaligned == 0;
-        misaligned == 0 || buffers.iovecs().iter().all(fits)
+        misaligned == 0 || buffers.memory().pinnable() && buffers.iovecs().iter().all(fits)
     }
 
     async fn read_straight(&self, into: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
