@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tempfile::TempDir;
-use vudev_tests::{Assets, Guest, VudevCommand};
+use vudev_harness::{Assets, Guest, VudevCommand};
 
 use crate::process::{run, say, text};
 use crate::{guest, workspace};

@@ -1,6 +1,6 @@
 //! Fetches and assembles the guest that demo and tests boot: QEMU 11, a stock Debian cloud kernel,
 //! busybox. It needs no root and leaves the host as it is; the result is kept in `target/guest/`.
-//! Starting a guest is `vudev_tests::Guest`'s business.
+//! Starting a guest is `vudev_harness::Guest`'s business.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,8 +10,8 @@ use std::{env, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
-use vudev_tests::archive::Archive;
-use vudev_tests::{Assets, Manifest};
+use vudev_harness::archive::Archive;
+use vudev_harness::{Assets, Manifest};
 
 use crate::apt::{self, Apt};
 use crate::process::{say, text};

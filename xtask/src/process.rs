@@ -1,5 +1,5 @@
 //! Runs programs and turns their failures into errors that name them. For processes with a
-//! deadline see `vudev_tests::Child`.
+//! deadline see `vudev_harness::Child`.
 
 use std::io::ErrorKind;
 use std::process::{Command, Output, Stdio};

@@ -74,36 +74,45 @@ impl Drop for OrdinaryUser {
 
 /// The runner: a shell script that runs its arguments as the user.
 ///
-/// Where a folder above the workspace is closed to others (root's home, say), the workspace and the
-/// target folder are bound elsewhere in a mount namespace, and the program is started from there.
+/// Where a folder above the workspace is closed to others (root's home, say), it covers that folder
+/// with an empty one, in a mount namespace of its own, and binds the workspace and the target
+/// folder back to where they were.
 fn script(home: &Path, root: &Path, target: &Path) -> String {
     let (home, root, target) = (home.display(), root.display(), target.display());
     format!(
         r#"#!/bin/sh
-export HOME='{home}' TMPDIR='{home}'
+export HOME='{home}' TMPDIR='{home}' PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 as_user() {{
     exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --inh-caps=-all -- "$@"
 }}
-if (as_user test -r '{root}/Cargo.toml') && (as_user test -x '{target}'); then
+reaches() {{
+    (as_user test -x "$1")
+}}
+if reaches '{root}' && reaches '{target}'; then
     as_user "$@"
 fi
 if [ -z "$VUDEV_BOUND" ]; then
-    export VUDEV_BOUND=1
-    exec unshare --mount --propagation private "$0" "$@"
+    VUDEV_BOUND=1 exec unshare --mount --propagation private "$0" "$@"
 fi
-mkdir -p '{home}/../root' '{home}/../target'
-mount --bind '{root}' '{home}/../root' && mount --bind '{target}' '{home}/../target' || exit 1
-here=$(cd '{home}/..' && pwd)
-program=$1
-shift
-case $program in
-'{target}'/*) program=$here/target/${{program#'{target}'}} ;;
-'{root}'/*) program=$here/root/${{program#'{root}'}} ;;
-esac
-case $PWD in
-'{root}'*) cd "$here/root/${{PWD#'{root}'}}" ;;
-esac
-as_user "$program" "$@"
+set -e
+aside='{home}/../aside'
+mkdir -p "$aside/root" "$aside/target"
+mount --bind '{root}' "$aside/root"
+mount --bind '{target}' "$aside/target"
+for path in '{root}' '{target}'; do
+    until reaches "$path"; do
+        closed=$path
+        while [ "$closed" != / ] && ! reaches "$(dirname "$closed")"; do
+            closed=$(dirname "$closed")
+        done
+        mount -t tmpfs -o mode=755 tmpfs "$closed"
+        mkdir -p '{root}' '{target}'
+    done
+done
+mount --bind "$aside/root" '{root}'
+mount --bind "$aside/target" '{target}'
+cd "$PWD"
+as_user "$@"
 "#
     )
 }

@@ -96,7 +96,7 @@ impl VudevCommand {
         self
     }
 
-    /// Starts it and waits until all its sockets are listening.
+    /// Starts it and waits until all its sockets are listening and all its devices are started.
     pub fn start(self) -> Result<Vudev> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
@@ -110,12 +110,10 @@ impl VudevCommand {
             command.stdin(input).stdout(output).stderr(errors);
         })?;
         let mut vudev = Vudev { process, log };
-        for socket in &self.sockets {
-            if let Err(error) = wait_until_listening(socket, &mut vudev.process, START_LIMIT) {
-                bail!("{error:#}; vudev said:\n{}", vudev.log()?);
-            }
+        match vudev.wait_until_ready(&self.sockets) {
+            Ok(()) => Ok(vudev),
+            Err(error) => bail!("{error:#}; vudev said:\n{}", vudev.log()?),
         }
-        Ok(vudev)
     }
 }
 
@@ -140,6 +138,26 @@ impl Vudev {
             .split_whitespace()
             .map(|id| id.parse().context(path.clone()))
             .collect()
+    }
+
+    /// Sockets listen before there are processes behind them, and each device has one of each.
+    fn wait_until_ready(&mut self, sockets: &[PathBuf]) -> Result<()> {
+        for socket in sockets {
+            wait_until_listening(socket, &mut self.process, START_LIMIT)?;
+        }
+        let deadline = Instant::now() + START_LIMIT;
+        while self.devices()?.len() < sockets.len() {
+            if let Some(status) = self.process.wait_at_most(LOOK_AGAIN)? {
+                bail!(
+                    "vudev ended with {} before its devices started",
+                    describe(status)
+                );
+            }
+            if Instant::now() > deadline {
+                bail!("not all devices have started");
+            }
+        }
+        Ok(())
     }
 
     /// What it has written to standard error so far.
