@@ -11,7 +11,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 use support::{LIMIT, Setting, kill, pidfd, wait_for_end};
 use vudev_frontend::{Block, FrontEnd};
-use vudev_tests::Terminal;
+use vudev_harness::Terminal;
 
 #[test]
 fn a_stop_ends_all_devices_with_status_0_and_removes_the_sockets() -> Result<()> {
@@ -127,7 +127,7 @@ fn a_stuck_reader_of_the_log_stalls_neither_guests_nor_the_stop() -> Result<()> 
     let setting = Setting::new()?.block()?;
     let socket = setting.path("block-0");
     let (mut child, folder) = setting.start_with(errors)?;
-    vudev_tests::wait_until_listening(&socket, &mut child, LIMIT)?;
+    vudev_harness::wait_until_listening(&socket, &mut child, LIMIT)?;
     // Each connection is a log line or two.
     for _ in 0..20 {
         let mut disk = Block::start(FrontEnd::connect(&socket), 4, 4096)?;
@@ -149,7 +149,7 @@ fn a_stopped_terminal_stalls_neither_guests_nor_the_stop() -> Result<()> {
     let setting = Setting::new()?.block()?;
     let socket = setting.path("block-0");
     let (mut child, folder) = setting.start_with(terminal.program_end()?)?;
-    vudev_tests::wait_until_listening(&socket, &mut child, LIMIT)?;
+    vudev_harness::wait_until_listening(&socket, &mut child, LIMIT)?;
     for _ in 0..200 {
         let mut disk = Block::start(FrontEnd::connect(&socket), 4, 4096)?;
         disk.write(4096, &[9; 4096])?;
@@ -216,7 +216,7 @@ fn without_the_sandbox_the_same_is_true_and_said_loudly() -> Result<()> {
     let (lines, errors) = rustix::pipe::pipe()?;
     let socket = setting.path("block-0");
     let (child, _folder) = setting.start_with(errors)?;
-    let mut log = vudev_tests::Lines::new(lines);
+    let mut log = vudev_harness::Lines::new(lines);
     log.until(
         "warning: --disable-sandbox: the devices run WITHOUT A JAIL",
         LIMIT,

@@ -13,7 +13,10 @@ use crate::role::serve::{Served, Serving};
 
 /// The kinds of devices that a binary offers, in the order of its help text.
 ///
-/// ```ignore
+/// ```no_run
+/// use vudev_host::Registry;
+/// use vudev_host::kinds::{Block, Serial};
+///
 /// fn main() -> std::process::ExitCode {
 ///     vudev_host::run(&Registry::new().with::<Serial>().with::<Block>())
 /// }

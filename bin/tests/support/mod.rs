@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tempfile::TempDir;
-use vudev_tests::{Child, Lines};
+use vudev_harness::{Child, Lines};
 
 /// Long beside anything that happens here, short beside a test's limit.
 pub const LIMIT: Duration = Duration::from_secs(5);

@@ -10,11 +10,10 @@ mod child;
 mod ending;
 mod log_lines;
 mod pace;
+mod signals;
 mod start;
 mod terminal;
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
@@ -27,14 +26,15 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use log::Level;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
-use vudev_executor::{Executor, File, Handle, Notify, Signals, Task};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vudev_executor::{Executor, File, Handle, Notify, Task};
 
 use crate::Registry;
 use crate::options::{Command, CommandLine, RunOptions, USAGE_STATUS};
 use child::{Child, Progress};
 use ending::{Ending, signal_name};
 use log_lines::{LogLines, SUPERVISOR, say};
+use signals::StopSignals;
 use start::{Everything, Prepared};
 use terminal::RawTerminal;
 
@@ -186,27 +186,15 @@ struct Supervisor {
     children: Vec<Rc<Child>>,
     watches: FuturesUnordered<Task<(Rc<Child>, Ending)>>,
     changed: Rc<Notify>,
-    signals: Rc<RefCell<VecDeque<i32>>>,
-    _signals: Task<()>,
+    signals: StopSignals,
     as_asked: bool,
 }
 
 impl Supervisor {
     fn new(handle: &Handle, lines: Rc<LogLines>) -> Result<Self, SupervisorError> {
-        // SIGTTOU is only blocked (see `RawTerminal`). A hangup ends a command like this one,
-        // unless somebody (nohup) has said otherwise; a blocked signal is never ignored.
-        let mut set = vec![Signal::TERM, Signal::INT, Signal::TTOU];
-        if !is_ignored(Signal::HUP) {
-            set.push(Signal::HUP);
-        }
-        let source = Signals::new(handle, &set).map_err(SupervisorError::at("signalfd"))?;
         let changed = Rc::new(Notify::new());
-        let signals = Rc::default();
-        let task = handle.spawn(collect_signals(
-            source,
-            Rc::clone(&signals),
-            Rc::clone(&changed),
-        ));
+        let signals = StopSignals::collect(handle, Rc::clone(&changed))
+            .map_err(SupervisorError::at("signalfd"))?;
         Ok(Self {
             handle: handle.clone(),
             lines,
@@ -214,7 +202,6 @@ impl Supervisor {
             watches: FuturesUnordered::new(),
             changed,
             signals,
-            _signals: task,
             as_asked: true,
         })
     }
@@ -405,14 +392,14 @@ impl Supervisor {
     /// The next thing that happens. Nothing is lost between two calls: signals and progress are
     /// kept by others, endings by their tasks.
     async fn event(&mut self, deadline: Option<Instant>) -> Event {
-        if let Some(signal) = self.signals.borrow_mut().pop_front() {
+        if let Some(signal) = self.signals.take() {
             return Event::Signal(signal);
         }
         let ended = pin!(next_ending(&mut self.watches));
         let changed = pin!(self.changed.notified());
         match before(&self.handle, deadline, select(ended, changed)).await {
             Some(Either::Left(((child, ending), _))) => Event::Ended(child, ending),
-            Some(Either::Right(((), _))) => match self.signals.borrow_mut().pop_front() {
+            Some(Either::Right(((), _))) => match self.signals.take() {
                 Some(signal) => Event::Signal(signal),
                 None => Event::Progress,
             },
@@ -443,34 +430,6 @@ async fn before<F: Future>(
         }
         None => Some(future.await),
     }
-}
-
-/// A task of its own, since a read that is dropped half-way could lose the signal.
-async fn collect_signals(
-    mut source: Signals,
-    signals: Rc<RefCell<VecDeque<i32>>>,
-    changed: Rc<Notify>,
-) {
-    loop {
-        match source.next().await {
-            Ok(libc::SIGTTOU) => {}
-            Ok(signal) => {
-                signals.borrow_mut().push_back(signal);
-                changed.notify();
-            }
-            Err(error) => return log::error!("signalfd: {error}"),
-        }
-    }
-}
-
-/// Whether we were started with this signal ignored (proc(5), `SigIgn`).
-fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    mask >> (signal.as_raw() - 1) & 1 == 1
 }
 
 fn tell_signal(signal: i32) {
