@@ -140,7 +140,10 @@ impl DeviceKind for Serial {
             input: input.is_some(),
             output: output.is_some(),
         };
-        let descriptors = input.into_iter().chain(output).collect();
+        // A terminal is opened anew, so that a reader who is slow holds up the guest's console and
+        // not the whole device, and O_NONBLOCK is not forced upon whoever shares the old one.
+        let descriptors = input.into_iter().chain(output);
+        let descriptors = descriptors.map(console::detached).collect();
         Ok(Opened {
             terminal,
             notes: values.notes(),
