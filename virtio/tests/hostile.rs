@@ -96,7 +96,7 @@ fn arbitrary_descriptor_tables_neither_panic_nor_reach_outside_memory() {
     let heads = proptest::collection::vec(prop_oneof![8 => 0..SIZE, 1 => any::<u16>()], 1..40);
     let executor = Executor::with_operations(8).unwrap();
     let strategy = (table, noise, heads, any::<bool>());
-    runner(2000)
+    runner(500)
         .run(&strategy, |(table, noise, heads, event_idx)| {
             let guest = Guest::new(MEMORY);
             let event_idx = if event_idx { feature::EVENT_IDX } else { 0 };
@@ -124,7 +124,7 @@ fn arbitrary_descriptor_tables_neither_panic_nor_reach_outside_memory() {
 fn arbitrary_bytes_in_all_of_memory_neither_panic_nor_reach_outside() {
     let executor = Executor::with_operations(8).unwrap();
     let bytes = proptest::collection::vec(any::<u8>(), usize::try_from(MEMORY).unwrap());
-    runner(50)
+    runner(20)
         .run(&(bytes, any::<u16>()), |(bytes, next_available)| {
             let guest = Guest::new(MEMORY);
             let ring = guest.ring(SIZE);

@@ -6,10 +6,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::rc::Rc;
 
+use rustix::fs::MemfdFlags;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 use vudev_executor::Executor;
 use vudev_virtio::testing::Guest;
-use vudev_virtio::{GuestMemory, QueueError, install_sigbus_guard};
+use vudev_virtio::{GuestMemory, QueueError, Region, RegionLayout, install_sigbus_guard};
 
 const MEMORY: u64 = 1 << 20;
 
@@ -76,6 +77,32 @@ fn a_region_of_whole_pages_shrunk_in_part_keeps_the_rest() {
     assert_eq!(guest.read(first + 4096, 1), [0]);
     assert!(guest.memory().is_lost());
     assert_eq!(guest.read(first, 5), b"stays");
+}
+
+/// Where the host has no huge pages to spare every access faults, and the page that takes a lost
+/// one's place is a huge one too. Where it has some, nothing is lost.
+#[test]
+fn memory_in_huge_pages_is_mapped_and_guarded_in_whole_ones() {
+    install_sigbus_guard().unwrap();
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB;
+    let Ok(file) = rustix::fs::memfd_create("huge", flags) else {
+        return; // A kernel without them.
+    };
+    let huge = rustix::fs::fstatfs(&file).unwrap().f_bsize.unsigned_abs();
+    rustix::fs::ftruncate(&file, 2 * huge).unwrap();
+    let layout = RegionLayout {
+        guest_address: 0x1000,
+        user_address: 0x1000,
+        // Neither begins nor ends at a page of theirs.
+        size: huge + 5000,
+        offset: 4096,
+    };
+    let region = Region::map(layout, file).unwrap();
+    let memory = GuestMemory::new(vec![region]).unwrap();
+    let mut last = [1];
+    memory.read(0x1000 + layout.size - 1, &mut last).unwrap();
+    memory.write(0x1000, b"first").unwrap();
+    assert_eq!(last, [0]);
 }
 
 /// In a process of its own, since it dies.

@@ -32,10 +32,12 @@ fn region(guest_address: u64, size: u64) -> Region {
 
 /// Three regions: two that touch in the guest, and one apart.
 fn memory() -> Rc<GuestMemory> {
+    // The kernel maps downwards, so in this order those that touch in the guest most likely touch
+    // where they are mapped as well; they are two mappings all the same.
     let regions = vec![
         region(5 * PAGE, PAGE),
-        region(PAGE, PAGE),
         region(2 * PAGE, PAGE),
+        region(PAGE, PAGE),
     ];
     Rc::new(GuestMemory::new(regions).unwrap())
 }
@@ -138,7 +140,6 @@ fn an_offset_within_a_page_and_a_size_of_no_whole_pages_are_lawful() {
 
 #[test]
 fn regions_that_overlap_are_refused() {
-    let overlapping = vec![region(PAGE, 2 * PAGE), region(2 * PAGE, PAGE)];
     let mut apart = layout(9 * PAGE, PAGE);
     apart.user_address = layout(PAGE, 2 * PAGE).user_address + PAGE;
     let user = Region::map(apart, file(PAGE).into()).unwrap();
@@ -158,7 +159,14 @@ fn regions_that_overlap_are_refused() {
     let guest = Region::map(elsewhere, file(PAGE).into()).unwrap();
     let refused = GuestMemory::new(vec![region(PAGE, 2 * PAGE), guest]).unwrap_err();
     assert_eq!(refused, MemoryError::GuestOverlap { at: 2 * PAGE });
-    assert!(GuestMemory::new(overlapping).is_err());
+
+    let by_a_byte = vec![region(PAGE, PAGE + 1), region(2 * PAGE, PAGE)];
+    assert!(GuestMemory::new(by_a_byte).is_err());
+    let mut in_the_guest_only = layout(2 * PAGE, PAGE);
+    in_the_guest_only.user_address = 1 << 50;
+    let second = Region::map(in_the_guest_only, file(PAGE).into()).unwrap();
+    let refused = GuestMemory::new(vec![region(PAGE, PAGE + 1), second]).unwrap_err();
+    assert_eq!(refused, MemoryError::GuestOverlap { at: 2 * PAGE });
 }
 
 #[test]

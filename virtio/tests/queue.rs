@@ -310,6 +310,60 @@ fn a_sleeping_queue_goes_on_in_its_new_memory() {
 }
 
 #[test]
+fn new_memory_is_looked_at_without_a_kick() {
+    with_queue(
+        feature::FRAMEWORK,
+        async |handle, ring, mut queue, control| {
+            let waiting = handle.spawn(async move {
+                let chain = queue.next().await.unwrap().unwrap();
+                let bytes = chain.readable.len();
+                queue.complete(chain, 0);
+                bytes
+            });
+            handle.yield_now().await;
+            // As if a kick had come and gone while the memory was being replaced.
+            let other = self::ring(feature::FRAMEWORK);
+            other.publish(other.lay_out(&[b"three"], &[]));
+            assert_eq!(other.addresses(), ring.addresses());
+            control.set_memory(other.guest().memory()).unwrap();
+            assert_eq!(waiting.await, 5);
+        },
+    );
+}
+
+#[test]
+fn what_was_seen_in_the_old_memory_is_not_believed_of_the_new() {
+    with_queue(feature::FRAMEWORK, async |_, ring, mut queue, control| {
+        ring.add(&[b"x"], &[]);
+        ring.add(&[b"x"], &[]);
+        let chain = queue.try_next().unwrap().unwrap();
+        queue.complete(chain, 0);
+        let other = self::ring(feature::FRAMEWORK);
+        other.publish(other.lay_out(&[b"only one"], &[]));
+        control.set_memory(other.guest().memory()).unwrap();
+        assert!(queue.try_next().unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_kick_that_is_replaced_while_the_queue_sleeps_still_wakes_it() {
+    with_queue(
+        feature::FRAMEWORK,
+        async |handle, ring, mut queue, control| {
+            let waiting = handle.spawn(async move {
+                let chain = queue.next().await.unwrap().unwrap();
+                queue.complete(chain, 0);
+            });
+            handle.yield_now().await;
+            ring.publish(ring.lay_out(&[b"x"], &[]));
+            let other = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
+            control.set_kick(Some(Kick::new(handle, other).unwrap()));
+            waiting.await;
+        },
+    );
+}
+
+#[test]
 fn memory_without_the_ring_retires_the_queue() {
     with_queue(feature::FRAMEWORK, async |_, ring, mut queue, control| {
         let nothing = Rc::new(GuestMemory::new(Vec::new()).unwrap());
@@ -548,6 +602,14 @@ fn a_ring_that_does_not_lie_in_memory_is_refused() {
     ));
     assert!(matches!(
         start(&|parts| parts.rings.used += 2),
+        QueueError::Ring { .. }
+    ));
+    // The used ring has 4 + 8 * 16 + 2 bytes: it fits with two to spare, and not with two too few.
+    let mut parts = ring.parts(handle, 0);
+    parts.rings.used = end - 136;
+    assert!(Queue::start(handle, parts).is_ok());
+    assert!(matches!(
+        start(&|parts| parts.rings.used = end - 132),
         QueueError::Ring { .. }
     ));
     for outside in [0, GUEST_BASE - 16, end - 16, end, u64::MAX - 15] {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::ptr;
 use std::rc::Rc;
 
-use rustix::fs::{FileType, FsWord};
+use rustix::fs::{FileType, FsWord, StatFs};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -126,6 +126,11 @@ fn check_file(layout: &RegionLayout, fd: &OwnedFd) -> Result<usize, MemoryError>
         return Err(MemoryError::FileTooShort { needed, actual });
     }
     let system = rustix::fs::fstatfs(fd).map_err(MemoryError::system("fstatfs"))?;
+    page_bytes(layout, &system)
+}
+
+/// The page size of a file system, unless it is one that memory must not lie on.
+fn page_bytes(layout: &RegionLayout, system: &StatFs) -> Result<usize, MemoryError> {
     match system.f_type {
         FUSE => Err(MemoryError::Fuse),
         HUGETLBFS => usize::try_from(system.f_bsize)
@@ -203,5 +208,30 @@ impl Drop for Mapping {
         // slices all keep a `Region`. `watched` still names the range, but no access faults in
         // it any more; it goes right after this.
         let _ = unsafe { rustix::mm::munmap(self.volume.as_ptr().cast(), self.volume.size()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mounting FUSE takes rights and a helper that a test has not, so its answer is made up.
+    #[test]
+    fn memory_on_fuse_is_refused_and_huge_pages_keep_their_size() {
+        let layout = RegionLayout {
+            guest_address: 0,
+            user_address: 0,
+            size: 1,
+            offset: 0,
+        };
+        let mut system = rustix::fs::statfs("/").unwrap();
+        assert_eq!(page_bytes(&layout, &system), Ok(rustix::param::page_size()));
+        system.f_type = FUSE;
+        assert_eq!(page_bytes(&layout, &system), Err(MemoryError::Fuse));
+        system.f_type = HUGETLBFS;
+        system.f_bsize = 2 << 20;
+        assert_eq!(page_bytes(&layout, &system), Ok(2 << 20));
+        system.f_bsize = 0;
+        assert!(page_bytes(&layout, &system).is_err());
     }
 }
