@@ -24,6 +24,10 @@ pub(crate) const TESTS: &[Test] = &[
         "a_full_channel_does_not_keep_a_forbidden_call_alive",
         a_full_channel_is_no_way_out,
     ),
+    (
+        "an_abort_or_a_fault_ends_the_role_by_a_signal",
+        an_abort_or_a_fault_ends_the_role_by_a_signal,
+    ),
 ];
 
 /// Names and harmless arguments; what is given in `args` must come back in the report.
@@ -140,4 +144,24 @@ fn a_full_channel_is_no_way_out() {
 pub(crate) fn fill(channel: &OwnedFd) {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     while send(channel, &[0; 1024], flags).is_ok() {}
+}
+
+/// The kernel spares the init of a namespace its own SIGABRT; abort(3) then goes on to a fault,
+/// which nothing spares it. No rule of the policy may turn either into something else.
+fn an_abort_or_a_fault_ends_the_role_by_a_signal() {
+    for scenario in ["abort", "fault"] {
+        let role = Role::start(scenario, "");
+        let end = role.end();
+        let expected = [libc::SIGABRT, libc::SIGSEGV, libc::SIGILL].map(End::Signal);
+        assert!(expected.contains(&end), "{scenario}: {end:?}");
+    }
+}
+
+/// The role's side: reads where nothing is.
+pub(crate) fn fault() {
+    // SAFETY: not sound, and meant: this process is to die of it.
+    #[expect(unsafe_code, reason = "a fault for a test")]
+    unsafe {
+        std::ptr::without_provenance::<u64>(8).read_volatile();
+    }
 }

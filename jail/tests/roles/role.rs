@@ -61,6 +61,8 @@ fn jailed(channel: &OwnedFd, scenario: &str, argument: &str) {
     match scenario {
         "ring" => crate::attempts::by_ring(&mut ring, channel),
         "forbidden" => crate::attempts::forbidden(argument),
+        "abort" => std::process::abort(),
+        "fault" => crate::attempts::fault(),
         "full" => {
             crate::attempts::fill(channel);
             crate::attempts::forbidden(argument);
