@@ -8,10 +8,9 @@ use std::time::Duration;
 use vudev_executor::{Handle, Notify, Task};
 use vudev_virtio::{Device, QueueControl, QueueError, QueueParts};
 
-/// How long a queue may take to finish what is in flight, before it is dropped. Storage that needs
-/// longer for one request has failed by any guest's measure (Linux gives a disk 30 s), and a
-/// front-end that waits for the answer waits with its whole machine.
-pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a queue may take to finish what is in flight, before it is dropped. It is what Linux as a
+/// guest gives one request of a disk: storage that needs longer has failed by the guest's own measure.
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running queue.
 ///

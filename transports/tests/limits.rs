@@ -27,7 +27,7 @@ use vudev_virtio::{Region, RegionLayout};
 use crate::common::Stuck;
 
 /// Longer than every limit together.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 
 /// Messages one after the other, and what was answered.
 struct Script {
@@ -203,9 +203,9 @@ fn a_ring_that_does_not_drain_is_not_answered_for() {
         messages.push(last);
         let outcome = run(messages, false, LONG);
         let error = outcome.result.unwrap_err().to_string();
-        assert!(error.contains("did not end within 10s"), "{error}");
+        assert!(error.contains("did not end within 30s"), "{error}");
         assert!(
-            outcome.elapsed < Duration::from_secs(12),
+            outcome.elapsed < Duration::from_secs(33),
             "{:?}",
             outcome.elapsed
         );
@@ -219,7 +219,7 @@ fn a_front_end_that_left_is_not_waited_for_without_end() {
     let outcome = run(Driver::new().start(), true, LONG);
     assert!(outcome.result.is_ok());
     assert!(
-        outcome.elapsed < Duration::from_secs(12),
+        outcome.elapsed < Duration::from_secs(33),
         "{:?}",
         outcome.elapsed
     );
@@ -273,7 +273,7 @@ fn memory_that_a_stuck_ring_holds_is_removed_and_the_ring_given_up() {
             .all(|body| *body == Body::Acknowledgement { done: true })
     );
     assert!(
-        outcome.elapsed < Duration::from_secs(12),
+        outcome.elapsed < Duration::from_secs(33),
         "{:?}",
         outcome.elapsed
     );

@@ -4,7 +4,7 @@
 //!
 //! The contract is *parse, don't validate*. A [`Request`] has the right number of descriptors, fields
 //! within their ranges and a size that agrees with its contents, so nothing behind this module looks
-//! at a wire byte again. A message that breaks a rule of the [table](code) becomes a
+//! at a wire byte again. A message that breaks a rule of the table of [`Rule`]s becomes a
 //! [`MessageError`] that names it, and every descriptor that came with it is closed.
 //!
 //! "The spec" in comments below is QEMU's `docs/interop/vhost-user.rst`. Its integers have the byte

@@ -28,7 +28,7 @@ use vudev_executor::{Handle, Notify};
 use vudev_virtio::Device;
 
 use self::state::State;
-use crate::message::{Body, Code, Header, Incoming, Reply, Request};
+use crate::message::{Answer, Body, Code, Header, Incoming, Reply, Request};
 use crate::running::DRAIN_LIMIT;
 use crate::transport::{Transport, TransportError};
 
@@ -91,9 +91,10 @@ impl<T: Transport, D: Device> Session<T, D> {
                 Either::Right(((), _)) => Ok(()),
             }
         };
-        // The front-end learns at once that it is over, not when the last operation has ended.
-        drop(transport);
+        // The connection is closed last: a front-end that has seen its end takes the used index of
+        // that moment for the last word, and would send again what is completed after it.
         shut_down(state, &stop).await;
+        drop(transport);
         outcome
     }
 }
@@ -186,12 +187,18 @@ fn answer<D: Device>(
     outcome: Result<Option<Body>, Refusal>,
 ) -> Result<Option<Body>, SessionError> {
     let asked = header.need_reply() && state.acknowledges();
-    let code = Code::from_wire(header.request());
+    let rule = Code::from_wire(header.request()).map(Code::rule);
+    // GET_CONFIG has a way of its own to say no.
+    let config_read =
+        rule.is_some_and(|rule| rule.code == Code::GetConfig && state.allows(rule.gate).is_ok());
+    if let (Some(rule), Ok(reply)) = (rule, &outcome) {
+        debug_assert_eq!(reply.is_some(), rule.answer == Answer::Own, "{}", rule.name);
+    }
     match outcome {
         Ok(Some(reply)) => Ok(Some(reply)),
         Ok(None) => Ok(asked.then_some(Body::Acknowledgement { done: true })),
         Err(refusal) if is_fatal(&refusal) => Err(refusal.into()),
-        Err(_) if code == Some(Code::GetConfig) => Ok(Some(Body::NoConfig)),
+        Err(_) if config_read => Ok(Some(Body::NoConfig)),
         Err(_) if asked => Ok(Some(Body::Acknowledgement { done: false })),
         Err(refusal) => Err(refusal.into()),
     }

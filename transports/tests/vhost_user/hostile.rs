@@ -83,6 +83,10 @@ fn what_is_refused_without_a_word_ends_the_connection() {
             "CONFIGURE_MEM_SLOTS was not negotiated",
         ),
         (
+            frame(request::GET_CONFIG, 1, &words(&[0, 4, 0, 0])),
+            "CONFIG was not negotiated",
+        ),
+        (
             frame(request::SET_FEATURES, 1, &[0; 7]),
             "SET_FEATURES: payload of 7 bytes",
         ),

@@ -1,4 +1,4 @@
-//! The front-end of crate `vhost`, which is not ours, as a second opinion.
+//! The front-ends of crates `vhost` and `virtio-driver`, which are not ours, as a second opinion.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -8,6 +8,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_driver::{Le64, VhostUser, VirtioTransport};
 use vmm_sys_util::eventfd::EventFd;
 use vudev_frontend::message::feature;
 use vudev_frontend::{GuestMemory, Ring};
@@ -50,6 +51,34 @@ fn the_front_end_of_crate_vhost_is_content_with_every_answer() {
         assert_eq!(front.get_vring_base(0).unwrap(), 1);
         front.reset_device().unwrap();
         front.reset_owner().unwrap();
+    });
+    served.assert_all_left();
+}
+
+#[test]
+fn the_front_end_of_crate_virtio_driver_is_content_with_every_answer() {
+    let served = serve_mirror(|path| {
+        let path = path.to_str().unwrap();
+        let mut front: VhostUser<Le64, ()> = VhostUser::new(path, feature::VERSION_1).unwrap();
+        assert_eq!(front.max_queues(), Some(2));
+        assert_eq!(front.max_mem_regions(), 509);
+        assert_eq!(
+            front.get_config().unwrap().to_native(),
+            u64::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8])
+        );
+
+        // Guest addresses are user addresses here, and no region is whole pages.
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x3000).unwrap();
+        let address = 0x7f12_3456_7000;
+        for _ in 0..3 {
+            front
+                .map_mem_region(address, 0x1001, file.as_raw_fd(), 0x1000)
+                .unwrap();
+            let overlapping = front.map_mem_region(address + 0x800, 8, file.as_raw_fd(), 0);
+            assert!(overlapping.is_err());
+            front.unmap_mem_region(address, 0x1001).unwrap();
+        }
     });
     served.assert_all_left();
 }
