@@ -112,10 +112,13 @@ pub(super) fn clone(plan: &mut Plan<'_>) -> Result<Child, Errno> {
     if result == 0 {
         run(plan);
     }
+    if result < 0 {
+        return Err(last_errno());
+    }
     let pid = i32::try_from(result)
         .ok()
         .and_then(Pid::from_raw)
-        .ok_or_else(last_errno)?;
+        .ok_or(Errno::RANGE)?;
     // SAFETY: the kernel stored a new descriptor there that nothing else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd })

@@ -33,6 +33,8 @@ impl SpawnError {
     }
 }
 
+pub(super) const STEP_IDENTITY: &str = "choose an unprivileged id";
+
 /// Settings that forbid user namespaces: the file, the value that forbids, the sysctl's name.
 const SETTINGS: [(&str, &str, &str); 3] = [
     (
@@ -56,6 +58,13 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 /// likely cause is that this host forbids namespaces. To be called by the supervisor, which still
 /// sees `/proc`.
 pub fn hint(step: &str, errno: Errno) -> Option<String> {
+    if step == STEP_IDENTITY {
+        return Some(
+            "in this user namespace only the real root has an id; map 65534 too, or start as an \
+             ordinary user; --disable-sandbox does without"
+                .to_owned(),
+        );
+    }
     let forbids = [Errno::PERM, Errno::ACCESS, Errno::NOSPC, Errno::USERS].contains(&errno);
     let needs_namespaces = [
         "clone3",

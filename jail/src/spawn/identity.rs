@@ -4,6 +4,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::SpawnError;
+use super::error::STEP_IDENTITY;
 
 /// The kernel's overflow id ("nobody"): owns nothing, and exists without an entry in any file.
 const NOBODY: u32 = 65534;
@@ -31,20 +32,22 @@ impl Identity {
                 empty_groups: false,
             });
         }
-        let map = |name| {
+        let own = |name| {
             std::fs::read_to_string(format!("/proc/self/{name}"))
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
                 .map_err(SpawnError::at("read our own id map"))
         };
         let choose = |map: &str| {
-            outside_root(map)
-                .ok_or_else(|| SpawnError::new("choose an unprivileged id", Errno::PERM))
+            outside_root(map).ok_or_else(|| SpawnError::new(STEP_IDENTITY, Errno::PERM))
         };
-        let (user, group) = (choose(&map("uid_map")?)?, choose(&map("gid_map")?)?);
+        let user = choose(&own("uid_map")?)?;
+        let group = choose(&own("gid_map")?)?;
+        // "deny" in our namespace (a rootless container made by its user) holds below it too.
+        let empty_groups = own("setgroups")?.trim() == "allow";
         Ok(Self {
             user,
             group,
-            empty_groups: true,
+            empty_groups,
         })
     }
 }

@@ -11,6 +11,7 @@
 )]
 
 mod attempts;
+mod container;
 mod jail;
 mod role;
 mod support;
@@ -24,16 +25,23 @@ type Test = (&'static str, fn());
 const AS_USER: &str = "as_an_ordinary_user::";
 
 /// An id that no account has.
-const USER: u32 = 61_234;
+pub(crate) const USER: u32 = 61_234;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.first().map(String::as_str) {
         Some(role::NAME) => role::main(&arguments[1..]),
         Some(support::SUPERVISOR) => jail::supervisor(),
+        Some(support::CONTAINER) => container::supervisor(),
         _ => {}
     }
-    let tests = [jail::TESTS, attempts::TESTS, verdicts::TESTS].concat();
+    let tests = [
+        jail::TESTS,
+        container::TESTS,
+        attempts::TESTS,
+        verdicts::TESTS,
+    ]
+    .concat();
     let root = rustix::process::geteuid().is_root();
     let names: Vec<String> = tests
         .iter()

@@ -12,6 +12,9 @@ use crate::role;
 /// `argv[0]` of a supervisor that is to be killed.
 pub(crate) const SUPERVISOR: &str = "test-supervisor";
 
+/// `argv[0]` of a supervisor in a container of its own.
+pub(crate) const CONTAINER: &str = "test-container";
+
 /// How long anything may take before a test fails rather than hangs.
 const DEADLINE: Timespec = Timespec {
     tv_sec: 8,
