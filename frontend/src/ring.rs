@@ -348,6 +348,11 @@ impl Ring {
         self.call = call;
     }
 
+    /// Replaces the error eventfd. The back-end is told by `SET_VRING_ERR`, the caller's business.
+    pub fn set_error_event(&mut self, error: Event) {
+        self.error = error;
+    }
+
     /// Empties the ring as a driver does that starts anew: nothing in flight, all indices 0.
     pub fn reset(&mut self) -> Result<(), Error> {
         let entries = usize::from(self.size);

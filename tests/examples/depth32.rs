@@ -157,7 +157,7 @@ fn start_daemon(file: &Path, folder: &Path) -> Result<Option<Child>> {
 
 fn measure(socket: &Path, process: u32, depth: usize) -> Result<Figure> {
     let mut driver = Driver::connect(socket, depth, BLOCK);
-    let mut random = Random(u64::from(process));
+    let mut random = Random(u64::from(u8::MAX));
     for slot in 0..depth {
         driver.send_read(slot, random.offset());
     }

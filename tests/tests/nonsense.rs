@@ -6,7 +6,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use support::{DISK_SIZE, Running, descriptors_at_work};
 use vudev_frontend::{
@@ -30,7 +33,7 @@ fn places(block: &mut Block) -> Places {
         header: memory.allocate(16, 16).unwrap(),
         data: memory.allocate(4096, 4096).unwrap(),
         status: memory.allocate(16, 16).unwrap(),
-        table: memory.allocate(4096, 16).unwrap(),
+        table: memory.allocate(32 << 10, 16).unwrap(),
         nowhere: 0x6666_0000_0000,
     };
     memory.write(places.header, &[0; 16]).unwrap();
@@ -232,6 +235,14 @@ fn indirect_tables_that_cannot_be_retire_the_queue() {
             front.table(places, &[header(places, 2), status(places)]);
             chain(ring, &[descriptor(places.table, 32, INDIRECT, 0)]);
         }),
+        // Linux's driver makes tables longer than the queue, so only what no `readv` takes is
+        // nonsense.
+        ("of more than 1024 descriptors", &|ring, places, front| {
+            let mut long: Vec<_> = (1..1025).map(|next| header(places, next)).collect();
+            long.push(status(places));
+            front.table(places, &long);
+            chain(ring, &[descriptor(places.table, 1025 * 16, INDIRECT, 0)]);
+        }),
         ("without an end", &|ring, places, front| {
             front.table(places, &[header(places, 1), header(places, 0)]);
             chain(ring, &[descriptor(places.table, 32, INDIRECT, 0)]);
@@ -387,6 +398,109 @@ fn a_call_that_is_full_and_blocks_does_not_hold_up_the_device() {
         );
         drop(block);
         assert_eq!((running.device(), descriptors_at_work(&running)), before);
+    }
+}
+
+#[test]
+fn an_error_eventfd_that_is_full_and_blocks_does_not_hold_up_the_device() {
+    let running = Running::disk(",queues=2");
+    let before = (running.device(), descriptors_at_work(&running));
+    let full = Event::blocking().unwrap();
+    full.fill().unwrap();
+    let mut block = Block::start(running.front().queues(2), 1, 4096).unwrap();
+    block.front().ring(0).set_error_event(full);
+    block.front().take(Step::Rings(RingStep::Error)).unwrap();
+    block.front().ring(0).make_available(0xffff).unwrap();
+    block.front().ring(0).kick_anyway().unwrap();
+    let _other = block.send_read(1, 0, 512).unwrap();
+    block.kick(1).unwrap();
+    assert_eq!(block.wait(1, Duration::from_secs(2)).unwrap().status, 0);
+    drop(block);
+    assert_eq!((running.device(), descriptors_at_work(&running)), before);
+}
+
+#[test]
+fn a_call_that_is_also_the_kick_does_not_go_round_for_ever() {
+    let running = Running::disk(",queues=2");
+    let mut block = Block::start(running.front().queues(2), 1, 4096).unwrap();
+    let both = block.front().ring(0).kick_event().unwrap();
+    let both = rustix::io::dup(both).unwrap();
+    block
+        .front()
+        .connection()
+        .set_ring_call(0, Some(both.as_fd()))
+        .unwrap();
+    let _request = block.send_read(0, 0, 512).unwrap();
+    block.front().ring(0).kick_anyway().unwrap();
+    let _other = block.send_read(1, 0, 512).unwrap();
+    block.kick(1).unwrap();
+    assert_eq!(block.wait(1, LIMIT).unwrap().status, 0);
+    assert_eq!(block.front().stop().unwrap()[0], 1);
+    // One kick of ours and at most one call a completion, and one for the start of the ring.
+    let counted = block.front().ring(0).kick_event().unwrap().take().unwrap();
+    assert!(counted <= 3, "{counted}");
+}
+
+#[test]
+fn memory_taken_away_from_under_a_running_ring_ends_the_ring_or_is_refused() {
+    let running = Running::disk("");
+    let before = (running.device(), descriptors_at_work(&running));
+    for case in 0..2 {
+        let mut block = running.block();
+        block.read(0, &mut [0; 512]).unwrap();
+        let memory = block.front().memory().clone();
+        let connection = block.front().connection();
+        let taken = if case == 0 {
+            memory.with_region(0, |layout, _| connection.remove_memory_region(layout, None))
+        } else {
+            let other = vudev_frontend::GuestMemory::new();
+            other.add_region_at(0x9_0000_0000, 1 << 20).unwrap();
+            other.with_regions(|regions| connection.set_memory_table(regions))
+        };
+        let _request = block.send_read(0, 0, 512);
+        block.front().ring(0).kick_anyway().unwrap();
+        match block.wait(0, LIMIT) {
+            Ok(_) => assert!(
+                taken.is_err(),
+                "case {case}: taken away, and used after that"
+            ),
+            Err(Error::RingError { .. }) => {}
+            Err(error) => panic!("case {case}: {error}, taken away: {taken:?}"),
+        }
+        drop(block);
+        assert_eq!(
+            (running.device(), descriptors_at_work(&running)),
+            before,
+            "case {case}"
+        );
+    }
+}
+
+#[test]
+fn a_running_ring_whose_size_or_place_is_told_anew_leaves_the_process_alive() {
+    let running = Running::disk("");
+    let before = (running.device(), descriptors_at_work(&running));
+    for size in [2, 64, 128, 256] {
+        let mut block = running.block();
+        block.read(0, &mut [0; 512]).unwrap();
+        // Lawful or not, refused or taken at the next start: nothing is promised but life.
+        let _ = block.front().connection().set_ring_size(0, size);
+        let addresses = block.front().ring(0).addresses().unwrap();
+        let elsewhere = vudev_frontend::requests::RingAddresses {
+            descriptors: addresses.descriptors + 4096,
+            available: addresses.available + 4096,
+            used: addresses.used + 4096,
+        };
+        let _ = block.front().connection().set_ring_addresses(0, &elsewhere);
+        let _ = block.front().connection().set_ring_base(0, 77);
+        let _request = block.send_read(0, 0, 512).unwrap();
+        let _ = block.front().ring(0).kick_anyway();
+        drop(block);
+        assert_eq!(
+            (running.device(), descriptors_at_work(&running)),
+            before,
+            "size {size}"
+        );
     }
 }
 

@@ -357,6 +357,35 @@ fn memory_comes_and_goes_while_a_queue_runs() {
 }
 
 #[test]
+fn memory_comes_and_goes_with_requests_in_flight() {
+    let running = Running::disk("");
+    let disk = pattern(1 << 20, 4);
+    std::os::unix::fs::FileExt::write_all_at(&running.disk_file(), &disk, 0).unwrap();
+    let mut block = Block::start(running.front(), 32, 16 << 10).unwrap();
+    for _ in 0..10 {
+        let send = |at: u64| block.send_read(0, at * (16 << 10), 16 << 10).unwrap();
+        let requests: Vec<_> = (0..32).map(send).collect();
+        block.kick(0).unwrap();
+        let memory = block.front().memory().clone();
+        let number = memory.add_region(1 << 20).unwrap();
+        let connection = block.front().connection();
+        memory
+            .with_region(number, |layout, fd| {
+                connection.add_memory_region(layout, fd)
+            })
+            .unwrap();
+        let layout = memory.remove_last_region().unwrap();
+        connection.remove_memory_region(&layout, None).unwrap();
+        for _ in 0..32 {
+            assert_eq!(block.wait(0, LIMIT).unwrap().status, 0);
+        }
+        for (request, expected) in requests.iter().zip(disk.chunks(16 << 10)) {
+            assert!(block.data(*request).unwrap() == expected, "{request:?}");
+        }
+    }
+}
+
+#[test]
 fn a_new_memory_table_takes_the_place_of_the_old_while_a_queue_runs() {
     let running = Running::disk("");
     let mut block = running.block();

@@ -5,6 +5,8 @@
 
 #[path = "support/bad.rs"]
 mod bad;
+#[path = "support/fuse.rs"]
+mod fuse;
 mod support;
 
 use std::{
@@ -131,7 +133,11 @@ fn features_that_were_not_offered_are_refused() {
     let running = Running::disk("");
     let driver = [1 << 63, 1 << 34, 1 << 26, 1 << 33].map(|bit: u64| {
         let payload = long_words(&[bit | 1 << 32 | 1 << 30]);
-        bad(&format!("feature {bit:#x}"), request::SET_FEATURES, &payload)
+        bad(
+            &format!("feature {bit:#x}"),
+            request::SET_FEATURES,
+            &payload,
+        )
     });
     all_are_refused(&running, driver);
 }
@@ -145,7 +151,10 @@ fn protocol_features_that_were_not_offered_do_not_come_on() {
     let offered = connection.protocol_features().unwrap();
     assert_eq!(offered & log_shmfd, 0, "then this test needs another bit");
     // Front-ends send what they know; to refuse it is as lawful as to ignore it.
-    if connection.set_protocol_features(protocol::REPLY_ACK | log_shmfd).is_ok() {
+    if connection
+        .set_protocol_features(protocol::REPLY_ACK | log_shmfd)
+        .is_ok()
+    {
         let log = memfd(4096);
         let payload = long_words(&[4096, 0]);
         let message = message::frame(request::SET_LOG_BASE, VERSION | NEED_REPLY, &payload);
@@ -292,6 +301,30 @@ fn memory_on_a_read_only_file_is_refused() {
     let name = "ADD_MEM_REG on a read-only file";
     let message = bad(name, request::ADD_MEM_REG, &single_region(&layout())).with(read_only);
     all_are_refused(&running, [message]);
+}
+
+#[test]
+fn memory_on_fuse_is_refused() {
+    let fuse = match fuse::Fuse::mount() {
+        Ok(fuse) => fuse,
+        Err(error) => {
+            println!("SKIPPED: needs root and /dev/fuse to mount a file system ({error})");
+            return;
+        }
+    };
+    let running = Running::disk("");
+    let layout = RegionLayout {
+        size: fuse::SIZE,
+        ..layout()
+    };
+    let name = "ADD_MEM_REG on FUSE";
+    let message = bad(name, request::ADD_MEM_REG, &single_region(&layout)).with(fuse.file());
+    all_are_refused(&running, [message]);
+    assert!(
+        running.log().contains("FUSE"),
+        "the reason is told: {}",
+        running.log()
+    );
 }
 
 #[test]
