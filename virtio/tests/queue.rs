@@ -11,6 +11,7 @@ use vudev_executor::{Call, Executor, Handle, Kick};
 use vudev_virtio::spec::{feature, ring_flag};
 use vudev_virtio::testing::{GUEST_BASE, Guest, Ring};
 use vudev_virtio::{GuestMemory, MemoryError, Queue, QueueControl, QueueError};
+use vudev_virtio::{Region, RegionLayout};
 
 const SIZE: u16 = 16;
 const WITHOUT_EVENT_IDX: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
@@ -612,6 +613,20 @@ fn a_ring_that_does_not_lie_in_memory_is_refused() {
         start(&|parts| parts.rings.used = end - 132),
         QueueError::Ring { .. }
     ));
+    // Nor does it use what is mapped behind a region that ends within a page.
+    for (cut, fits) in [(2, true), (3, false)] {
+        let whole = ring.guest().layout();
+        let layout = RegionLayout {
+            size: whole.size - cut,
+            ..whole
+        };
+        let file = ring.guest().file().try_clone().unwrap();
+        let region = Region::map(layout, file).unwrap();
+        let mut parts = ring.parts(handle, 0);
+        parts.memory = Rc::new(GuestMemory::new(vec![region]).unwrap());
+        parts.rings.used = end - 136;
+        assert_eq!(Queue::start(handle, parts).is_ok(), fits);
+    }
     for outside in [0, GUEST_BASE - 16, end - 16, end, u64::MAX - 15] {
         for error in [
             start(&|parts| parts.rings.descriptors = outside),
