@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -196,6 +197,65 @@ fn a_front_end_that_leaves_makes_room_for_the_next() -> Result<()> {
         }
     }
     assert_eq!(running.stop()?, Some(0));
+    Ok(())
+}
+
+/// Policies of an operator's, in the flat form that crosvm's `seccomp-policy-dir` has: the
+/// project's own for disks, and for consoles one that does not even let them say that they are
+/// ready. Only their owner can read them.
+fn policies(setting: &Setting) -> Result<()> {
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../seccomp");
+    let folder = setting.path("policies");
+    fs::create_dir(&folder)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+    for kind in ["block", "serial"] {
+        let name = format!("{kind}_device_vhost_user");
+        let arch = std::env::consts::ARCH;
+        let policy = match kind {
+            "block" => format!("@include {ours}/{arch}/{name}.policy\n"),
+            _ => "exit_group: 1\n".to_owned(),
+        };
+        fs::write(folder.join(format!("{name}.policy")), policy)?;
+        let ring = format!("@include {ours}/ring/{name}.ring\n");
+        fs::write(folder.join(format!("{name}.ring")), ring)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_operators_policies_are_used_though_the_device_cannot_read_them() -> Result<()> {
+    let setting = Setting::new()?;
+    policies(&setting)?;
+    let jail = format!("seccomp-policy-dir={}", setting.path("policies").display());
+    let mut running = setting
+        .argument("--jail")
+        .argument(&jail)
+        .block()?
+        .start()?;
+    let mut disk = Block::start(FrontEnd::connect(running.path("block-0")), 4, 512)?;
+    disk.write(0, &[1; 512])?;
+    assert_eq!(running.stop()?, Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_device_that_cannot_start_is_named_and_the_others_are_stopped() -> Result<()> {
+    let setting = Setting::new()?;
+    policies(&setting)?;
+    let jail = format!("seccomp-policy-dir={}", setting.path("policies").display());
+    let setting = setting
+        .argument("--jail")
+        .argument(&jail)
+        .block()?
+        .serial("type=sink");
+    let (lines, errors) = rustix::pipe::pipe()?;
+    let (mut child, folder) = setting.start_with(errors)?;
+    let mut log = vudev_harness::Lines::new(lines);
+    log.until("serial-0: error: has died: killed by signal SIGSYS", LIMIT)?;
+    log.until("block-0: info: has ended", LIMIT)?;
+    assert_eq!(child.wait(LIMIT)?.code(), Some(1));
+    assert!(!folder.path().join("block-0").exists());
+    assert!(!folder.path().join("serial-0").exists());
     Ok(())
 }
 

@@ -203,7 +203,7 @@ mod tests {
         for (packet, wanted) in [
             (Down::Stop.encode().unwrap(), "not a start"),
             (vec![77], "unknown kind 77"),
-            (vec![1; DOWN_MAX + 1], "larger than"),
+            (vec![1; DOWN_MAX + 1], "too large"),
         ] {
             let (supervisor, channel) = pair();
             rustix::net::sendmsg(

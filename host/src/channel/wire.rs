@@ -135,7 +135,7 @@ pub(crate) enum WireError {
         reason: String,
     },
     /// The packet did not fit, or its descriptors did not.
-    #[error("a packet larger than {DOWN_MAX} bytes, or with too many descriptors")]
+    #[error("a packet that is too large or has too many descriptors")]
     TooLarge,
     /// Descriptors where none belong.
     #[error("descriptors in a packet that takes none")]

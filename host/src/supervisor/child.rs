@@ -224,3 +224,116 @@ impl Child {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, SocketType, sendmsg,
+        socketpair,
+    };
+    use rustix::process::{PidfdFlags, pidfd_open};
+    use vudev_executor::Executor;
+
+    use super::*;
+
+    /// A process that would run for a minute, and its end of the channel, which the test holds.
+    fn sleeper(handle: &Handle) -> (Rc<Child>, OwnedFd) {
+        let process = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let (lines, changed) = (Rc::default(), Rc::default());
+        let child = Child::new(
+            ("block-0".to_owned(), "/run/b".to_owned()),
+            vudev_jail::Child { pid, pidfd },
+            ours,
+            (handle, &lines, &changed),
+        );
+        (Rc::new(child), theirs)
+    }
+
+    fn ending(send: impl FnOnce(OwnedFd)) -> Ending {
+        let executor = Executor::with_operations(8).unwrap();
+        let (child, channel) = sleeper(executor.handle());
+        send(channel);
+        let watch = child.watch(executor.handle().clone());
+        executor.run(watch).unwrap().1
+    }
+
+    fn packet(channel: &OwnedFd, bytes: &[u8], descriptors: &[OwnedFd]) {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        }
+        sendmsg(
+            channel,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::empty(),
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn a_device_that_breaks_the_rules_of_the_channel_is_killed_and_named_for_it() {
+        let long = vec![3; UP_MAX + 1];
+        for (bytes, told) in [
+            (
+                &[99][..],
+                "has sent a packet of unknown kind 99 and was killed",
+            ),
+            (&long[..], "has sent a packet that is too large"),
+            (&[1, 1][..], "has sent a malformed packet of kind 1"),
+        ] {
+            // The test keeps the channel open: only the packet ends it.
+            let mut kept = None;
+            let ending = ending(|channel| {
+                packet(&channel, bytes, &[]);
+                kept = Some(channel);
+            });
+            assert!(!ending.as_asked);
+            assert!(ending.text.starts_with(told), "{}", ending.text);
+            assert!(
+                ending.text.ends_with("(killed by signal SIGKILL)"),
+                "{}",
+                ending.text
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_that_sends_descriptors_is_killed_and_they_are_closed() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut kept = None;
+        let ending = ending(|channel| {
+            packet(&channel, &Up::Ready.encode(), &[write]);
+            kept = Some(channel);
+        });
+        assert!(
+            ending.text.starts_with("has sent descriptors in a packet"),
+            "{}",
+            ending.text
+        );
+        // No writer is left: the end of the stream.
+        assert_eq!(rustix::io::read(&read, &mut [0_u8; 1]), Ok(0));
+    }
+
+    #[test]
+    fn a_process_that_lives_without_its_channel_is_killed() {
+        let ending = ending(drop);
+        assert_eq!(ending.text, "has died: killed by signal SIGKILL");
+    }
+}
