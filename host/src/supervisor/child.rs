@@ -242,6 +242,7 @@ mod tests {
     use super::*;
 
     /// A process that would run for a minute, and its end of the channel, which the test holds.
+    #[expect(clippy::zombie_processes, reason = "`Child::watch` reaps it")]
     fn sleeper(handle: &Handle) -> (Rc<Child>, OwnedFd) {
         let process = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
