@@ -10,9 +10,9 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use vudev_frontend::{
@@ -20,13 +20,14 @@ use vudev_frontend::{
     block::{Finished, feature, kind},
     message::{feature::EVENT_IDX, feature::INDIRECT_DESC},
 };
+use vudev_harness::{Child, wait_until_listening};
 
 /// Bytes on the test's disk.
 const SIZE: u64 = 4 << 20;
 
 /// A storage daemon with one disk; killed when dropped.
 struct Daemon {
-    child: Child,
+    _child: Child,
     directory: tempfile::TempDir,
 }
 
@@ -47,19 +48,22 @@ impl Daemon {
         let file = File::create(directory.path().join("disk")).unwrap();
         file.set_len(SIZE).unwrap();
         let place = directory.path().display();
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg("--blockdev")
             .arg(format!("driver=file,filename={place}/disk,node-name=f"))
             .arg("--export")
             .arg(format!(
                 "type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={place}/socket,\
                  writable=on,num-queues=2"
-            ))
-            .spawn()
-            .unwrap();
-        let daemon = Self { child, directory };
-        daemon.wait_until_it_listens();
-        Some(daemon)
+            ));
+        let mut child = Child::start(program, &command).unwrap();
+        let socket = directory.path().join("socket");
+        wait_until_listening(&socket, &mut child, LIMIT).unwrap();
+        Some(Self {
+            _child: child,
+            directory,
+        })
     }
 
     fn socket(&self) -> PathBuf {
@@ -74,26 +78,8 @@ impl Daemon {
             .unwrap()
     }
 
-    fn wait_until_it_listens(&self) {
-        let deadline = Instant::now() + LIMIT;
-        while !Path::new(&self.socket()).exists() {
-            assert!(
-                Instant::now() < deadline,
-                "qemu-storage-daemon does not listen"
-            );
-            std::thread::yield_now();
-        }
-    }
-
     fn front(&self) -> Builder {
         FrontEnd::connect(self.socket()).memory(4 << 20)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
