@@ -1,5 +1,5 @@
-//! A chain of descriptors, walked once from foreign memory into checked buffers (virtio 1.3, 2.7.5).
-//! Not the ring: which chain comes next is the queue's affair.
+//! A chain of descriptors (virtio 1.3, 2.7.5), walked once from foreign memory into checked
+//! buffers. Not the ring: which chain comes next is the queue's affair.
 //!
 //! What a walk refuses, it refuses as a whole: there is no half of a chain. That costs the guest
 //! its queue, since nobody can say what it meant.

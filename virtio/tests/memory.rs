@@ -356,7 +356,8 @@ mod model {
             }
             let mut model = Vec::new();
             for &(address, len) in &ranges {
-                let bytes: Vec<u8> = (0..len).map(|i| (address + u64::from(i)).to_le_bytes()[0]).collect();
+                let byte = |at: u64| at.to_le_bytes()[0];
+                let bytes: Vec<u8> = (address..address + u64::from(len)).map(byte).collect();
                 memory.write(address, &bytes).unwrap();
                 model.extend(bytes);
             }
