@@ -260,6 +260,19 @@ fn a_device_that_cannot_start_is_named_and_the_others_are_stopped() -> Result<()
 }
 
 #[test]
+fn ignored_signals_of_whoever_starts_it_change_only_what_they_should() -> Result<()> {
+    let setting = Setting::new()?.after("trap '' CHLD HUP");
+    let mut running = setting.serial("type=sink").start()?;
+    // As under nohup; a stop that were begun here would be seen by the next signal's log line.
+    running.child.signal(Signal::HUP)?;
+    running.child.signal(Signal::TERM)?;
+    let line = running.log.until("stopping", LIMIT)?;
+    assert_eq!(line, "vudev: info: SIGTERM: stopping");
+    assert_eq!(running.child.wait(LIMIT)?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
 fn a_replaced_socket_is_not_ours_to_remove() -> Result<()> {
     let mut running = Setting::new()?.serial("type=sink").start()?;
     let place = running.path("serial-0");

@@ -43,9 +43,13 @@ pub(crate) fn prefix(text: &str, limit: usize) -> &str {
 
 /// Neither a control character nor one that reorders or hides what is around it.
 fn is_printable(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    let unseen = [
+        '\u{200b}'..='\u{200f}',
+        '\u{2028}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{feff}'..='\u{feff}',
+    ];
+    !character.is_control() && !unseen.iter().any(|range| range.contains(&character))
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub struct Running {
 /// A command in a folder of its own, with an image in it.
 pub struct Setting {
     pub folder: TempDir,
+    shell: Option<&'static str>,
     arguments: Vec<String>,
     stdin: Stdio,
     devices: usize,
@@ -38,6 +39,7 @@ impl Setting {
         let folder = TempDir::new()?;
         Ok(Self {
             folder,
+            shell: None,
             arguments: Vec::new(),
             stdin: Stdio::null(),
             devices: 0,
@@ -50,6 +52,12 @@ impl Setting {
 
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Runs these commands of sh(1) first, in the process that becomes `vudev`.
+    pub fn after(mut self, commands: &'static str) -> Self {
+        self.shell = Some(commands);
         self
     }
 
@@ -107,11 +115,19 @@ impl Setting {
     pub fn start_with(self, errors: impl Into<Stdio>) -> Result<(Child, TempDir)> {
         let Self {
             folder,
+            shell,
             arguments,
             stdin,
             devices: _,
         } = self;
-        let mut command = Command::new(PROGRAM);
+        let mut command = match shell {
+            Some(commands) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{commands}; exec \"$0\" \"$@\""), PROGRAM]);
+                shell
+            }
+            None => Command::new(PROGRAM),
+        };
         command.args(arguments);
         let errors = errors.into();
         let child = Child::start_with("vudev", &command, |command| {

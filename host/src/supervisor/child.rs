@@ -21,6 +21,9 @@ use crate::channel::{Down, UP_MAX, Up, WireError};
 /// a little before it reports the exit.
 const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(1);
 
+/// How long to wait for a tracer of a process that has ended.
+const REAP_AGAIN: Duration = Duration::from_millis(10);
+
 /// How far a device has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -38,8 +41,8 @@ pub(crate) struct Child {
     /// Where its front-end connects.
     pub(crate) place: String,
     pub(crate) pid: Pid,
-    pidfd: OwnedFd,
-    channel: OwnedFd,
+    process: ProcessFd,
+    channel: Socket,
     progress: Cell<Progress>,
     /// That it is ready has been told.
     told: Cell<bool>,
@@ -63,8 +66,8 @@ impl Child {
             name,
             place,
             pid,
-            pidfd,
-            channel,
+            process: ProcessFd::new(handle, pidfd),
+            channel: Socket::new(handle, channel),
             progress: Cell::new(Progress::Starting),
             told: Cell::new(false),
             asked: Cell::new(Asked::Nothing),
@@ -109,7 +112,7 @@ impl Child {
 
     fn kill(&self) {
         // ESRCH: it has ended by itself meanwhile.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 
     /// Everything it says until it ends, and how it ended.
@@ -129,13 +132,9 @@ impl Child {
 
     /// Until it closes its channel.
     async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), WireError> {
-        let Ok(channel) = self.channel.try_clone() else {
-            return Ok(());
-        };
-        let channel = Socket::new(handle, channel);
         let mut message = Message::with_capacity(UP_MAX);
         loop {
-            let (received, buffer) = channel.receive(message).await;
+            let (received, buffer) = self.channel.receive(message).await;
             message = buffer;
             if !message.take_descriptors().is_empty() {
                 return Err(WireError::Descriptors);
@@ -202,26 +201,29 @@ impl Child {
 
     /// Its exit status, made sure of.
     async fn exited(&self, handle: &Handle) -> ExitStatus {
-        let Ok(pidfd) = self.pidfd.try_clone() else {
-            return ExitStatus::Code(-1);
-        };
-        let process = ProcessFd::new(handle, pidfd);
-        let status = match handle.timeout(EXIT_AFTER_CLOSE, process.exited()).await {
+        match handle.timeout(EXIT_AFTER_CLOSE, self.reaped(handle)).await {
             Some(status) => status,
             None => {
-                self.lines.line(
-                    &self.name,
-                    Level::Error,
-                    "lives without its channel: killed",
-                );
+                let text = "lives without its channel: killed";
+                self.lines.line(&self.name, Level::Error, text);
                 self.kill();
-                process.exited().await
+                self.reaped(handle).await
             }
-        };
-        status.unwrap_or_else(|error| {
-            log::error!("{}: its exit status is lost: {error}", self.name);
-            ExitStatus::Code(-1)
-        })
+        }
+    }
+
+    async fn reaped(&self, handle: &Handle) -> ExitStatus {
+        loop {
+            match self.process.exited().await {
+                Ok(status) => return status,
+                // Somebody traces it, and hears of its end first.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    handle.sleep(REAP_AGAIN).await;
+                }
+                // Nobody else can reap it (see `signals::reap_children`).
+                Err(error) => panic!("waitid of {}: {error}", self.name),
+            }
+        }
     }
 }
 

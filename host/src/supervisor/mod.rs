@@ -82,6 +82,7 @@ fn usage(error: &dyn std::error::Error) -> ExitCode {
 fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
     log_lines::install(options.log_level);
     raise_descriptor_limit();
+    signals::reap_children();
     let everything = match start::prepare(registry, options) {
         Ok(everything) => everything,
         Err(error) => return usage(&error),

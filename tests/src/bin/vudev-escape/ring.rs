@@ -106,7 +106,7 @@ impl RawRing {
     }
 
     fn word(&self, index: usize) -> &AtomicU32 {
-        // SAFETY: inside the mapped header, aligned, and only accessed atomically, by the kernel too.
+        // SAFETY: inside the mapped header, aligned, and accessed atomically by the kernel too.
         unsafe { AtomicU32::from_ptr(self.rings.cast::<u32>().add(index)) }
     }
 
