@@ -220,7 +220,7 @@ impl Child {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     handle.sleep(REAP_AGAIN).await;
                 }
-                // Nobody else can reap it (see `signals::reap_children`).
+                // Nobody else can reap it (see `vudev_jail::spawn::keep_exit_statuses`).
                 Err(error) => panic!("waitid of {}: {error}", self.name),
             }
         }

@@ -82,7 +82,7 @@ fn usage(error: &dyn std::error::Error) -> ExitCode {
 fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
     log_lines::install(options.log_level);
     raise_descriptor_limit();
-    signals::reap_children();
+    vudev_jail::spawn::keep_exit_statuses();
     let everything = match start::prepare(registry, options) {
         Ok(everything) => everything,
         Err(error) => return usage(&error),

@@ -55,17 +55,6 @@ async fn collect(mut source: Signals, pending: Rc<RefCell<VecDeque<i32>>>, chang
     }
 }
 
-/// Sees to it that the ends of our children are told to us: with SIGCHLD ignored, which a program
-/// inherits, the kernel reaps them itself and their exit statuses are lost (waitpid(2)).
-#[expect(
-    unsafe_code,
-    reason = "there is no safe call for a signal's disposition"
-)]
-pub(super) fn reap_children() {
-    // SAFETY: no handler is installed; this is the only thread.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-}
-
 /// Whether we were started with this signal ignored (proc(5), `SigIgn`).
 fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -124,6 +124,14 @@ pub(super) fn clone(plan: &mut Plan<'_>) -> Result<Child, Errno> {
     Ok(Child { pid, pidfd })
 }
 
+/// Sees to it that the exit statuses of our children are kept until somebody asks: with SIGCHLD
+/// ignored, which a program inherits, the kernel reaps them itself (waitpid(2)). To be called
+/// once, before the first [`super::spawn`].
+pub fn keep_exit_statuses() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

@@ -22,6 +22,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use child::{Move, Plan, Step};
+pub use child::keep_exit_statuses;
 pub use error::{SpawnError, hint};
 use identity::Identity;
 
