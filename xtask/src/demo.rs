@@ -110,7 +110,7 @@ pub(crate) fn smoke() -> Result<()> {
 }
 
 fn console(kind: &str) -> String {
-    format!("hardware=virtio-console,console,type={kind}")
+    format!("type={kind}")
 }
 
 /// Everything that both kinds of demo need before vudev starts.

@@ -29,6 +29,11 @@ impl OrdinaryUser {
         let home = temporary.path().join("home");
         fs::create_dir(&home)?;
         chown(&home, Some(NOBODY), Some(NOBODY))?;
+        // Cargo offers tests this folder (`CARGO_TARGET_TMPDIR`) beside the system's own, which
+        // may be a tmpfs; as that one, it is for everybody.
+        let shared = target.join("tmp");
+        fs::create_dir_all(&shared)?;
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))?;
         let runner = temporary.path().join("as-user");
         fs::write(&runner, script(&home, &workspace::root(), target))?;
         fs::set_permissions(&runner, fs::Permissions::from_mode(0o755))?;
