@@ -8,8 +8,9 @@ use std::time::Duration;
 use vudev_executor::{Handle, Notify, Task};
 use vudev_virtio::{Device, QueueControl, QueueError, QueueParts};
 
-/// How long a queue may take to finish what is in flight, before it is dropped. It is what Linux as a
-/// guest gives one request of a disk: storage that needs longer has failed by the guest's own measure.
+/// How long a queue may take to finish what is in flight, before it is dropped. It is what Linux as
+/// a guest gives one request of a disk: storage that needs longer has failed by the guest's own
+/// measure.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running queue.
@@ -88,8 +89,8 @@ impl RunningQueue {
         }
     }
 
-    /// Stops and waits, for as long as `limit`. `false`: something is still in flight. Dropped half-way
-    /// it leaves a queue that is stopping, and may be called again.
+    /// Stops and waits, for as long as `limit`. `false`: something is still in flight. Dropped
+    /// half-way it leaves a queue that is stopping, and may be called again.
     pub(crate) async fn stop(&mut self, handle: &Handle, limit: Duration) -> bool {
         self.ask_to_stop();
         handle.timeout(limit, self.drained()).await.is_some()

@@ -224,7 +224,8 @@ impl<D: Device> Direct<D> {
         }
     }
 
-    /// Puts other memory under all queues, each between two chains. What is in flight keeps the old.
+    /// Puts other memory under all queues, each between two chains. What is in flight keeps the
+    /// old.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The messages we speak and the rule of each: a table, not a match, so that a reader sees the whole
-//! protocol on one page.
+//! The messages we speak and the rule of each: a table, not a match, so that a reader sees the
+//! whole protocol on one page.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use super::request::{CONFIG_HEADER_SIZE, CONFIG_SIZE_MAX, MEMORY_TABLE_REGIONS_M
 /// The messages that we speak, with their numbers on the wire (spec, "Front-end message types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-#[allow(
+#[expect(
     missing_docs,
     reason = "the names are the spec's; the table below says the rest"
 )]
@@ -137,8 +137,8 @@ impl ProtocolFeatures {
             | Self::CONFIGURE_MEM_SLOTS.0,
     );
 
-    /// What was agreed upon when a front-end answers `bits`. Bits that we did not offer are ignored,
-    /// not refused: front-ends send what they know.
+    /// What was agreed upon when a front-end answers `bits`. Bits that we did not offer are
+    /// ignored, not refused: front-ends send what they know.
     pub fn agreed(bits: u64) -> Self {
         Self(bits & Self::OFFERED.0)
     }
@@ -174,14 +174,16 @@ impl fmt::Display for ProtocolFeatures {
 
 const U64: usize = 8;
 /// `{ index: u32, number: u32 }`.
-const RING_STATE: usize = 8;
+const STATE: usize = 8;
 /// `{ index, flags: u32, descriptors, used, available, log: u64 }`.
-const RING_ADDRESSES: usize = 40;
+const ADDRESSES: usize = 40;
 /// `{ padding: u64, region }`.
-const SINGLE_REGION: usize = 8 + REGION_SIZE;
+const REGION: usize = 8 + REGION_SIZE;
 /// `{ count, padding: u32, regions… }`.
-const REGION_TABLE_MAX: usize = 8 + MEMORY_TABLE_REGIONS_MAX * REGION_SIZE;
-const CONFIG_MAX: usize = CONFIG_HEADER_SIZE + CONFIG_SIZE_MAX;
+const TABLE_MAX: usize = 8 + MEMORY_TABLE_REGIONS_MAX * REGION_SIZE;
+/// `{ offset, size, flags: u32 }`, and bytes behind it.
+const HEADER: usize = CONFIG_HEADER_SIZE;
+const CONFIG_MAX: usize = HEADER + CONFIG_SIZE_MAX;
 
 const CONFIG: Gate = Gate::Protocol(ProtocolFeatures::CONFIG);
 const SLOTS: Gate = Gate::Protocol(ProtocolFeatures::CONFIGURE_MEM_SLOTS);
@@ -206,37 +208,38 @@ const fn rule(
     }
 }
 
-/// Every message we speak. GET_QUEUE_NUM is open although MQ names it: the spec wants it answered by
-/// devices of one queue too.
+/// Every message we speak. GET_QUEUE_NUM is open although MQ names it: the spec wants it answered
+/// by devices of one queue too.
 #[rustfmt::skip]
 static RULES: [Rule; 22] = {
     use Answer::{Acknowledgement as Ack, Own};
+    use Code::*;
     use Gate::Open;
     [
-    //   message                    name                     payload bytes          fds     allowed by  answer
-    rule(Code::GetFeatures,         "GET_FEATURES",          (0, 0),                (0, 0), Open,       Own),
-    rule(Code::SetFeatures,         "SET_FEATURES",          (U64, U64),            (0, 0), Open,       Ack),
-    rule(Code::SetOwner,            "SET_OWNER",             (0, 0),                (0, 0), Open,       Ack),
-    rule(Code::ResetOwner,          "RESET_OWNER",           (0, 0),                (0, 0), Open,       Ack),
-    rule(Code::SetMemTable,         "SET_MEM_TABLE",         (8, REGION_TABLE_MAX), (0, 8), Open,       Ack),
-    rule(Code::SetVringNum,         "SET_VRING_NUM",         (RING_STATE, RING_STATE), (0, 0), Open,    Ack),
-    rule(Code::SetVringAddr,        "SET_VRING_ADDR",        (RING_ADDRESSES, RING_ADDRESSES), (0, 0), Open, Ack),
-    rule(Code::SetVringBase,        "SET_VRING_BASE",        (RING_STATE, RING_STATE), (0, 0), Open,    Ack),
-    rule(Code::GetVringBase,        "GET_VRING_BASE",        (RING_STATE, RING_STATE), (0, 0), Open,    Own),
-    rule(Code::SetVringKick,        "SET_VRING_KICK",        (U64, U64),            (0, 1), Open,       Ack),
-    rule(Code::SetVringCall,        "SET_VRING_CALL",        (U64, U64),            (0, 1), Open,       Ack),
-    rule(Code::SetVringErr,         "SET_VRING_ERR",         (U64, U64),            (0, 1), Open,       Ack),
-    rule(Code::GetProtocolFeatures, "GET_PROTOCOL_FEATURES", (0, 0),                (0, 0), Open,       Own),
-    rule(Code::SetProtocolFeatures, "SET_PROTOCOL_FEATURES", (U64, U64),            (0, 0), Open,       Ack),
-    rule(Code::GetQueueNum,         "GET_QUEUE_NUM",         (0, 0),                (0, 0), Open,       Own),
-    rule(Code::SetVringEnable,      "SET_VRING_ENABLE",      (RING_STATE, RING_STATE), (0, 0), Open,    Ack),
-    rule(Code::GetConfig,           "GET_CONFIG",            (CONFIG_HEADER_SIZE, CONFIG_MAX), (0, 0), CONFIG, Own),
-    rule(Code::SetConfig,           "SET_CONFIG",            (CONFIG_HEADER_SIZE, CONFIG_MAX), (0, 0), CONFIG, Ack),
-    rule(Code::ResetDevice,         "RESET_DEVICE",          (0, 0),                (0, 0), RESET,      Ack),
-    rule(Code::GetMaxMemSlots,      "GET_MAX_MEM_SLOTS",     (0, 0),                (0, 0), SLOTS,      Own),
-    rule(Code::AddMemReg,           "ADD_MEM_REG",           (SINGLE_REGION, SINGLE_REGION), (1, 1), SLOTS, Ack),
-    // The spec lets a front-end send the region's descriptor along; QEMU and `virtio-driver` do.
-    rule(Code::RemMemReg,           "REM_MEM_REG",           (SINGLE_REGION, SINGLE_REGION), (0, 1), SLOTS, Ack),
+    //   message              name                     payload bytes           fds     gate    answer
+    rule(GetFeatures,         "GET_FEATURES",          (0, 0),                 (0, 0), Open,   Own),
+    rule(SetFeatures,         "SET_FEATURES",          (U64, U64),             (0, 0), Open,   Ack),
+    rule(SetOwner,            "SET_OWNER",             (0, 0),                 (0, 0), Open,   Ack),
+    rule(ResetOwner,          "RESET_OWNER",           (0, 0),                 (0, 0), Open,   Ack),
+    rule(SetMemTable,         "SET_MEM_TABLE",         (8, TABLE_MAX),         (0, 8), Open,   Ack),
+    rule(SetVringNum,         "SET_VRING_NUM",         (STATE, STATE),         (0, 0), Open,   Ack),
+    rule(SetVringAddr,        "SET_VRING_ADDR",        (ADDRESSES, ADDRESSES), (0, 0), Open,   Ack),
+    rule(SetVringBase,        "SET_VRING_BASE",        (STATE, STATE),         (0, 0), Open,   Ack),
+    rule(GetVringBase,        "GET_VRING_BASE",        (STATE, STATE),         (0, 0), Open,   Own),
+    rule(SetVringKick,        "SET_VRING_KICK",        (U64, U64),             (0, 1), Open,   Ack),
+    rule(SetVringCall,        "SET_VRING_CALL",        (U64, U64),             (0, 1), Open,   Ack),
+    rule(SetVringErr,         "SET_VRING_ERR",         (U64, U64),             (0, 1), Open,   Ack),
+    rule(GetProtocolFeatures, "GET_PROTOCOL_FEATURES", (0, 0),                 (0, 0), Open,   Own),
+    rule(SetProtocolFeatures, "SET_PROTOCOL_FEATURES", (U64, U64),             (0, 0), Open,   Ack),
+    rule(GetQueueNum,         "GET_QUEUE_NUM",         (0, 0),                 (0, 0), Open,   Own),
+    rule(SetVringEnable,      "SET_VRING_ENABLE",      (STATE, STATE),         (0, 0), Open,   Ack),
+    rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Own),
+    rule(SetConfig,           "SET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Ack),
+    rule(ResetDevice,         "RESET_DEVICE",          (0, 0),                 (0, 0), RESET,  Ack),
+    rule(GetMaxMemSlots,      "GET_MAX_MEM_SLOTS",     (0, 0),                 (0, 0), SLOTS,  Own),
+    rule(AddMemReg,           "ADD_MEM_REG",           (REGION, REGION),       (1, 1), SLOTS,  Ack),
+    // The spec lets a front-end send the region's descriptor along; `virtio-driver` does.
+    rule(RemMemReg,           "REM_MEM_REG",           (REGION, REGION),       (0, 1), SLOTS,  Ack),
     ]
 };
 

@@ -34,7 +34,8 @@ pub enum FrameError {
     },
 }
 
-/// Contents that break the rules of their message. The message was whole, so what follows can be read.
+/// Contents that break the rules of their message. The message was whole, so what follows can be
+/// read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not a message that we speak.

@@ -6,8 +6,9 @@ use super::error::FrameError;
 /// Bytes of a header: request, flags and payload size, 32 bits each.
 pub const HEADER_SIZE: usize = 12;
 
-/// The largest payload that is read. The largest message we speak has 268 bytes; one page leaves room
-/// for those that we only read in order to refuse them, and bounds what a front-end can make us hold.
+/// The largest payload that is read. The largest message we speak has 268 bytes; one page leaves
+/// room for those that we only read in order to refuse them, and bounds what a front-end can make
+/// us hold.
 pub const PAYLOAD_SIZE_MAX: usize = 4096;
 
 /// The protocol's version, in the two low bits of the flags.
@@ -16,8 +17,8 @@ const VERSION_MASK: u32 = 0x3;
 const REPLY: u32 = 0x4;
 const NEED_REPLY: u32 = 0x8;
 
-/// A request's header. Right by construction: the version is ours, it is no reply, and its payload is
-/// within [`PAYLOAD_SIZE_MAX`].
+/// A request's header. Right by construction: the version is ours, it is no reply, and its payload
+/// is within [`PAYLOAD_SIZE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     request: u32,

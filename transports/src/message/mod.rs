@@ -2,10 +2,10 @@
 //! It is not a connection and knows no state: what a message means at this moment is decided by
 //! [`crate::session`].
 //!
-//! The contract is *parse, don't validate*. A [`Request`] has the right number of descriptors, fields
-//! within their ranges and a size that agrees with its contents, so nothing behind this module looks
-//! at a wire byte again. A message that breaks a rule of the table of [`Rule`]s becomes a
-//! [`MessageError`] that names it, and every descriptor that came with it is closed.
+//! The contract is *parse, don't validate*. A [`Request`] has the right number of descriptors,
+//! fields within their ranges and a size that agrees with its contents, so nothing behind this
+//! module looks at a wire byte again. A message that breaks a rule of the table of [`Rule`]s
+//! becomes a [`MessageError`] that names it, and every descriptor that came with it is closed.
 //!
 //! "The spec" in comments below is QEMU's `docs/interop/vhost-user.rst`. Its integers have the byte
 //! order of the machine that both ends share.

@@ -3,8 +3,9 @@
 use super::code::Code;
 use super::header::{HEADER_SIZE, Header};
 
-/// The value of an acknowledgement that says no. Any value but zero does; with all bits set it is no
-/// plausible answer either where a message has a reply of its own that is as long (GET_VRING_BASE).
+/// The value of an acknowledgement that says no. Any value but zero does; with all bits set it is
+/// no plausible answer either where a message has a reply of its own that is as long
+/// (GET_VRING_BASE).
 const FAILED: u64 = u64::MAX;
 
 /// An answer to one message.

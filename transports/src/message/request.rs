@@ -12,8 +12,8 @@ use super::header::Header;
 /// Regions that SET_MEM_TABLE may carry (spec: "no more than 8 regions").
 pub const MEMORY_TABLE_REGIONS_MAX: usize = 8;
 
-/// Bytes of configuration space that one message may read or write, and where that space ends for the
-/// protocol (`VHOST_USER_MAX_CONFIG_SIZE` of every front-end).
+/// Bytes of configuration space that one message may read or write, and where that space ends for
+/// the protocol (`VHOST_USER_MAX_CONFIG_SIZE` of every front-end).
 pub const CONFIG_SIZE_MAX: usize = 256;
 
 /// Bytes of a region on the wire: four 64-bit fields.
@@ -343,8 +343,8 @@ fn ring_event(
     })
 }
 
-/// `{ offset, size, flags: u32, bytes… }`. Front-ends send as many bytes as they ask for; what these
-/// bytes are means nothing.
+/// `{ offset, size, flags: u32, bytes… }`. Front-ends send as many bytes as they ask for; what
+/// these bytes are means nothing.
 fn config_read(fields: &Fields<'_>) -> Result<Request<MemoryFile>, MessageError> {
     let (offset, length) = config_range(fields)?;
     Ok(Request::Config(ConfigRequest::Read {
@@ -354,9 +354,9 @@ fn config_read(fields: &Fields<'_>) -> Result<Request<MemoryFile>, MessageError>
     }))
 }
 
-/// The same, with the bytes to be written. The flags are 0 for a write by the driver and 1 for one by
-/// a migration in the spec and in QEMU; front-ends on crate `vhost` say 1 for the driver's. Both are
-/// taken, since neither writes what the device does not let the driver write.
+/// The same, with the bytes to be written. The flags are 0 for a write by the driver and 1 for one
+/// by a migration in the spec and in QEMU; front-ends on crate `vhost` say 1 for the driver's. Both
+/// are taken, since neither writes what the device does not let the driver write.
 fn config_write(fields: &Fields<'_>) -> Result<Request<MemoryFile>, MessageError> {
     let (offset, _) = config_range(fields)?;
     let flags = fields.u32(8);

@@ -15,8 +15,8 @@ use crate::running::DRAIN_LIMIT;
 /// Memory slots that we offer: what vhost in the kernel offers, and what VMMs count with.
 pub const MEMORY_SLOTS: usize = 509;
 
-/// How often it is looked whether removed memory is still in use. Removal is rare, and the front-end
-/// waits for it in no hurry.
+/// How often it is looked whether removed memory is still in use. Removal is rare, and the
+/// front-end waits for it in no hurry.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long the kernel may take to give back operations that were cancelled.

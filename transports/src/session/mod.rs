@@ -1,11 +1,12 @@
 //! A front-end's session with a device: the only place where vhost-user has state. Not a wire, and
 //! not a queue: a [`Transport`] brings whole messages, and each ring runs as a task of its own, so
-//! that a session that waits (for a ring to drain, for memory to be let go of) holds up no other ring.
+//! that a session that waits (for a ring to drain, for memory to be let go of) holds up no other
+//! ring.
 //!
 //! - Messages may come in any lawful order. A ring starts when the last thing it needs is there.
 //! - A request that cannot be carried out is answered by a failing acknowledgement if the front-end
-//!   asked for one (REPLY_ACK), and the session goes on. If it did not ask, it would go on in a false
-//!   belief, and the connection ends.
+//!   asked for one (REPLY_ACK), and the session goes on. If it did not ask, it would go on in a
+//!   false belief, and the connection ends.
 //! - When the front-end leaves, rings are stopped and drained, the device is reset, and
 //!   [`Session::run`] returns.
 
@@ -32,8 +33,8 @@ use crate::message::{Answer, Body, Code, Header, Incoming, Reply, Request};
 use crate::running::DRAIN_LIMIT;
 use crate::transport::{Transport, TransportError};
 
-/// How long queues may drain after [`Stopper::stop`]: half of the time in which the whole program is
-/// to be gone.
+/// How long queues may drain after [`Stopper::stop`]: half of the time in which the whole program
+/// is to be gone.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many refusals of one connection are logged: a front-end can ask for more without end.

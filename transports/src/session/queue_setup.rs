@@ -238,8 +238,8 @@ impl QueueSetup {
         }
     }
 
-    /// Puts other memory under the ring between two chains. A ring that is not in it retires itself,
-    /// and is stopped so that it lets go of the memory it was in.
+    /// Puts other memory under the ring between two chains. A ring that is not in it retires
+    /// itself, and is stopped so that it lets go of the memory it was in.
     pub(super) fn replace_memory(&mut self, memory: &Rc<GuestMemory>) {
         self.forget_if_ended();
         if let State::Running(queue) = &self.state

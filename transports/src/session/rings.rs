@@ -62,8 +62,8 @@ impl<D: Device> State<D> {
         Ok(())
     }
 
-    /// Starts every ring that has all it needs and lies in the memory shared so far. More memory may
-    /// be on its way, so a ring that does not is left alone.
+    /// Starts every ring that has all it needs and lies in the memory shared so far. More memory
+    /// may be on its way, so a ring that does not is left alone.
     pub(super) fn start_rings_in_memory(&mut self) -> Result<(), Reason> {
         let (around, rings) = self.surroundings();
         for (index, ring) in (0..).zip(rings) {

@@ -1,5 +1,5 @@
-//! vhost-user over a Unix stream socket: `recvmsg` and `sendmsg` on the ring, so that half a message
-//! holds up nobody but its own session. Not the meaning of messages.
+//! vhost-user over a Unix stream socket: `recvmsg` and `sendmsg` on the ring, so that half a
+//! message holds up nobody but its own session. Not the meaning of messages.
 
 use std::io;
 use std::os::fd::OwnedFd;

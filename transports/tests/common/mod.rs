@@ -120,8 +120,8 @@ impl Device for Mirror {
     }
 }
 
-/// Ring 0 fills its chains from a pipe, and so holds them until the test writes into it. Ring 1 is a
-/// [`Mirror`]'s.
+/// Ring 0 fills its chains from a pipe, and so holds them until the test writes into it. Ring 1 is
+/// a [`Mirror`]'s.
 pub(crate) struct Slow {
     pub(crate) input: File,
     pub(crate) resets: Cell<u32>,

@@ -130,6 +130,81 @@ fn with_protocol_features_a_ring_waits_to_be_enabled() {
 }
 
 #[test]
+fn a_ring_that_was_never_enabled_does_not_run() {
+    let served = serve_mirror(|path| {
+        use RingStep::{Addresses, Base, Call, Kick, Size};
+        let mut steps = vec![
+            Step::Features,
+            Step::Protocol,
+            Step::SetFeatures,
+            Step::MemoryTable,
+            Step::WholeRing(1),
+        ];
+        steps.extend([Size, Base, Addresses, Call, Kick].map(|step| Step::Ring(0, step)));
+        let mut front = FrontEnd::connect(path)
+            .queues(2)
+            .script(&steps)
+            .start()
+            .unwrap();
+        offer(&mut front);
+        mirror(&mut front, 1);
+        assert_eq!(front.stop().unwrap(), [0, 1]);
+    });
+    served.assert_all_left();
+}
+
+#[test]
+fn a_ring_that_was_stopped_stays_so_until_a_new_kick_is_set() {
+    let served = serve_mirror(|path| {
+        let mut front = FrontEnd::connect(path).queues(2).start().unwrap();
+        mirror(&mut front, 0);
+        assert_eq!(front.connection().ring_base(0).unwrap(), 1);
+        offer(&mut front);
+        for step in [RingStep::Call, RingStep::Enable] {
+            front.take(Step::Ring(0, step)).unwrap();
+        }
+        mirror(&mut front, 1);
+        assert_eq!(front.connection().ring_base(0).unwrap(), 1);
+    });
+    served.assert_all_left();
+}
+
+#[test]
+fn a_ring_waits_for_the_region_that_it_lies_in() {
+    let served = serve_mirror(|path| {
+        let steps = [
+            Step::Features,
+            Step::Protocol,
+            Step::SetFeatures,
+            Step::WholeRing(0),
+        ];
+        let connect = FrontEnd::connect(path).memory(0x10000).memory(0x1000);
+        let mut front = connect.script(&steps).start().unwrap();
+        front.connection().set_acknowledge(true);
+        let memory = front.memory().clone();
+        for number in [1, 0] {
+            memory
+                .with_region(number, |layout, file| {
+                    front.connection().add_memory_region(layout, file)
+                })
+                .unwrap();
+        }
+        mirror(&mut front, 0);
+    });
+    served.assert_all_left();
+}
+
+/// Makes a chain available in ring 0, kicks, and expects nothing.
+fn offer(front: &mut FrontEnd) {
+    let buffer = front.memory().allocate(4, 1).unwrap();
+    front
+        .ring(0)
+        .add(&[vudev_frontend::Buffer::new(buffer, 4)], &[])
+        .unwrap();
+    front.ring(0).kick_anyway().unwrap();
+}
+
+#[test]
 fn a_ring_that_is_disabled_and_enabled_goes_on_where_it_was() {
     let served = serve_mirror(|path| {
         let mut front = FrontEnd::connect(path).start().unwrap();
