@@ -216,7 +216,7 @@ static RULES: [Rule; 22] = {
     use Code::*;
     use Gate::Open;
     [
-    //   message              name                     payload bytes           fds     gate    answer
+    //   message              name                     payload bytes           fds    gate    reply
     rule(GetFeatures,         "GET_FEATURES",          (0, 0),                 (0, 0), Open,   Own),
     rule(SetFeatures,         "SET_FEATURES",          (U64, U64),             (0, 0), Open,   Ack),
     rule(SetOwner,            "SET_OWNER",             (0, 0),                 (0, 0), Open,   Ack),
