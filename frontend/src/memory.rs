@@ -131,8 +131,8 @@ impl GuestMemory {
         tell(&table)
     }
 
-    /// Shrinks a region's file under everyone who maps it: whoever touches what is gone gets SIGBUS,
-    /// we too.
+    /// Shrinks a region's file under everyone who maps it: whoever touches what is gone gets
+    /// SIGBUS, we too.
     pub fn shrink(&self, number: usize, size: u64) -> Result<(), Error> {
         self.with_region(number, |_, file| rustix::fs::ftruncate(file, size))
             .map_err(Error::system("ftruncate"))
@@ -245,7 +245,7 @@ impl Mapping {
         let size = usize::try_from(size).map_err(|_| Error::Misuse("a region above 4 GiB"))?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         #[expect(unsafe_code, reason = "guest memory is a shared mapping")]
-        // SAFETY: the kernel chooses the place, so nothing else is replaced; the file has this size.
+        // SAFETY: the kernel chooses the place, so nothing is replaced; the file has this size.
         let start = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
@@ -300,8 +300,8 @@ impl Mapping {
         }
         assert!(self.size >= 2 && within <= self.size - 2, "caller checked");
         #[expect(unsafe_code, reason = "ring indices are shared atomics")]
-        // SAFETY: in bounds by the assertion, aligned by the check (mappings begin at a page), alive
-        // as long as `self`, which the reference borrows.
+        // SAFETY: in bounds by the assertion, aligned by the check (mappings begin at a page),
+        // alive as long as `self`, which the reference borrows.
         let atomic = unsafe { AtomicU16::from_ptr(self.start.add(within).as_ptr().cast()) };
         Ok(atomic)
     }

@@ -1,4 +1,5 @@
-//! The front-end against a back-end that is not ours: `qemu-storage-daemon`'s vhost-user-blk export.
+//! The front-end against a back-end that is not ours: the vhost-user-blk export of
+//! `qemu-storage-daemon`.
 
 #![allow(
     clippy::unwrap_used,

@@ -11,6 +11,8 @@
 
 #[path = "../tests/support/driver.rs"]
 mod driver;
+#[path = "../tests/support/random.rs"]
+mod random;
 
 use std::{
     env,
@@ -23,6 +25,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use driver::Driver;
+use random::Random;
 use vudev_tests::{Child, Vudev, VudevCommand, wait_until_listening};
 
 /// Bytes of the file: more than any processor's cache, less than any machine's memory.
@@ -159,7 +162,7 @@ fn measure(socket: &Path, process: u32, depth: usize) -> Result<Figure> {
     let mut driver = Driver::connect(socket, depth, BLOCK);
     let mut random = Random(u64::from(u8::MAX));
     for slot in 0..depth {
-        driver.send_read(slot, random.offset());
+        driver.send_read(slot, offset(&mut random));
     }
     driver.kick();
     run(&mut driver, &mut random, WARM_UP);
@@ -179,7 +182,7 @@ fn run(driver: &mut Driver, random: &mut Random, time: Duration) -> u64 {
     let mut requests = 0;
     while Instant::now() < deadline {
         driver.complete(|driver, slot| {
-            driver.send_read(slot, random.offset());
+            driver.send_read(slot, offset(random));
             requests += 1;
         });
         driver.kick();
@@ -237,18 +240,7 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// Xorshift: the same offsets for everyone, at no cost.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn offset(&mut self) -> u64 {
-        self.next() % (FILE_SIZE / BLOCK as u64) * BLOCK as u64
-    }
+/// A random place of a request.
+fn offset(random: &mut Random) -> u64 {
+    random.below(FILE_SIZE / BLOCK as u64) * BLOCK as u64
 }

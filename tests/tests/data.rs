@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::{collections::HashMap, os::unix::fs::FileExt};
 
+use random::Random;
 use support::{DISK_SIZE, Running};
 use vudev_frontend::{
     Buffer, FrontEnd, LIMIT, Token,
@@ -109,10 +112,10 @@ fn send(
     model: &mut [u8],
     random: &mut Random,
 ) -> (Token, Pending) {
-    let sectors = 1 + random.below(LONGEST / 512);
+    let sectors = 1 + below(random, LONGEST / 512);
     let length = sectors * 512;
-    let disk = slot.disk + random.below((PART - length) / 512 + 1) * 512;
-    let write = random.below(2) == 0;
+    let disk = slot.disk + below(random, (PART - length) / 512 + 1) * 512;
+    let write = below(random, 2) == 0;
     let pieces = scatter(slot.data, length, random);
     let kind = if write { kind::OUT } else { kind::IN };
     let mut header = kind.to_le_bytes().to_vec();
@@ -121,7 +124,7 @@ fn send(
     front.memory().write(slot.header, &header).unwrap();
     front.memory().write(slot.status, &[0xee]).unwrap();
     if write {
-        let bytes = random.bytes(length);
+        let bytes = random_bytes(random, length);
         model[disk..disk + length].copy_from_slice(&bytes);
         let mut rest = &bytes[..];
         for piece in &pieces {
@@ -157,9 +160,9 @@ fn scatter(start: u64, length: usize, random: &mut Random) -> Vec<Buffer> {
     let (mut at, mut left) = (start, length);
     while left > 0 {
         let last = pieces.len() == 5;
-        let now = if last { left } else { 1 + random.below(left) };
+        let now = if last { left } else { 1 + below(random, left) };
         pieces.push(Buffer::new(at, u32::try_from(now).unwrap()));
-        at += now as u64 + random.below(64) as u64;
+        at += now as u64 + below(random, 64) as u64;
         left -= now;
     }
     pieces
@@ -200,27 +203,18 @@ impl Slot {
     }
 }
 
-/// Xorshift, so that a failure comes again.
-struct Random(u64);
+/// A length or a position.
+fn below(random: &mut Random, limit: usize) -> usize {
+    usize::try_from(random.below(limit as u64)).unwrap()
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
-    /// Bytes of a few hundred random words, over and over, beginning anywhere: cheap without
-    /// optimisation, and no two requests are alike.
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        let words: Vec<u8> = (0..=250).flat_map(|_| self.next().to_le_bytes()).collect();
-        let mut bytes = words.repeat(length / words.len() + 1);
-        bytes.truncate(length);
-        bytes
-    }
+/// Bytes of a few hundred random words, over and over: cheap without optimisation, and no two
+/// requests are alike.
+fn random_bytes(random: &mut Random, length: usize) -> Vec<u8> {
+    let words: Vec<u8> = (0..=250)
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect();
+    let mut bytes = words.repeat(length / words.len() + 1);
+    bytes.truncate(length);
+    bytes
 }

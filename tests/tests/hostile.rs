@@ -1,6 +1,7 @@
 //! Hostile front-ends on the wire against the real, jailed `vudev`: messages that are none,
-//! descriptors where none belong, floods. After each the process lives, serves the next front-end,
-//! and holds no descriptor more than before. Lawful messages with unlawful values are in `values.rs`.
+//! descriptors where none belong, floods. After each the process lives, serves the next
+//! front-end, and holds no descriptor more than before. Lawful forms with unlawful values are in
+//! `values.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 

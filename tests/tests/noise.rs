@@ -1,5 +1,5 @@
-//! Random messages and random rings against the real, jailed `vudev`: it may refuse, retire or close
-//! whatever it likes, and must live, serve the next and keep nothing. `VUDEV_NOISE_SEED` and
+//! Random messages and random rings against the real, jailed `vudev`: it may refuse, retire or
+//! close whatever it likes, and must live, serve the next and keep nothing. `VUDEV_NOISE_SEED` and
 //! `VUDEV_NOISE_ROUNDS` look further than the few seconds of a test run.
 
 #![allow(
@@ -8,6 +8,8 @@
     reason = "a test that fails here says where; noise may lose bits"
 )]
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::{
@@ -16,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use random::Random;
 use support::{Running, descriptors_at_work};
 use vudev_frontend::{
     Block, Connection, Descriptor, Error, GuestMemory, RegionLayout,
@@ -234,24 +237,9 @@ fn rounds() -> u64 {
     env::var("VUDEV_NOISE_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap())
 }
 
-/// Xorshift, so that a failure comes again.
-#[derive(Clone)]
-struct Random(u64);
-
 impl Random {
     fn seeded() -> Self {
         Self(env::var("VUDEV_NOISE_SEED").map_or(0x5eed, |seed| seed.parse().unwrap()))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 8) % limit
     }
 
     fn coin(&mut self) -> bool {

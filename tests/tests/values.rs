@@ -55,77 +55,54 @@ fn kicks_and_calls_that_are_no_eventfds_are_refused() {
 fn rings_that_do_not_exist_or_cannot_be_are_refused() {
     let running = Running::disk("");
     let state = |name: &str, code, index, value| bad(name, code, &words(&[index, value]));
-    let address = |name: &str, index: u32, addresses: [u64; 3]| {
+    let event = |code: u32| {
+        let name = format!("{} of ring 255", message::name(code));
+        bad(&name, code, &long_words(&[255])).with(eventfd())
+    };
+    let all = [
+        state("size 0", request::SET_VRING_NUM, 0, 0),
+        state("size 100", request::SET_VRING_NUM, 0, 100),
+        state("size 65536", request::SET_VRING_NUM, 0, 65536),
+        state("size of ring 200", request::SET_VRING_NUM, 200, 128),
+        state("size u32::MAX", request::SET_VRING_NUM, 0, u32::MAX),
+        state("ring u32::MAX", request::SET_VRING_NUM, u32::MAX, 128),
+        state("base 65536", request::SET_VRING_BASE, 0, 65536),
+        state("base of ring 200", request::SET_VRING_BASE, 200, 0),
+        state("stop of ring 200", request::GET_VRING_BASE, 200, 0),
+        state("enable of ring 200", request::SET_VRING_ENABLE, 200, 1),
+        state("enable 2", request::SET_VRING_ENABLE, 0, 2),
+        event(request::SET_VRING_KICK),
+        event(request::SET_VRING_CALL),
+        event(request::SET_VRING_ERR),
+    ];
+    all_are_refused(&running, all);
+}
+
+#[test]
+fn ring_addresses_that_cannot_be_are_refused() {
+    let running = Running::disk("");
+    let address = |name: &str, index: u32, [descriptors, used, available]: [u64; 3]| {
         let mut payload = words(&[index, 0]);
-        let [descriptors, used, available] = addresses;
         payload.extend(long_words(&[descriptors, used, available, 0]));
         bad(name, request::SET_VRING_ADDR, &payload)
     };
-    let good = 0x7000_0000_0000 + 0x4000_0000;
-    all_are_refused(
-        &running,
-        [
-            state("size 0", request::SET_VRING_NUM, 0, 0),
-            state("size 100", request::SET_VRING_NUM, 0, 100),
-            state("size 65536", request::SET_VRING_NUM, 0, 65536),
-            state("size u32::MAX", request::SET_VRING_NUM, 0, u32::MAX),
-            state("size of ring 200", request::SET_VRING_NUM, 200, 128),
-            state(
-                "size of ring u32::MAX",
-                request::SET_VRING_NUM,
-                u32::MAX,
-                128,
-            ),
-            state("base 65536", request::SET_VRING_BASE, 0, 65536),
-            state("base of ring 200", request::SET_VRING_BASE, 200, 0),
-            state("stop of ring 200", request::GET_VRING_BASE, 200, 0),
-            state("enable of ring 200", request::SET_VRING_ENABLE, 200, 1),
-            state("enable 2", request::SET_VRING_ENABLE, 0, 2),
-            bad(
-                "kick of ring 255",
-                request::SET_VRING_KICK,
-                &long_words(&[255]),
-            )
-            .with(eventfd()),
-            bad(
-                "call of ring 255",
-                request::SET_VRING_CALL,
-                &long_words(&[255]),
-            )
-            .with(eventfd()),
-            address(
-                "addresses of ring 200",
-                200,
-                [good, good + 0x1000, good + 0x2000],
-            ),
-            address(
-                "addresses outside",
-                0,
-                [0xdead_0000, 0xdead_1000, 0xdead_2000],
-            ),
-            address("addresses at the end of all", 0, [!0xf; 3]),
-            address(
-                "a descriptor table at an odd address",
-                0,
-                [good + 1, good + 0x1000, good + 0x2000],
-            ),
-            address(
-                "a used ring at an odd address",
-                0,
-                [good, good + 0x1001, good + 0x2000],
-            ),
-            address(
-                "an available ring at an odd address",
-                0,
-                [good, good + 0x1000, good + 0x2001],
-            ),
-            address(
-                "the last byte of a region",
-                0,
-                [good + (2 << 20) - 16, good + 0x1000, good + 0x2000],
-            ),
-        ],
-    );
+    let (d, u, a) = (0x7000_4000_0000, 0x7000_4000_1000, 0x7000_4000_2000);
+    let last = d + (2 << 20) - 16;
+    let nowhere = 0xdead_0000;
+    let all = [
+        address("ring 200", 200, [d, u, a]),
+        address("outside", 0, [nowhere, nowhere + 0x1000, nowhere + 0x2000]),
+        address("the used ring outside", 0, [d, nowhere, a]),
+        address("the available ring outside", 0, [d, u, nowhere]),
+        address("at the end of all addresses", 0, [!0xf; 3]),
+        address("an odd descriptor table", 0, [d + 1, u, a]),
+        address("an odd used ring", 0, [d, u + 1, a]),
+        address("an odd available ring", 0, [d, u, a + 1]),
+        address("a table over a region's end", 0, [last, u, a]),
+        address("a used ring over a region's end", 0, [d, last, a]),
+        address("an available ring over a region's end", 0, [d, u, last]),
+    ];
+    all_are_refused(&running, all);
 }
 
 #[test]
@@ -195,27 +172,61 @@ fn requests_of_features_that_were_not_negotiated_are_refused() {
 #[test]
 fn regions_that_cannot_be_are_refused() {
     let running = Running::disk("");
-    let add = |name: &str, change: fn(&mut RegionLayout), fd: OwnedFd| {
+    let add = |name: &str, change: fn(&mut RegionLayout)| {
         let mut layout = layout();
         change(&mut layout);
-        bad(
-            &format!("ADD_MEM_REG: {name}"),
-            request::ADD_MEM_REG,
-            &single_region(&layout),
-        )
-        .with(fd)
+        let name = format!("ADD_MEM_REG: {name}");
+        bad(&name, request::ADD_MEM_REG, &single_region(&layout)).with(memfd(0x10000))
     };
+    let unknown = single_region(&layout());
+    let all = [
+        add("larger than its file", |it| it.size = 0x100_0000),
+        add("a byte larger than its file", |it| it.size = 0x10001),
+        add("beyond its file", |it| it.offset = 0x1000),
+        add("size 0", |it| it.size = 0),
+        add("size u64::MAX", |it| it.size = u64::MAX),
+        add("offset u64::MAX", |it| it.offset = u64::MAX),
+        add("past the last guest address", |it| {
+            it.guest_address = !0xfff;
+        }),
+        add("past the last user address", |it| it.user_address = !0xfff),
+        add("over another (guest)", |it| it.guest_address = 0x4000_0000),
+        add("over another (user)", |it| {
+            it.user_address = 0x7000_4000_0000;
+        }),
+        bad("REM_MEM_REG: unknown", request::REM_MEM_REG, &unknown),
+    ];
+    all_are_refused(&running, all);
+}
+
+#[test]
+fn regions_in_what_is_no_memory_are_refused() {
+    let running = Running::disk("");
+    let add = |name: &str, file: OwnedFd| {
+        let name = format!("ADD_MEM_REG: {name}");
+        bad(&name, request::ADD_MEM_REG, &single_region(&layout())).with(file)
+    };
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let all = [
+        add("an empty file", memfd(0)),
+        add("a pipe", pipe().0),
+        add("an eventfd", eventfd()),
+        add("a socket", socket.into()),
+        add("a directory", File::open("/").unwrap().into()),
+        add("/dev/zero", File::open("/dev/zero").unwrap().into()),
+    ];
+    all_are_refused(&running, all);
+}
+
+#[test]
+fn memory_tables_that_cannot_be_are_refused() {
+    let running = Running::disk("");
     let table = |name: &str, count: u32, layouts: &[RegionLayout], fds: usize| {
         let mut payload = words(&[count, 0]);
-        layouts
-            .iter()
-            .for_each(|layout| payload.extend(region(layout)));
-        bad(
-            &format!("SET_MEM_TABLE: {name}"),
-            request::SET_MEM_TABLE,
-            &payload,
-        )
-        .with_all((0..fds).map(|_| memfd(0x10000)))
+        payload.extend(layouts.iter().flat_map(region));
+        let name = format!("SET_MEM_TABLE: {name}");
+        let files = (0..fds).map(|_| memfd(0x10000));
+        bad(&name, request::SET_MEM_TABLE, &payload).with_all(files)
     };
     let next = |number: u64| RegionLayout {
         guest_address: layout().guest_address + number * 0x100_0000,
@@ -223,73 +234,15 @@ fn regions_that_cannot_be_are_refused() {
         ..layout()
     };
     let nine: Vec<_> = (0..9).map(next).collect();
-    all_are_refused(
-        &running,
-        [
-            add(
-                "larger than its file",
-                |layout| layout.size = 0x100_0000,
-                memfd(0x1000),
-            ),
-            add("an empty file", |_| {}, memfd(0)),
-            add(
-                "beyond its file by its offset",
-                |layout| layout.offset = 0x1000,
-                memfd(0x10000),
-            ),
-            add("size 0", |layout| layout.size = 0, memfd(0x10000)),
-            add(
-                "size u64::MAX",
-                |layout| layout.size = u64::MAX,
-                memfd(0x10000),
-            ),
-            add(
-                "offset u64::MAX",
-                |layout| layout.offset = u64::MAX,
-                memfd(0x10000),
-            ),
-            add(
-                "past the end of guest addresses",
-                |l| l.guest_address = u64::MAX - 0xfff,
-                memfd(0x10000),
-            ),
-            add(
-                "past the end of user addresses",
-                |l| l.user_address = u64::MAX - 0xfff,
-                memfd(0x10000),
-            ),
-            add(
-                "over another (guest)",
-                |l| l.guest_address = 0x4000_0000,
-                memfd(0x10000),
-            ),
-            add(
-                "over another (user)",
-                |l| l.user_address = 0x7000_4000_0000,
-                memfd(0x10000),
-            ),
-            add("a pipe", |_| {}, pipe().0),
-            add("an eventfd", |_| {}, eventfd()),
-            add(
-                "a socket",
-                |_| {},
-                std::os::unix::net::UnixStream::pair().unwrap().0.into(),
-            ),
-            add("a directory", |_| {}, File::open("/").unwrap().into()),
-            add("/dev/zero", |_| {}, File::open("/dev/zero").unwrap().into()),
-            bad(
-                "REM_MEM_REG: unknown",
-                request::REM_MEM_REG,
-                &single_region(&layout()),
-            ),
-            table("count larger than the message", 2, &[layout()], 1),
-            table("count u32::MAX", u32::MAX, &[layout()], 1),
-            table("fewer descriptors than regions", 2, &[next(0), next(1)], 1),
-            table("more descriptors than regions", 1, &[next(0)], 2),
-            table("overlapping", 2, &[layout(), layout()], 2),
-            table("nine regions", 9, &nine, 9),
-        ],
-    );
+    let all = [
+        table("count larger than the message", 2, &[layout()], 1),
+        table("count u32::MAX", u32::MAX, &[layout()], 1),
+        table("fewer descriptors than regions", 2, &[next(0), next(1)], 1),
+        table("more descriptors than regions", 1, &[next(0)], 2),
+        table("overlapping", 2, &[layout(), layout()], 2),
+        table("nine regions", 9, &nine, 9),
+    ];
+    all_are_refused(&running, all);
 }
 
 #[test]

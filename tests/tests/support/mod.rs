@@ -1,5 +1,5 @@
-//! A running `vudev` with one device, and what the suites ask about its process: descriptors, memory
-//! and life. Not a place for a suite's own scripts.
+//! A running `vudev` with one device, and what the suites ask about its process: descriptors,
+//! memory and life. Not a place for a suite's own scripts.
 
 #![allow(dead_code, reason = "each suite uses its part of what they share")]
 #![allow(
