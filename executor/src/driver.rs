@@ -154,8 +154,13 @@ impl Driver {
         }
     }
 
-    pub(crate) fn count_call(&self) {
+    /// Runs a call under the watchdog; see [`crate::watchdog`].
+    pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         self.calls.set(self.calls.get() + 1);
+        match self.watchdog.borrow().as_ref() {
+            Some(watchdog) => watchdog.guard(call),
+            None => call(),
+        }
     }
 
     /// Queues `operation` under a slot of its own; `Pending` while every slot is taken.
@@ -276,7 +281,7 @@ impl Driver {
         }
     }
 
-    /// Arms the watchdog over blocking calls; see [`crate::watchdog`].
+    /// Makes the watchdog over blocking calls, unless it is there.
     pub(crate) fn guard_calls(&self) -> io::Result<()> {
         let mut watchdog = self.watchdog.borrow_mut();
         if watchdog.is_none() {
@@ -294,16 +299,8 @@ impl Driver {
             let ready = !inner.woken.is_empty() || !inner.finished.is_empty();
             let wait = if ready { Some(Duration::ZERO) } else { wait };
             if wait != Some(Duration::ZERO) || inner.backend.wants_enter() {
-                let watchdog = self.watchdog.borrow();
-                if let Some(watchdog) = watchdog.as_ref() {
-                    watchdog.sleeps();
-                }
                 inner.stats.enters += 1;
-                let entered = inner.backend.enter(wait);
-                if let Some(watchdog) = watchdog.as_ref() {
-                    watchdog.wakes();
-                }
-                entered?;
+                inner.backend.enter(wait)?;
             }
             inner.reap()?;
             (mem::take(&mut inner.woken), mem::take(&mut inner.finished))

@@ -159,8 +159,8 @@ impl Call {
     /// EINTR when the peer has filled the eventfd so that the call would block for ever (the
     /// watchdog has ended it); anything else the kernel says.
     pub fn signal(&self) -> io::Result<()> {
-        self.handle.driver().count_call();
-        match rustix::io::write(self.fd.as_fd(), &1u64.to_ne_bytes()) {
+        let write = || rustix::io::write(self.fd.as_fd(), &1u64.to_ne_bytes());
+        match self.handle.driver().call(write) {
             // A full counter that does not block: the signal is there already.
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),

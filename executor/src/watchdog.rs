@@ -2,22 +2,23 @@
 //! never returns. A timer signal whose handler does nothing, without SA_RESTART, turns that into
 //! EINTR. Not a timer for tasks: those are in `timer`.
 //!
-//! The timer is one-shot and lazy. It is armed when the loop leaves its sleep, if it is not armed
-//! yet, and by its own handler while the loop is awake; so it costs a busy loop one system call a
-//! period and a sleeping loop none.
+//! The timer is one-shot and lazy. It is armed by a call, if it is not armed yet, and by its own
+//! handler while a call lasts; so it costs a busy loop one system call a period, and a loop that
+//! calls nobody is not woken.
 
 use std::io;
 use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How long a call may block, at least; at most twice as long.
+/// How long a call may block at most. One that blocks at all is to an eventfd that its owner has
+/// filled: whoever waits for calls reads them.
 const PERIOD_MS: i64 = 500;
 
 /// What the handler sees. Leaked, for a signal may come late.
 struct State {
     timer: libc::timer_t,
-    awake: AtomicBool,
+    calling: AtomicBool,
     armed: AtomicBool,
 }
 
@@ -32,34 +33,34 @@ impl Watchdog {
         install_handler()?;
         let state = Box::leak(Box::new(State {
             timer: ptr::null_mut(),
-            awake: AtomicBool::new(false),
+            calling: AtomicBool::new(false),
             armed: AtomicBool::new(false),
         }));
         state.timer = create_timer(ptr::from_ref(state).cast_mut().cast())?;
-        let watchdog = Self { state };
-        watchdog.wakes();
-        Ok(watchdog)
+        Ok(Self { state })
     }
 
-    /// The loop is about to sleep.
-    pub(crate) fn sleeps(&self) {
-        self.state.awake.store(false, Ordering::Relaxed);
-    }
-
-    /// The loop is about to run tasks, which may call.
-    pub(crate) fn wakes(&self) {
+    /// Runs `call`, which the kernel ends with EINTR if it blocks.
+    pub(crate) fn guard<T>(&self, call: impl FnOnce() -> T) -> T {
+        let State {
+            timer,
+            calling,
+            armed,
+        } = self.state;
         // The handler runs on this same thread, so the order of these two lines is all it takes:
-        // it either sees `awake` and arms, or has left `armed` false for us to see.
-        self.state.awake.store(true, Ordering::Relaxed);
-        if !self.state.armed.swap(true, Ordering::Relaxed) {
-            arm(self.state.timer);
+        // it either sees `calling` and arms, or has left `armed` false for us to see.
+        calling.store(true, Ordering::Relaxed);
+        if !armed.swap(true, Ordering::Relaxed) {
+            arm(*timer);
         }
+        let result = call();
+        calling.store(false, Ordering::Relaxed);
+        result
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.sleeps();
         // SAFETY: `state.timer` is a timer of ours, deleted once.
         #[expect(unsafe_code, reason = "libc call")]
         unsafe {
@@ -137,7 +138,7 @@ extern "C" fn on_alarm(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void)
         let state: *const State = (*info).si_value().sival_ptr.cast();
         &*state
     };
-    if state.awake.load(Ordering::Relaxed) {
+    if state.calling.load(Ordering::Relaxed) {
         arm(state.timer);
     } else {
         state.armed.store(false, Ordering::Relaxed);
