@@ -8,7 +8,7 @@ use std::{fs::File, io::Write};
 
 use support::{DISK_SIZE, Running, SHORTLY, pattern};
 use vudev_frontend::{
-    Block, Connection, Console, Error, FrontEnd, LIMIT, Outcome, RingStep, Step,
+    Block, Buffer, Connection, Console, Error, FrontEnd, LIMIT, Outcome, RingStep, Step,
     block::{SECTOR, feature},
     console::{RECEIVE, TRANSMIT},
     message::{
@@ -391,6 +391,84 @@ fn a_console_carries_bytes_both_ways_and_keeps_their_order() {
     assert_eq!(running.output(), text);
     typed.write_all(&text).unwrap();
     assert_eq!(console.receive(text.len(), LIMIT).unwrap(), text);
+}
+
+#[test]
+fn every_size_of_a_ring_works_or_is_refused() {
+    let running = Running::disk("");
+    let mut works = Vec::new();
+    for power in 0..=15 {
+        let front = running.front().queue_size(1 << power).start();
+        match front.and_then(|front| Block::over(front, 1, 4096)) {
+            Ok(mut block) => {
+                block.read(0, &mut [0; 4096]).unwrap();
+                works.push(1 << power);
+            }
+            Err(error) => assert!(matches!(error, Error::Refused { .. }), "{error}"),
+        }
+    }
+    // What QEMU, Linux and libblkio ask for.
+    assert!(
+        [128, 256].iter().all(|size| works.contains(size)),
+        "{works:?}"
+    );
+}
+
+#[test]
+fn a_request_has_as_many_segments_as_the_disk_allows() {
+    let running = Running::disk("");
+    let front = running.front().features(feature::SEG_MAX).queue_size(256);
+    let mut block = Block::start(front, 1, 4096).unwrap();
+    let count = u64::from(block.config().seg_max);
+    assert!(count >= 1, "SEG_MAX of nothing");
+    let disk = pattern(usize::try_from(count).unwrap() * 512, 6);
+    std::os::unix::fs::FileExt::write_all_at(&running.disk_file(), &disk, 0).unwrap();
+    let memory = block.front().memory().clone();
+    let (header, status) = (
+        memory.allocate(16, 8).unwrap(),
+        memory.allocate(1, 1).unwrap(),
+    );
+    memory.write(header, &[0; 16]).unwrap();
+    // Every other 512 bytes, so that no two segments are neighbours.
+    let data = memory.allocate(count * 1024, 1).unwrap();
+    let mut writable: Vec<_> = (0..count)
+        .map(|at| Buffer::new(data + at * 1024, 512))
+        .collect();
+    writable.push(Buffer::new(status, 1));
+    let ring = block.front().ring(0);
+    ring.add(&[Buffer::new(header, 16)], &writable).unwrap();
+    ring.kick().unwrap();
+    let used = ring.wait_used(LIMIT).unwrap();
+    assert_eq!(u64::from(used.written), count * 512 + 1);
+    for (segment, expected) in writable.iter().zip(disk.chunks(512)) {
+        let mut bytes = [0; 512];
+        memory.read(segment.address, &mut bytes).unwrap();
+        assert_eq!(bytes, expected);
+    }
+}
+
+#[test]
+fn sixteen_queues_work_at_once() {
+    let running = Running::disk(",queues=16");
+    let front = running
+        .front()
+        .memory(4 << 20)
+        .queues(16)
+        .features(feature::MQ);
+    let mut block = Block::start(front, 4, 4096).unwrap();
+    assert_eq!(block.config().num_queues, 16);
+    assert_eq!(block.front().connection().queue_count().unwrap(), 16);
+    for queue in 0..16 {
+        for at in 0..4 {
+            let _request = block.send_read(queue, at * 4096, 4096).unwrap();
+        }
+        block.kick(queue).unwrap();
+    }
+    for queue in 0..16 {
+        for _ in 0..4 {
+            assert_eq!(block.wait(queue, LIMIT).unwrap().status, 0);
+        }
+    }
 }
 
 #[test]

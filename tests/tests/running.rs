@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use support::{Running, SHORTLY, pattern};
 use vudev_frontend::{
-    Block, Buffer, Error, FrontEnd, LIMIT,
+    Block, Buffer, Error, FrontEnd, GuestMemory, LIMIT,
     RingStep::{self, Base, Call, Kick},
     Step::{MemoryTable, Rings},
     block::kind,
@@ -132,6 +132,31 @@ fn memory_comes_and_goes_with_requests_in_flight() {
             assert!(block.data(*request).unwrap() == expected, "{request:?}");
         }
     }
+}
+
+#[test]
+fn there_are_as_many_regions_as_promised_and_no_more() {
+    let running = Running::disk("");
+    let mut block = running.block();
+    let slots = block.front().connection().memory_slots_max().unwrap();
+    let more = usize::try_from(slots).unwrap() - 1;
+    let many = GuestMemory::new();
+    let add = |block: &mut Block, number: usize| {
+        let connection = block.front().connection();
+        many.with_region(number, |layout, file| {
+            connection.add_memory_region(layout, file)
+        })
+    };
+    for number in 0..more {
+        many.add_region_at(0x100_0000_0000 + number as u64 * 0x1_0000, 0x1_0000)
+            .unwrap();
+        add(&mut block, number).unwrap_or_else(|error| panic!("region {number}: {error}"));
+    }
+    block.read(0, &mut [0; 512]).unwrap();
+    many.add_region_at(0x200_0000_0000, 0x1_0000).unwrap();
+    assert!(add(&mut block, more).is_err(), "one more than {slots}");
+    let mut block = running.block_after(block);
+    block.read(0, &mut [0; 512]).unwrap();
 }
 
 #[test]
