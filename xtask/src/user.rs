@@ -15,6 +15,16 @@ use crate::workspace;
 /// The user that owns nothing, on every Linux.
 const NOBODY: u32 = 65534;
 
+/// The words before a program that make it run as that user, who has no way back.
+const AS_USER: [&str; 6] = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--",
+];
+
 /// An ordinary user's way to run programs, with a temporary folder of its own.
 pub(crate) struct OrdinaryUser {
     temporary: TempDir,
@@ -38,7 +48,7 @@ impl OrdinaryUser {
         fs::write(&runner, script(&home, &workspace::root(), target))?;
         fs::set_permissions(&runner, fs::Permissions::from_mode(0o755))?;
         let user = Self { temporary, runner };
-        user.check()?;
+        user.check(target)?;
         Ok(user)
     }
 
@@ -54,7 +64,7 @@ impl OrdinaryUser {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self, target: &Path) -> Result<()> {
         let id = text(Command::new(&self.runner).args(["/usr/bin/id", "-u"]))?;
         ensure!(
             id.trim() == NOBODY.to_string(),
@@ -77,47 +87,59 @@ impl Drop for OrdinaryUser {
     }
 }
 
+/// Whether the user may look for names inside this folder.
+fn reaches(folder: &Path) -> bool {
+    let (program, options) = (AS_USER[0], &AS_USER[1..]);
+    let mut command = Command::new(program);
+    command.args(options).args(["test", "-x"]).arg(folder);
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The highest folder on the way to this one that is closed to the user.
+fn closed_folder(folder: &Path) -> Option<&Path> {
+    folder
+        .ancestors()
+        .take_while(|folder| !reaches(folder))
+        .last()
+}
+
 /// The runner: a shell script that runs its arguments as the user.
 ///
 /// Where a folder above the workspace is closed to others (root's home, say), it covers that folder
 /// with an empty one, in a mount namespace of its own, and binds the workspace and the target
 /// folder back to where they were.
 fn script(home: &Path, root: &Path, target: &Path) -> String {
-    let (home, root, target) = (home.display(), root.display(), target.display());
+    let uncover = match closed_folder(root).or_else(|| closed_folder(target)) {
+        Some(closed) => uncovering(home, root, target, closed),
+        None => String::new(),
+    };
+    let (home, as_user) = (home.display(), AS_USER.join(" "));
     format!(
         r#"#!/bin/sh
-export HOME='{home}' TMPDIR='{home}' PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-as_user() {{
-    exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --inh-caps=-all -- "$@"
-}}
-reaches() {{
-    (as_user test -x "$1")
-}}
-if reaches '{root}' && reaches '{target}'; then
-    as_user "$@"
-fi
-if [ -z "$VUDEV_BOUND" ]; then
-    VUDEV_BOUND=1 exec unshare --mount --propagation private "$0" "$@"
-fi
 set -e
+{uncover}
+export HOME='{home}' TMPDIR='{home}' PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+exec {as_user} "$@"
+"#
+    )
+}
+
+/// The script's part for a closed folder; run a second time, it is inside of the namespace.
+fn uncovering(home: &Path, root: &Path, target: &Path, closed: &Path) -> String {
+    let [home, root, target, closed] = [home, root, target, closed].map(Path::display);
+    format!(
+        r#"if [ -z "$VUDEV_UNCOVERED" ]; then
+    VUDEV_UNCOVERED=1 exec unshare --mount --propagation private "$0" "$@"
+fi
 aside='{home}/../aside'
 mkdir -p "$aside/root" "$aside/target"
 mount --bind '{root}' "$aside/root"
 mount --bind '{target}' "$aside/target"
-for path in '{root}' '{target}'; do
-    until reaches "$path"; do
-        closed=$path
-        while [ "$closed" != / ] && ! reaches "$(dirname "$closed")"; do
-            closed=$(dirname "$closed")
-        done
-        mount -t tmpfs -o mode=755 tmpfs "$closed"
-        mkdir -p '{root}' '{target}'
-    done
-done
+mount -t tmpfs -o mode=755 tmpfs '{closed}'
+mkdir -p '{root}' '{target}'
 mount --bind "$aside/root" '{root}'
 mount --bind "$aside/target" '{target}'
 cd "$PWD"
-as_user "$@"
 "#
     )
 }
