@@ -7,7 +7,7 @@
 mod driver;
 mod support;
 
-use std::os::unix::fs::FileExt;
+use std::{fs::File, io::Write, os::unix::fs::FileExt};
 
 use driver::Driver;
 use support::{DISK_SIZE, Running, descriptors_at_work, pattern};
@@ -18,7 +18,7 @@ use vhost::{
         message::{VhostUserConfigFlags, VhostUserProtocolFeatures},
     },
 };
-use vudev_frontend::Block;
+use vudev_frontend::{Block, Console, LIMIT};
 
 /// How often a front-end comes back.
 const ROUNDS: u8 = 100;
@@ -72,7 +72,7 @@ fn memory_stays_flat_over_hundreds_of_connections() {
                 let _request = block.send_read(0, at * 4096, 4096).unwrap();
             }
             block.kick(0).unwrap();
-            block.wait(0, vudev_frontend::LIMIT).map(drop).unwrap();
+            block.wait(0, LIMIT).map(drop).unwrap();
         }
         running.private_memory()
     };
@@ -100,6 +100,40 @@ fn a_console_comes_back_a_hundred_times() {
     }
     assert_eq!(running.output(), expected);
     running.stop();
+}
+
+#[test]
+fn input_that_comes_while_nobody_is_there_reaches_the_next_front_end() {
+    let (input, typed) = rustix::pipe::pipe().unwrap();
+    let running = Running::console(Some(input.into()));
+    let mut typed = File::from(typed);
+    for round in 0..10 {
+        let line = format!("typed in round {round}");
+        typed.write_all(line.as_bytes()).unwrap();
+        // The first half of the rounds leaves with a word, the second half without.
+        let mut console = running.console_driver();
+        assert_eq!(console.receive(line.len(), LIMIT).unwrap(), line.as_bytes());
+        if round < 5 {
+            console.leave().map(drop).unwrap();
+        } else {
+            drop(console);
+        }
+        // Until the device knows, it may hand input to a driver that is gone.
+        running.wait_until_left(round + 1);
+    }
+}
+
+#[test]
+fn input_waits_for_a_driver_that_has_no_room() {
+    let (input, typed) = rustix::pipe::pipe().unwrap();
+    let running = Running::console(Some(input.into()));
+    let mut typed = File::from(typed);
+    let mut console = Console::start(running.front(), 0).unwrap();
+    typed.write_all(&pattern(40_000, 3)).unwrap();
+    console.send(b"the other direction goes on").unwrap();
+    drop(console);
+    let mut console = Console::start(running.front(), 1).unwrap();
+    assert_eq!(console.receive(40_000, LIMIT).unwrap(), pattern(40_000, 3));
 }
 
 #[test]

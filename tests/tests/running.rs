@@ -5,14 +5,15 @@
 
 mod support;
 
-use std::os::unix::fs::FileExt;
+use std::{os::unix::fs::FileExt, time::Duration};
 
 use support::{Running, SHORTLY, pattern};
 use vudev_frontend::{
-    Block, Buffer, Error, FrontEnd, GuestMemory, LIMIT,
+    Block, Buffer, Error, FrontEnd, GuestMemory, LIMIT, Outcome,
     RingStep::{self, Base, Call, Kick},
     Step::{MemoryTable, Rings},
     block::kind,
+    message::{self, VERSION, request},
 };
 
 #[test]
@@ -30,6 +31,36 @@ fn a_stop_waits_for_all_that_was_taken() {
             assert_eq!(block.wait(0, SHORTLY).unwrap().status, 0);
         }
     }
+}
+
+#[test]
+fn a_stop_comes_to_an_end_while_the_driver_goes_on_sending() {
+    let running = Running::disk("");
+    let mut block = Block::start(running.front(), 32, 4096).unwrap();
+    for at in 0..16 {
+        let _request = block.send_read(0, at * 4096, 4096).unwrap();
+    }
+    block.kick(0).unwrap();
+    // The stop is asked for, and while it is not answered, chains keep coming.
+    let stop = message::frame(request::GET_VRING_BASE, VERSION, &message::words(&[0, 0]));
+    block.front().connection().raw(&stop, &[]).unwrap();
+    for _ in 0..500 {
+        while block.wait(0, Duration::ZERO).is_ok() {}
+        while block.send_read(0, 0, 4096).is_ok() {}
+        block.front().ring(0).kick_anyway().unwrap();
+    }
+    let outcome = block.front().connection().outcome().unwrap();
+    let Outcome::Answered(_, payload) = outcome else {
+        panic!("it closed")
+    };
+    let used = block.front().ring(0).used_index().unwrap();
+    assert_eq!(message::u32_at(&payload, 4), Some(used.into()));
+    while block.wait(0, Duration::ZERO).is_ok() {}
+    assert!(matches!(
+        block.wait(0, SHORTLY),
+        Err(Error::Deadline { .. })
+    ));
+    assert_eq!(block.front().ring(0).used_index().unwrap(), used);
 }
 
 #[test]

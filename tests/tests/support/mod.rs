@@ -66,12 +66,25 @@ impl Running {
 
     /// Waits until the device is in its jail: its socket listens before.
     fn ready(self) -> Self {
+        self.wait_for("device is ready", 1);
+        self
+    }
+
+    /// Waits until the device has noticed that so many front-ends have left.
+    pub(crate) fn wait_until_left(&self, times: usize) {
+        self.wait_for("the front-end has left", times);
+    }
+
+    fn wait_for(&self, words: &str, times: usize) {
         let deadline = Instant::now() + LIMIT;
-        while !self.log().contains("device is ready") {
-            assert!(Instant::now() < deadline, "not ready: {}", self.log());
+        while self.log().matches(words).count() < times {
+            assert!(
+                Instant::now() < deadline,
+                "{words:?} awaited: {}",
+                self.log()
+            );
             std::thread::yield_now();
         }
-        self
     }
 
     /// The device's socket.
