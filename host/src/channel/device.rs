@@ -14,8 +14,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketType,
 };
 
-use super::{DOWN_MAX, Down, Start, Up, WireError};
-use crate::kind::DESCRIPTORS_MAX;
+use super::{DOWN_MAX, Down, START_DESCRIPTORS_MAX, Start, Up, WireError};
 
 /// How long a device waits to tell what must be told: a supervisor that does not read for so
 /// long is stuck, and will see the exit status.
@@ -68,7 +67,7 @@ impl Channel {
     pub(crate) fn receive_start(&self) -> Result<(Start, Vec<OwnedFd>), ChannelError> {
         let mut bytes = vec![0; DOWN_MAX];
         let mut space =
-            vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+            vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(START_DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
             rustix::net::recvmsg(
@@ -146,7 +145,9 @@ fn descriptors_of(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
 mod tests {
     use std::io::IoSlice;
 
-    use rustix::net::{AddressFamily, SocketFlags, socketpair};
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, socketpair,
+    };
 
     use super::*;
 
@@ -192,6 +193,30 @@ mod tests {
     }
 
     #[test]
+    fn a_start_brings_as_many_descriptors_as_a_device_may_have() {
+        let (supervisor, channel) = pair();
+        let start = Down::Start(Box::new(Start {
+            name: "block-0".to_owned(),
+            kind: "block".to_owned(),
+            transport: crate::channel::Transport::VhostUser,
+            sandbox: true,
+            policies: None,
+            verbosity: log::LevelFilter::Info.into(),
+            description: serde_json::Value::Null,
+        }));
+        let descriptors = [supervisor.as_fd(); START_DESCRIPTORS_MAX];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(START_DESCRIPTORS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let packet = start.encode().unwrap();
+        let pieces = [IoSlice::new(&packet)];
+        rustix::net::sendmsg(&supervisor, &pieces, &mut control, SendFlags::empty()).unwrap();
+        let (_, received) = channel.receive_start().unwrap();
+        assert_eq!(received.len(), START_DESCRIPTORS_MAX);
+    }
+
+    #[test]
     fn a_start_without_a_supervisor_is_an_error() {
         let (supervisor, channel) = pair();
         drop(supervisor);
@@ -209,7 +234,7 @@ mod tests {
             rustix::net::sendmsg(
                 &supervisor,
                 &[IoSlice::new(&packet)],
-                &mut rustix::net::SendAncillaryBuffer::default(),
+                &mut SendAncillaryBuffer::default(),
                 SendFlags::empty(),
             )
             .unwrap();

@@ -12,5 +12,8 @@ mod wire;
 
 pub(crate) use wire::{DOWN_MAX, Down, SIGSYS, Start, Transport, UP_MAX, Up, WireError};
 
+/// The most descriptors of a [`Down::Start`]: the listening socket's, then the device's own.
+pub(crate) const START_DESCRIPTORS_MAX: usize = 1 + crate::kind::DESCRIPTORS_MAX;
+
 /// Where a role finds its end of the channel.
 pub(crate) const CHANNEL: std::os::fd::RawFd = 3;

@@ -13,12 +13,12 @@ use rustix::net::{
 use serde_json::Value;
 use vudev_jail::{Spawn, SpawnError};
 
-use crate::channel::{CHANNEL, Down, Start, Transport, WireError};
+use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, WireError};
 use crate::kind::{DESCRIPTORS_MAX, Opened};
 use crate::options::listen::{Claim, Listening, SocketGuard};
 use crate::options::{DeviceRequest, OptionError, RunOptions};
 use crate::policies::{Texts, texts_for_role};
-use crate::{Entry, ROLE, Registry};
+use crate::{ROLE, Registry};
 
 /// The only wire there is yet.
 const TRANSPORT: Transport = Transport::VhostUser;
@@ -108,7 +108,7 @@ fn open(
     assert!(
         opened.descriptors.len() <= DESCRIPTORS_MAX,
         "{} opens too much",
-        Entry::name(entry)
+        entry.name()
     );
     if options.disable_sandbox {
         return Ok((opened, None));
@@ -205,7 +205,7 @@ impl Prepared {
 /// gives EPIPE.
 fn send(channel: &OwnedFd, packet: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(START_DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(
         control.push(SendAncillaryMessage::ScmRights(&descriptors)),
