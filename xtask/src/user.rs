@@ -71,11 +71,10 @@ impl OrdinaryUser {
             "the runner runs as user {}",
             id.trim()
         );
-        let manifest = workspace::root().join("Cargo.toml");
-        run(Command::new(&self.runner)
-            .args(["test", "-r"])
-            .arg(manifest))
-        .context("an ordinary user cannot read the workspace")?;
+        for folder in [&workspace::root(), target] {
+            run(Command::new(&self.runner).args(["test", "-x"]).arg(folder))
+                .with_context(|| format!("an ordinary user has no way to {}", folder.display()))?;
+        }
         Ok(())
     }
 }
