@@ -50,7 +50,7 @@ pub enum TransportError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// The kernel refused.
-    #[error("{operation} failed")]
+    #[error("{operation}: {source}")]
     Io {
         /// What was tried.
         operation: &'static str,

@@ -36,6 +36,7 @@ pub enum Refusal {
         /// The message.
         message: MessageName,
         /// Why not.
+        #[source]
         reason: Reason,
     },
 }
@@ -69,6 +70,7 @@ pub enum Reason {
         /// The ring.
         index: u16,
         /// Why not.
+        #[source]
         reason: RingError,
     },
     /// Memory cannot be put together like that.
@@ -150,7 +152,7 @@ pub enum RingError {
     LegacyDriver,
     /// The queue refuses.
     #[error("it cannot start: {0}")]
-    Start(QueueError),
+    Start(#[source] QueueError),
     /// What it has in flight did not end.
     #[error("operations in flight did not end within {limit:?}")]
     NotDrained {
