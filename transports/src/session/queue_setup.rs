@@ -170,16 +170,18 @@ impl QueueSetup {
         let Self {
             index: _,
             size_max: _,
+            size,
+            addresses,
+            base,
+            kick,
             call: _,
             error: _,
-            ..
+            enabled,
+            state,
         } = self;
-        self.size = None;
-        self.addresses = None;
-        self.base = 0;
-        self.kick = None;
-        self.enabled = None;
-        self.state = State::Stopped;
+        (*size, *addresses, *kick, *enabled) = (None, None, None, None);
+        *base = 0;
+        *state = State::Stopped;
         stopped
     }
 

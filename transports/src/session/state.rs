@@ -128,8 +128,19 @@ impl<D: Device> State<D> {
     /// and stay.
     async fn reset(&mut self) -> Result<(), Reason> {
         let reset = self.reset_rings().await;
-        self.features = None;
-        self.device.reset();
+        let Self {
+            handle: _,
+            device,
+            identity: _,
+            features,
+            protocol_features: _,
+            memory: _,
+            replaced: _,
+            rings: _,
+            changed: _,
+        } = self;
+        *features = None;
+        device.reset();
         reset
     }
 
