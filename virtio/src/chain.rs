@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
+use vudev_executor::IoBuffers as _;
+
 use crate::memory::{Descriptor, GuestBuffers, GuestMemory, MemoryError, RingView};
 use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
 
@@ -16,6 +18,11 @@ use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
 /// `seg_max` 254 sends 256 descriptors through a queue of 128 entries. 1024 is `UIO_MAXIOV`, what
 /// one `readv` takes. In the queue's own table the queue size holds by itself.
 pub const INDIRECT_MAX: u16 = 1024;
+
+/// How many pieces of memory a chain may be in, for each descriptor that its table may have: a
+/// buffer lies in one region or over the edge of two. A front-end that cuts memory into hundreds of
+/// tiny regions would otherwise make every descriptor hundreds of iovecs, and every chain megabytes.
+const PIECES_PER_DESCRIPTOR: usize = 2;
 
 /// A request of the guest's: what the device may read, then what it may write.
 ///
@@ -68,6 +75,12 @@ pub enum ChainError {
     /// 2^32 bytes or more together (2.7.5.2).
     #[error("a chain of 2^32 bytes or more")]
     TooManyBytes,
+    /// Buffers that span too many regions of memory.
+    #[error("a chain in more than {limit} pieces of memory")]
+    TooManyPieces {
+        /// The most there may be.
+        limit: usize,
+    },
     /// An indirect descriptor that nobody negotiated.
     #[error("an indirect descriptor without VIRTIO_F_INDIRECT_DESC")]
     IndirectNotNegotiated,
@@ -202,6 +215,7 @@ pub(crate) fn walk(
         readable: GuestBuffers::empty(memory),
         writable: GuestBuffers::empty(memory),
         bytes: 0,
+        pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),
     };
     if let Some(descriptor) = walk.table(ring.size(), ring.size(), head, |index| {
         Ok(ring.descriptor(index))
@@ -215,6 +229,7 @@ pub(crate) fn walk(
         readable,
         writable,
         bytes: _,
+        pieces_max: _,
     } = walk;
     let writable_bytes = u32::try_from(writable.len()).map_err(|_| ChainError::TooManyBytes)?;
     ledger.taken();
@@ -233,6 +248,7 @@ struct Walk {
     readable: GuestBuffers,
     writable: GuestBuffers,
     bytes: u32,
+    pieces_max: usize,
 }
 
 impl Walk {
@@ -324,6 +340,11 @@ impl Walk {
             self.readable.push(address, len)?;
         } else {
             return Err(ChainError::ReadableAfterWritable { index });
+        }
+        let pieces = self.readable.iovecs().len() + self.writable.iovecs().len();
+        if pieces > self.pieces_max {
+            let limit = self.pieces_max;
+            return Err(ChainError::TooManyPieces { limit });
         }
         Ok(())
     }

@@ -4,10 +4,12 @@
 
 use std::rc::Rc;
 
-use vudev_executor::Executor;
+use vudev_executor::{Executor, IoBuffers};
 use vudev_virtio::spec::{DESCRIPTOR_BYTES, descriptor_flag, feature};
 use vudev_virtio::testing::{GUEST_BASE, Guest, RawDescriptor, Ring};
-use vudev_virtio::{ChainError, MemoryError, QueueError};
+use vudev_virtio::{
+    ChainError, GuestMemory, MemoryError, Queue, QueueError, QueueParts, Region, RegionLayout,
+};
 
 const MEMORY: u64 = 1 << 20;
 const SIZE: u16 = 8;
@@ -259,4 +261,46 @@ fn an_indirect_table_may_be_longer_than_a_small_queue_as_linux_sends_them() {
     let chain = queue.try_next().unwrap().unwrap();
     assert_eq!(chain.writable.len(), 200 * 512);
     queue.complete(chain, 0);
+}
+
+#[test]
+fn a_chain_over_hundreds_of_tiny_regions_is_bounded_in_its_pieces() {
+    const TINY: u64 = 100;
+    let executor = Executor::with_operations(8).unwrap();
+    let guest = Guest::new(MEMORY);
+    let region = |layout| Region::map(layout, guest.file().try_clone().unwrap()).unwrap();
+    let whole = guest.layout();
+    let end = whole.guest_address + whole.size;
+    let mut regions = vec![region(whole)];
+    // Each byte of a buffer behind the ordinary memory lies in a region of its own.
+    regions.extend((0..TINY).map(|at| {
+        region(RegionLayout {
+            guest_address: end + at,
+            user_address: whole.user_address + whole.size + at,
+            size: 1,
+            offset: at * 2,
+        })
+    }));
+    let ring = guest.ring(SIZE);
+    let parts = QueueParts {
+        memory: Rc::new(GuestMemory::new(regions).unwrap()),
+        ..ring.parts(executor.handle(), 0)
+    };
+    let (mut queue, _control) = Queue::start(executor.handle(), parts).unwrap();
+
+    ring.set_descriptor(0, raw(end, 100, WRITE, 0));
+    ring.publish(0);
+    let chain = queue.try_next().unwrap().unwrap();
+    assert_eq!(chain.writable.iovecs().len(), 100);
+    queue.complete(chain, 0);
+
+    let table: Vec<_> = (1..=40).map(|next| raw(end, 100, NEXT, next)).collect();
+    indirect(&ring, &guest, &table, 40 * 16);
+    ring.publish(0);
+    let error = queue.try_next().unwrap_err();
+    let source = ChainError::TooManyPieces { limit: 2048 };
+    assert!(
+        matches!(error, QueueError::Chain { head: 0, source: s } if s == source),
+        "{error}"
+    );
 }
