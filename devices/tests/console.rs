@@ -478,3 +478,28 @@ fn a_terminal_that_is_hung_up_ends_input_and_output() {
         assert_eq!(console.stop_queue(RECEIVE).await, 0);
     });
 }
+
+#[test]
+fn memory_that_shrinks_costs_its_chains_and_neither_input_nor_output() {
+    let (input, mut keyboard) = pipe().unwrap();
+    let (mut screen, output) = pipe().unwrap();
+    run(async |handle| {
+        let mut console = start(&handle, Some(input.into()), Some(output.into()));
+        let (kept, text) = (console.allocate(10, 1), console.put(b"still here"));
+        let _rings_and_these = console.allocate(8 << 20, 4096);
+        let lost = console.allocate(10, 4096);
+        console.memory.shrink(0, 8 << 20).unwrap();
+
+        console.send(TRANSMIT, &[lost], &[]);
+        assert_eq!(console.used(TRANSMIT).await.written, 0);
+        console.send(TRANSMIT, &[text], &[]);
+        assert_eq!(console.used(TRANSMIT).await.written, 0);
+        assert_eq!(drain(&mut screen), b"still here");
+
+        console.send(RECEIVE, &[], &[lost]);
+        keyboard.write_all(b"root\r").unwrap();
+        assert_eq!(console.used(RECEIVE).await.written, 0);
+        console.send(RECEIVE, &[], &[kept]);
+        assert_eq!(receive(&mut console, kept).await, b"root\r");
+    });
+}

@@ -7,7 +7,7 @@ use std::future::pending;
 use vudev_executor::File;
 use vudev_virtio::{Queue, QueueError};
 
-use super::{finish, is_passing, rest};
+use super::{finish, is_memory_lost, is_passing, rest};
 
 /// Where input comes from.
 pub(super) struct Input {
@@ -47,6 +47,8 @@ impl Input {
                     // A stop shows itself in `wait`, too.
                     rest(&queue).await;
                 }
+                // The buffer is gone, not the input: the next front-end still wants it.
+                Err(error) if is_memory_lost(&error) => queue.complete(chain, 0),
                 Err(error) => {
                     queue.put_back(chain);
                     self.end(&format!("the input is gone: {error}"));

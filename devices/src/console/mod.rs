@@ -114,6 +114,12 @@ async fn rest(queue: &Queue) -> Option<()> {
     queue.until_stop(queue.handle().sleep(PAUSE)).await
 }
 
+/// Whether the file behind guest memory has shrunk under the chain (the kernel answers EFAULT): the
+/// fault of a front-end, which must not cost the next one its input or output.
+fn is_memory_lost(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::FAULT)
+}
+
 /// Whether the same can be tried again soon: somebody else was quicker at a shared descriptor, a
 /// stop interrupted it, or io-wq had no worker thread (ECANCELED).
 fn is_passing(error: &io::Error) -> bool {

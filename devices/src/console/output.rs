@@ -9,7 +9,7 @@ use vudev_executor::File;
 use vudev_virtio::{Chain, GuestBuffers, Queue, QueueError};
 
 use super::terminal::can_block;
-use super::{finish, is_passing, rest};
+use super::{finish, is_memory_lost, is_passing, rest};
 
 /// How many bytes go at once to a terminal that is not ours alone ([`super::terminal`]). A write
 /// waits inside the kernel when there is less room, so it is little, and done only when the
@@ -24,7 +24,7 @@ pub(super) struct Output {
     begun: Cell<Option<Begun>>,
     /// How much may be written at once, when the output can be written to.
     piece_max: usize,
-    /// How often output was lost to a full disk.
+    /// How often output was lost to a full disk, or with the memory that it was in.
     losses: Cell<u64>,
 }
 
@@ -131,12 +131,13 @@ impl Output {
     /// Gives up what was to be written, and the output with it unless that may come back.
     fn lose(&self, error: &io::Error) {
         let full = [Errno::NOSPC, Errno::DQUOT, Errno::FBIG];
-        if !Errno::from_io_error(error).is_some_and(|errno| full.contains(&errno)) {
+        let is_full = Errno::from_io_error(error).is_some_and(|errno| full.contains(&errno));
+        if !is_full && !is_memory_lost(error) {
             log::warn!("the output is gone, what the guest prints is thrown away: {error}");
             self.file.take();
             return;
         }
-        // A full disk stays full for a while, and a guest prints without end.
+        // A full disk stays full for a while, and so does lost memory; a guest prints without end.
         let losses = self.losses.get().saturating_add(1);
         self.losses.set(losses);
         if losses.is_power_of_two() {
