@@ -38,6 +38,8 @@ struct Parts {
     /// How many of `bytes` were received, or are to be sent.
     len: usize,
     receive_limit: usize,
+    /// How many bytes of `control` the kernel may fill.
+    control_limit: usize,
     descriptors: Vec<OwnedFd>,
     truncated: bool,
 }
@@ -58,12 +60,23 @@ impl Message {
             bytes: vec![0; bytes].into_boxed_slice(),
             len: 0,
             receive_limit: bytes,
+            control_limit: CONTROL_BYTES,
             descriptors: Vec::with_capacity(MAX_DESCRIPTORS),
             truncated: false,
         };
         Self {
             parts: Box::new(parts),
         }
+    }
+
+    /// Room for `bytes` bytes and no descriptor, for a peer that has none to send. Those that it
+    /// sends all the same never become ours, and the message is [`Message::truncated`]. To receive
+    /// and close them would be worse than to refuse them: closing a file flushes it, and a file
+    /// system in the peer's own hands answers a flush when it likes.
+    pub fn without_descriptors(bytes: usize) -> Self {
+        let mut message = Self::with_capacity(bytes);
+        message.parts.control_limit = 0;
+        message
     }
 
     /// What was received, or is to be sent.
@@ -107,6 +120,11 @@ impl Message {
         self.parts.truncated
     }
 
+    /// Whether the peer sent descriptors for which there was no room.
+    pub fn descriptors_lost(&self) -> bool {
+        self.parts.header.msg_flags & libc::MSG_CTRUNC != 0
+    }
+
     /// The descriptors received, in their order; all are close-on-exec.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         mem::take(&mut self.parts.descriptors)
@@ -119,7 +137,8 @@ impl Message {
         parts.len = 0;
         parts.truncated = false;
         let len = parts.receive_limit;
-        parts.point(len, CONTROL_BYTES);
+        let control_limit = parts.control_limit;
+        parts.point(len, control_limit);
         &raw mut parts.header
     }
 
