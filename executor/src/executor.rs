@@ -203,11 +203,6 @@ impl Handle {
         Sleep::new(self, self.now() + after)
     }
 
-    /// Completes at `deadline`.
-    pub fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep::new(self, deadline)
-    }
-
     /// `future`'s output, or `None` when `limit` has passed first; `future` is dropped then.
     pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         let mut sleep = self.sleep(limit);

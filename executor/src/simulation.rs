@@ -4,12 +4,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use libc::iovec;
 
 use crate::completion::Completion;
-use crate::operation::Operation;
+use crate::operation::{Operation, STREAM_POSITION};
 
 /// What goes wrong in a simulation, each in thousandths of the operations it can happen to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -242,6 +243,10 @@ fn watched(operation: &Operation) -> libc::pollfd {
         | Operation::Sync { fd, .. }
         | Operation::Allocate { fd, .. } => (fd, 0),
     };
+    polled(fd, events)
+}
+
+fn polled(fd: RawFd, events: u32) -> libc::pollfd {
     libc::pollfd {
         fd,
         events: i16::try_from(events).unwrap_or(libc::POLLIN),
@@ -249,12 +254,8 @@ fn watched(operation: &Operation) -> libc::pollfd {
     }
 }
 
-fn poll_now(fd: i32, events: u32) -> Option<i32> {
-    let mut polled = libc::pollfd {
-        fd,
-        events: i16::try_from(events).unwrap_or(libc::POLLIN),
-        revents: 0,
-    };
+fn poll_now(fd: RawFd, events: u32) -> Option<i32> {
+    let mut polled = polled(fd, events);
     // SAFETY: `polled` is a live local.
     #[expect(unsafe_code, reason = "libc call with a pointer to a local")]
     let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
@@ -266,13 +267,13 @@ fn transfer(operation: &Operation, pieces: *const iovec, count: i32) -> i32 {
     #[expect(unsafe_code, reason = "does what a ring would")]
     let result = unsafe {
         match *operation {
-            Operation::ReadVectored { fd, offset, .. } if offset == u64::MAX => {
+            Operation::ReadVectored { fd, offset, .. } if offset == STREAM_POSITION => {
                 libc::readv(fd, pieces, count)
             }
             Operation::ReadVectored { fd, offset, .. } => {
                 libc::preadv(fd, pieces, count, offset.cast_signed())
             }
-            Operation::WriteVectored { fd, offset, .. } if offset == u64::MAX => {
+            Operation::WriteVectored { fd, offset, .. } if offset == STREAM_POSITION => {
                 libc::writev(fd, pieces, count)
             }
             Operation::WriteVectored { fd, offset, .. } => {
