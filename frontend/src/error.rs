@@ -114,11 +114,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the connection ended.
-    pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed { .. })
-    }
-
     /// Makes a `map_err` argument for a system call's error.
     pub(crate) fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System {

@@ -166,11 +166,6 @@ impl Ring {
         self.indirect = features & INDIRECT_DESC != 0;
     }
 
-    /// Sets whether chains of several buffers go into indirect tables; they do where negotiated.
-    pub fn set_indirect(&mut self, indirect: bool) {
-        self.indirect = indirect;
-    }
-
     /// Its number.
     pub fn index(&self) -> u16 {
         self.index

@@ -48,9 +48,4 @@ impl Ring {
     pub fn used_flags(&self) -> Result<u16, Error> {
         self.memory.load(self.layout.used)
     }
-
-    /// Guest address of the descriptor table.
-    pub fn descriptor_table(&self) -> u64 {
-        self.layout.descriptors
-    }
 }
