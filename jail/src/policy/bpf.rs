@@ -65,12 +65,6 @@ pub enum ProgramError {
         /// Its length.
         length: usize,
     },
-    /// Bytes that are no program.
-    #[error("{length} bytes are no BPF program")]
-    BadLength {
-        /// How many.
-        length: usize,
-    },
 }
 
 /// A compiled policy.
@@ -87,35 +81,6 @@ impl Program {
     /// What the kernel loads.
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
-    }
-
-    /// Native byte order, 8 bytes an instruction: how a supervisor hands a program to a role.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let bytes = |i: &Instruction| {
-            let [a, b] = i.code.to_ne_bytes();
-            let [c, d, e, f] = i.k.to_ne_bytes();
-            [a, b, i.jump_true, i.jump_false, c, d, e, f]
-        };
-        self.instructions.iter().flat_map(bytes).collect()
-    }
-
-    /// The inverse of [`Self::to_bytes`]. The kernel checks the instructions.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ProgramError> {
-        let (chunks, rest) = bytes.as_chunks::<8>();
-        if !rest.is_empty() || chunks.is_empty() || chunks.len() > MAX_LENGTH {
-            return Err(ProgramError::BadLength {
-                length: bytes.len(),
-            });
-        }
-        let instruction = |&[a, b, jump_true, jump_false, c, d, e, f]: &[u8; 8]| Instruction {
-            code: u16::from_ne_bytes([a, b]),
-            jump_true,
-            jump_false,
-            k: u32::from_ne_bytes([c, d, e, f]),
-        };
-        Ok(Self {
-            instructions: chunks.iter().map(instruction).collect(),
-        })
     }
 
     /// What the kernel would answer to `call`; `None` where it would not have loaded the program:

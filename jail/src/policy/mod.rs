@@ -36,21 +36,8 @@ pub fn read(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, Polic
 /// Reads and compiles a policy. What no rule names is trapped, unless the file says otherwise by
 /// `@default`.
 pub fn compile(name: &str, arch: Arch, source: &dyn Source) -> Result<Program, PolicyError> {
-    compile_with(name, arch, source, None)
-}
-
-/// As [`compile()`], with `default` instead of whatever the file says: an operator's choice.
-pub fn compile_with(
-    name: &str,
-    arch: Arch,
-    source: &dyn Source,
-    default: Option<Action>,
-) -> Result<Program, PolicyError> {
-    let mut policy = read(name, arch, source)?;
-    if let Some(default) = default {
-        policy.default = default;
-    }
-    compile::compile(&policy)
+    read(name, arch, source)?
+        .compile()
         .map_err(|error| PolicyError::whole_file(&load::policy_path(name, arch), &error))
 }
 
