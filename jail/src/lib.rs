@@ -16,14 +16,15 @@
 //! ```text
 //! role::inherit                    only the kept descriptors are left, as owned values
 //! role::new_session
-//! host: receive descriptors, make the ring (disabled, restricted by ring::allow_list)
+//! host: receive descriptors, make the ring (disabled, restricted by ring::allow_list),
+//!       its own handlers (SIGBUS)
 //! role::empty_root                 only with namespaces
 //! role::restrict_with_landlock
 //! role::drop_capabilities          only with namespaces
 //! role::limit_resources
 //! role::die_with_parent
 //! role::forbid_dumps
-//! role::report_sigsys              then host: its own handlers (SIGBUS)
+//! role::report_sigsys
 //! role::unblock_fault_signals
 //! role::no_new_privileges
 //! host: enable the ring
@@ -44,3 +45,9 @@ pub use report::SigsysReport;
 pub use role::StepError;
 pub use source::{Directory, Embedded, Source};
 pub use spawn::{Child, Spawn, SpawnError, own_program};
+
+/// Why the last call of the C library failed.
+fn last_errno() -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&std::io::Error::last_os_error())
+        .unwrap_or(rustix::io::Errno::IO)
+}

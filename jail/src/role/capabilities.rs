@@ -17,7 +17,7 @@ const CAPABILITY_END: u32 = 64;
 
 /// Locks the secure bits, then empties the bounding, ambient, inheritable, permitted and effective
 /// sets. The first two need CAP_SETPCAP, so the last comes last.
-pub fn drop_capabilities() -> Result<(), StepError> {
+pub(super) fn drop_capabilities() -> Result<(), StepError> {
     // An id of 0 means nothing any more, and changing ids gives nothing back; all of it for good.
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::Errno;
 
 use super::StepError;
+use crate::last_errno;
 
 const STEP: &str = "inherited descriptors";
 
@@ -61,8 +62,4 @@ fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: open, and owned by no one else: the numbers are distinct and `inherit` runs once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

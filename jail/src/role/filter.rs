@@ -4,6 +4,7 @@
 use rustix::io::Errno;
 
 use super::StepError;
+use crate::last_errno;
 use crate::policy::Program;
 
 /// Loads `program` for this thread, which is the only one. From here on, what it does not allow
@@ -37,8 +38,6 @@ pub fn load_filter(program: &Program) -> Result<(), StepError> {
     };
     match loaded {
         0 => Ok(()),
-        _ => Err(fail(
-            Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO),
-        )),
+        _ => Err(fail(last_errno())),
     }
 }

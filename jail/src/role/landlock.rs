@@ -24,7 +24,7 @@ pub struct Landlock {
 /// Forbids every path, TCP bind and connect, abstract sockets and signals outside of ourselves:
 /// all rights that the kernel handles, and no rule that gives any back. Open descriptors keep
 /// working. A kernel without Landlock is not an error: the other layers refuse the same.
-pub fn restrict_with_landlock() -> Result<Landlock, StepError> {
+pub(super) fn restrict_with_landlock() -> Result<Landlock, StepError> {
     let restricted = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(NEWEST)))

@@ -16,7 +16,7 @@ pub struct Limits {
 
 /// Sets them, soft and hard. A limit above the hard one that we came with is lowered to that:
 /// nobody here may raise it.
-pub fn limit_resources(limits: Limits) -> Result<(), StepError> {
+pub(super) fn limit_resources(limits: Limits) -> Result<(), StepError> {
     // A core file would hold guest memory.
     limit(Resource::Core, 0, "RLIMIT_CORE")?;
     limit(Resource::Nofile, limits.open_files, "RLIMIT_NOFILE")?;

@@ -17,14 +17,17 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-pub use self::capabilities::drop_capabilities;
 pub use self::descriptors::inherit;
 pub use self::filter::load_filter;
-pub use self::landlock::{Landlock, restrict_with_landlock};
-pub use self::limits::{Limits, limit_resources};
+pub use self::landlock::Landlock;
+pub use self::limits::Limits;
 pub use self::parent::die_with_parent;
 pub use self::root::empty_root;
-pub use self::signals::{report_sigsys, unblock_fault_signals};
+
+use self::capabilities::drop_capabilities;
+use self::landlock::restrict_with_landlock;
+use self::limits::limit_resources;
+use self::signals::{report_sigsys, unblock_fault_signals};
 
 /// A step of the jail that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,7 +109,7 @@ pub fn new_session() -> Result<(), StepError> {
 
 /// No core file of guest memory, no ptrace by the same user. To come after the last id change,
 /// which sets it anew.
-pub fn forbid_dumps() -> Result<(), StepError> {
+fn forbid_dumps() -> Result<(), StepError> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(StepError::at("PR_SET_DUMPABLE"))
 }

@@ -12,9 +12,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
-use rustix::io::Errno;
-
 use super::StepError;
+use crate::last_errno;
 use crate::report::{SIGSYS_EXIT_STATUS, SigsysReport};
 
 static CHANNEL: AtomicI32 = AtomicI32::new(-1);
@@ -23,7 +22,7 @@ static TAG: AtomicU8 = AtomicU8::new(0);
 /// From here on a system call that the filter traps is sent as `tag` and a [`SigsysReport`], one
 /// message on `channel` (a socket that stays open under this number), and the process exits with
 /// [`SIGSYS_EXIT_STATUS`]. When the channel is full the report is lost and the status remains.
-pub fn report_sigsys(channel: BorrowedFd<'_>, tag: u8) -> Result<(), StepError> {
+pub(super) fn report_sigsys(channel: BorrowedFd<'_>, tag: u8) -> Result<(), StepError> {
     CHANNEL.store(channel.as_raw_fd(), Ordering::Relaxed);
     TAG.store(tag, Ordering::Relaxed);
     // SAFETY: an all-zero sigaction is valid: no flags, an empty mask.
@@ -37,7 +36,7 @@ pub fn report_sigsys(channel: BorrowedFd<'_>, tag: u8) -> Result<(), StepError> 
 
 /// SIGSYS, SIGSEGV and SIGBUS reach their handlers: blocked, they kill without (a forced signal
 /// whose signal is blocked gets its default action).
-pub fn unblock_fault_signals() -> Result<(), StepError> {
+pub(super) fn unblock_fault_signals() -> Result<(), StepError> {
     // SAFETY: `set` is initialised by sigemptyset before it is read.
     let unblocked = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -51,14 +50,10 @@ pub fn unblock_fault_signals() -> Result<(), StepError> {
 }
 
 fn step(result: libc::c_int, step: &'static str) -> Result<(), StepError> {
-    let errno = || Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
     if result == 0 {
         Ok(())
     } else {
-        Err(StepError {
-            step,
-            errno: errno(),
-        })
+        Err(StepError::at(step)(last_errno()))
     }
 }
 

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::Child;
+use crate::last_errno;
 
 /// Bytes of the report that a failing child writes: step, errno.
 pub(super) const REPORT_SIZE: usize = 8;
@@ -126,14 +127,10 @@ pub(super) fn clone(plan: &mut Plan<'_>) -> Result<Child, Errno> {
 
 /// Sees to it that the exit statuses of our children are kept until somebody asks: with SIGCHLD
 /// ignored, which a program inherits, the kernel reaps them itself (waitpid(2)). To be called
-/// once, before the first [`super::spawn`].
+/// once, before the first [`super::Spawn::spawn`].
 pub fn keep_exit_statuses() {
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// The child: all steps, or a report of the one that failed.

@@ -21,8 +21,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use child::{Move, Plan, Step};
 pub use child::keep_exit_statuses;
+use child::{Move, Plan, Step};
 pub use error::{SpawnError, hint};
 use identity::Identity;
 
@@ -113,7 +113,7 @@ impl<'a> Spawn<'a> {
 }
 
 /// See [`Spawn::spawn`].
-pub fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
+fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
     check_kept(&spawn.kept)?;
     let identity = match spawn.namespaces {
         true => Some(Identity::choose()?),
