@@ -9,14 +9,6 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// `VIRTIO_F_VERSION_1`: not a legacy device. Without it nothing is little-endian for certain.
     pub const VERSION_1: u64 = 1 << 32;
-    /// `VIRTIO_F_ACCESS_PLATFORM`: addresses are translated by the platform, as by an IOMMU.
-    pub const ACCESS_PLATFORM: u64 = 1 << 33;
-    /// `VIRTIO_F_RING_PACKED` (2.8): the packed layout.
-    pub const RING_PACKED: u64 = 1 << 34;
-    /// `VIRTIO_F_IN_ORDER` (2.7.9): buffers are used in the order they were made available.
-    pub const IN_ORDER: u64 = 1 << 35;
-    /// `VIRTIO_F_RING_RESET` (2.6.1): a queue may be reset by itself.
-    pub const RING_RESET: u64 = 1 << 40;
     /// What every queue of ours can do, and what the framework offers for every device.
     pub const FRAMEWORK: u64 = VERSION_1 | INDIRECT_DESC | EVENT_IDX;
 }
@@ -39,32 +31,14 @@ pub mod ring_flag {
     pub const NO_NOTIFY: u16 = 1;
 }
 
-/// Device types (chapter 5).
+/// Device types (chapter 5): those of the devices that there are.
 pub mod device_id {
-    /// Network device (5.1).
-    pub const NET: u32 = 1;
     /// Block device (5.2).
     pub const BLOCK: u32 = 2;
     /// Console device (5.3).
     pub const CONSOLE: u32 = 3;
     /// Entropy device (5.4).
     pub const ENTROPY: u32 = 4;
-    /// Traditional memory balloon (5.5).
-    pub const BALLOON: u32 = 5;
-    /// SCSI host (5.6).
-    pub const SCSI: u32 = 8;
-    /// GPU device (5.7).
-    pub const GPU: u32 = 16;
-    /// Input device (5.8).
-    pub const INPUT: u32 = 18;
-    /// Socket device (5.10).
-    pub const VSOCK: u32 = 19;
-    /// Sound device (5.14).
-    pub const SOUND: u32 = 25;
-    /// File system device (5.11).
-    pub const FILE_SYSTEM: u32 = 26;
-    /// Persistent memory device (5.19).
-    pub const PMEM: u32 = 27;
 }
 
 /// Bytes of one descriptor (2.7.5), in the queue's table and in an indirect one.
