@@ -15,23 +15,23 @@ use super::values::{Schema, Values};
 
 /// Devices of one command. Each is a process and a handful of descriptors of the supervisor, which
 /// often has only 1,024.
-pub const DEVICES_MAX: usize = 128;
+pub(crate) const DEVICES_MAX: usize = 128;
 
 /// The exit status of a command line that makes no sense.
-pub const USAGE_STATUS: u8 = 2;
+pub(crate) const USAGE_STATUS: u8 = 2;
 
 /// The command line of a program that offers these devices.
 #[derive(Debug, Clone, Copy)]
-pub struct CommandLine<'a> {
+pub(crate) struct CommandLine<'a> {
     /// As the user calls it, for texts.
-    pub program: &'a str,
+    pub(crate) program: &'a str,
     /// One for each kind of device.
-    pub tables: &'a [&'static Table],
+    pub(crate) tables: &'a [&'static Table],
 }
 
 /// What the user asks for.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run these devices.
     Run(RunOptions),
     /// Print this text on standard output and exit with 0.
@@ -42,38 +42,38 @@ pub enum Command {
 
 /// A run of one device or several.
 #[derive(Debug)]
-pub struct RunOptions {
+pub(crate) struct RunOptions {
     /// In the order given; never empty.
-    pub devices: Vec<DeviceRequest>,
+    pub(crate) devices: Vec<DeviceRequest>,
     /// No jail at all, for debugging.
-    pub disable_sandbox: bool,
+    pub(crate) disable_sandbox: bool,
     /// How the jails are made.
-    pub jail: JailOptions,
+    pub(crate) jail: JailOptions,
     /// What is logged.
-    pub log_level: LevelFilter,
+    pub(crate) log_level: LevelFilter,
 }
 
 /// One device.
 #[derive(Debug)]
-pub struct DeviceRequest {
+pub(crate) struct DeviceRequest {
     /// [`Table::device`] of its kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// Counts the devices of its kind from 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Its options.
-    pub values: Values,
+    pub(crate) values: Values,
 }
 
 /// The values of `--jail`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct JailOptions {
+pub(crate) struct JailOptions {
     /// Policies are read from here instead of the embedded ones.
-    pub seccomp_policy_dir: Option<PathBuf>,
+    pub(crate) seccomp_policy_dir: Option<PathBuf>,
 }
 
 /// A command line that makes no sense. One line; the exit status is [`USAGE_STATUS`].
 #[derive(Debug, thiserror::Error)]
-pub enum UsageError {
+pub(crate) enum UsageError {
     /// An argument of a flag is wrong.
     #[error(transparent)]
     Option(#[from] OptionError),
@@ -128,7 +128,7 @@ pub enum UsageError {
 
 impl DeviceRequest {
     /// The device's name in logs and reports, `block-0` say.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}-{}", self.kind, self.index)
     }
 }
@@ -136,7 +136,7 @@ impl DeviceRequest {
 impl RunOptions {
     /// What the user should know about options that are accepted but change nothing, each line
     /// once, however many devices have it.
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
         for note in self.devices.iter().flat_map(|device| device.values.notes()) {
             if !notes.contains(&note) {
@@ -159,7 +159,7 @@ impl CommandLine<'_> {
     ///
     /// # Panics
     /// A table contradicts itself: two keys of one name, a default that is not a value of its key.
-    pub fn parse(
+    pub(crate) fn parse(
         &self,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Command, UsageError> {
@@ -184,7 +184,7 @@ impl CommandLine<'_> {
     }
 
     /// The text that `--version` prints.
-    pub fn version(&self) -> String {
+    pub(crate) fn version(&self) -> String {
         format!("{} {}", self.program, env!("CARGO_PKG_VERSION"))
     }
 

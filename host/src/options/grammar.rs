@@ -70,7 +70,8 @@ pub(super) fn end_column(argument: &str) -> usize {
 }
 
 /// Quotes a value so that the grammar gives it back unchanged, whatever is in it.
-pub fn quote(value: &str) -> String {
+#[cfg(test)]
+pub(crate) fn quote(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
     quoted.push('"');
     for character in value.chars() {

@@ -11,7 +11,7 @@ use super::table::{Choice, Effect, Key, Kind, Table};
 
 /// Which help.
 #[derive(Debug, Clone, Copy)]
-pub enum Topic {
+pub(crate) enum Topic {
     /// The program.
     Overview,
     /// One device's keys.
@@ -77,7 +77,7 @@ Keys and values:
 
 impl CommandLine<'_> {
     /// The help text of a topic, with a newline at its end.
-    pub fn help(&self, topic: Topic) -> String {
+    pub(crate) fn help(&self, topic: Topic) -> String {
         match topic {
             Topic::Overview => self.overview(),
             Topic::Device(table) => self.device(table),

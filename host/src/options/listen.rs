@@ -29,7 +29,7 @@ const MODE: Mode = Mode::from_raw_mode(0o600);
 
 /// A path that can be listened on, with nothing changed yet.
 #[derive(Debug)]
-pub struct Claim<'a> {
+pub(crate) struct Claim<'a> {
     values: &'a Values,
     place: Place,
     /// A socket that nobody listens on any more.
@@ -38,17 +38,17 @@ pub struct Claim<'a> {
 
 /// A bound socket that listens.
 #[derive(Debug)]
-pub struct Listening {
+pub(crate) struct Listening {
     /// Blocking, CLOEXEC.
-    pub descriptor: OwnedFd,
+    pub(crate) descriptor: OwnedFd,
     /// Removes the socket's name when it is dropped.
-    pub guard: SocketGuard,
+    pub(crate) guard: SocketGuard,
 }
 
 /// Removes the name of our socket on drop, if it is still ours. Keep it in the process that is to
 /// remove it.
 #[derive(Debug)]
-pub struct SocketGuard {
+pub(crate) struct SocketGuard {
     place: Place,
     ours: Identity,
 }
@@ -64,21 +64,13 @@ struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity(u64, u64);
 
-/// Checks and binds at once.
-///
-/// # Errors
-/// Those of [`Claim::check`] and [`Claim::bind`].
-pub fn listen(values: &Values) -> Result<Listening, OptionError> {
-    Claim::check(values)?.bind()
-}
-
 impl<'a> Claim<'a> {
     /// Finds out whether the device's socket can be bound; a socket there that refuses connections
     /// is left over from an earlier run and does not count. Changes nothing.
     ///
     /// # Errors
     /// The path is too long, its directory cannot be entered, or something is there already.
-    pub fn check(values: &'a Values) -> Result<Self, OptionError> {
+    pub(crate) fn check(values: &'a Values) -> Result<Self, OptionError> {
         let path = values.socket();
         let length = path.as_os_str().len();
         if length > PATH_MAX {
@@ -107,7 +99,7 @@ impl<'a> Claim<'a> {
     ///
     /// # Errors
     /// The socket cannot be made, or the path has been taken meanwhile.
-    pub fn bind(self) -> Result<Listening, OptionError> {
+    pub(crate) fn bind(self) -> Result<Listening, OptionError> {
         let Self {
             values,
             place,

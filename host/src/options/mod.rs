@@ -1,5 +1,5 @@
 //! The options as `crosvm run` spells them: grammar, tables, typed values, help, and the whole
-//! command line. Everything is pure but [`listen`], which binds what a `vhost=` names; opening a
+//! command line. Everything is pure but `listen`, which binds what a `vhost=` names; opening a
 //! device's own resources is its kind's part.
 //!
 //! ```text
@@ -14,7 +14,7 @@ mod convert;
 mod error;
 mod grammar;
 mod help;
-pub mod listen;
+pub(crate) mod listen;
 mod number;
 mod suggest;
 mod table;
@@ -23,13 +23,10 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use command::{
-    Command, CommandLine, DEVICES_MAX, DeviceRequest, JailOptions, RunOptions, USAGE_STATUS,
-    UsageError,
-};
+pub(crate) use command::{Command, CommandLine, DeviceRequest, RunOptions, USAGE_STATUS};
 pub use error::OptionError;
 pub(crate) use error::repeat;
-pub use grammar::quote;
-pub use help::Topic;
+#[cfg(test)]
+pub(crate) use grammar::quote;
 pub use table::{Choice, Effect, Key, Kind, Table, VHOST};
 pub use values::Values;

@@ -5,7 +5,9 @@ use log::LevelFilter;
 use proptest::prelude::*;
 
 use super::{DISK, PORT};
-use crate::options::{Command, CommandLine, DEVICES_MAX, RunOptions, Topic, UsageError};
+use crate::options::command::{DEVICES_MAX, UsageError};
+use crate::options::help::Topic;
+use crate::options::{Command, CommandLine, RunOptions};
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",

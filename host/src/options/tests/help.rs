@@ -1,7 +1,8 @@
 use super::{DISK, PORT};
 use crate::kind::DeviceKind;
 use crate::kinds::{Block, Serial};
-use crate::options::{CommandLine, Topic, VHOST, Values};
+use crate::options::help::Topic;
+use crate::options::{CommandLine, VHOST, Values};
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",

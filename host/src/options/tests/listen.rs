@@ -4,7 +4,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::PORT;
-use crate::options::listen::{Claim, Listening, listen};
+use crate::options::listen::{Claim, Listening};
 use crate::options::{Values, quote};
 
 struct Scene {
@@ -23,7 +23,9 @@ impl Scene {
     }
 
     fn listen(&self, name: &str) -> Result<Listening, String> {
-        listen(&port(&self.path(name))).map_err(|error| error.to_string())
+        let values = port(&self.path(name));
+        let listening = Claim::check(&values).and_then(Claim::bind);
+        listening.map_err(|error| error.to_string())
     }
 
     /// The error without the directory's name, which is another one each time.
