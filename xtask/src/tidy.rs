@@ -51,6 +51,7 @@ const UNSAFE_FILES: &[&str] = &[
     "executor/tests/events.rs",
     "executor/tests/operations.rs",
     "jail/tests/roles/attempts.rs",
+    "jail/tests/roles/container.rs",
     "jail/tests/roles/role.rs",
     "tests/src/bin/vudev-escape/ring.rs",
     "tests/tests/support/driver.rs",
