@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use rustix::process::Signal;
-use vudev_executor::{Config, Executor, Handle, Ring, RingError, Signals, Socket};
+use vudev_executor::{Config, Executor, Handle, Latch, Ring, RingError, Signals, Socket};
 use vudev_jail::role::{Confinement, Limits};
 use vudev_jail::{StepError, role as jail};
 use vudev_transports::unix::Listener;
@@ -21,7 +21,6 @@ use crate::channel::{CHANNEL, SIGSYS, Start, Up, logger};
 use crate::kind::CreateError;
 use crate::policies::{Policies, PoliciesError};
 use serve::{Served, Undrained};
-use stop::Stop;
 
 /// Ring operations that are not the device's: the channel and signals of this process, the
 /// listener, and a session's message and its kicks, which use the ring's reserve as well.
@@ -248,7 +247,7 @@ impl Role {
             policies: _,
         } = self;
         let handle = executor.handle().clone();
-        let stop = Rc::new(Stop::default());
+        let stop = Rc::new(Latch::new());
         let watch = handle.spawn(stop::watch_channel(control, Rc::clone(&stop)));
         let listen = handle.spawn(stop::watch_signals(signals, Rc::clone(&stop)));
         let listener = Listener::new(&handle, listener);

@@ -7,12 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use vudev_executor::Handle;
+use vudev_executor::{Handle, Latch};
 use vudev_transports::Session;
 use vudev_transports::unix::{Listener, UnixTransport};
 use vudev_virtio::Device;
-
-use super::stop::Stop;
 
 /// How long requests in flight may take to end at a stop. Less than the supervisor's deadline, so
 /// that a slow disk is reported as such and not as a hung device.
@@ -33,7 +31,7 @@ pub(crate) trait Served {
     fn operations(&self) -> u32;
 
     /// Serves front-ends until `stop`.
-    fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Stop>) -> Serve;
+    fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Latch>) -> Serve;
 }
 
 /// The future of [`Served::serve`].
@@ -56,12 +54,12 @@ impl<D: Device> Serving<D> {
         &self,
         handle: &Handle,
         transport: UnixTransport,
-        stop: &Stop,
+        stop: &Latch,
     ) -> Result<(), Undrained> {
         let session = Session::new(handle, transport, Rc::clone(&self.device));
         let stopper = session.stopper();
         let mut run = pin!(session.run());
-        let ended = match select(run.as_mut(), pin!(stop.asked())).await {
+        let ended = match select(run.as_mut(), stop.wait()).await {
             Either::Left((ended, _)) => ended,
             Either::Right(((), _)) => {
                 stopper.stop();
@@ -81,10 +79,10 @@ impl<D: Device> Served for Serving<D> {
         self.device.identity().operations
     }
 
-    fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Stop>) -> Serve {
+    fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Latch>) -> Serve {
         Box::pin(async move {
             loop {
-                match select(pin!(listener.accept()), pin!(stop.asked())).await {
+                match select(pin!(listener.accept()), stop.wait()).await {
                     Either::Left((Ok(transport), _)) => {
                         log::info!("a front-end has connected");
                         self.attend(&handle, transport, &stop).await?;

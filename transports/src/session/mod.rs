@@ -19,13 +19,12 @@ mod state;
 pub use error::{Reason, Refusal, RingError, SessionError};
 pub use memory::MEMORY_SLOTS;
 
-use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use vudev_executor::{Handle, Notify};
+use vudev_executor::{Handle, Latch};
 use vudev_virtio::Device;
 
 use self::state::State;
@@ -44,18 +43,12 @@ const REFUSALS_LOGGED_MAX: u32 = 16;
 pub struct Session<T, D> {
     transport: T,
     state: State<D>,
-    stop: Rc<Stop>,
+    stop: Rc<Latch>,
 }
 
 /// Ends a session from outside.
 #[derive(Clone)]
-pub struct Stopper(Rc<Stop>);
-
-#[derive(Default)]
-struct Stop {
-    asked: Cell<bool>,
-    notify: Notify,
-}
+pub struct Stopper(Rc<Latch>);
 
 impl<T: Transport, D: Device> Session<T, D> {
     /// A session that has not begun. A device serves one session at a time.
@@ -64,7 +57,7 @@ impl<T: Transport, D: Device> Session<T, D> {
         Self {
             transport,
             state,
-            stop: Rc::new(Stop::default()),
+            stop: Rc::new(Latch::new()),
         }
     }
 
@@ -87,7 +80,7 @@ impl<T: Transport, D: Device> Session<T, D> {
         } = self;
         let outcome = {
             let served = pin!(serve(&mut transport, &mut state));
-            match select(served, pin!(stop.asked())).await {
+            match select(served, stop.wait()).await {
                 Either::Left((outcome, _)) => outcome,
                 Either::Right(((), _)) => Ok(()),
             }
@@ -103,16 +96,7 @@ impl<T: Transport, D: Device> Session<T, D> {
 impl Stopper {
     /// Asks the session to stop. Safe to call at any time, and more than once.
     pub fn stop(&self) {
-        self.0.asked.set(true);
-        self.0.notify.notify();
-    }
-}
-
-impl Stop {
-    async fn asked(&self) {
-        while !self.asked.get() {
-            self.notify.notified().await;
-        }
+        self.0.set();
     }
 }
 
@@ -213,10 +197,10 @@ fn is_fatal(refusal: &Refusal) -> bool {
 }
 
 /// Stops and drains all rings, gives up those that take too long, and resets the device.
-async fn shut_down<D: Device>(mut state: State<D>, stop: &Stop) {
+async fn shut_down<D: Device>(mut state: State<D>, stop: &Latch) {
     let handle = state.handle.clone();
     let gave_up = async {
-        if handle.timeout(DRAIN_LIMIT, stop.asked()).await.is_some() {
+        if handle.timeout(DRAIN_LIMIT, stop.wait()).await.is_some() {
             handle.sleep(STOP_LIMIT).await;
         }
     };
