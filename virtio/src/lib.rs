@@ -13,7 +13,7 @@ pub mod spec;
 pub mod testing;
 
 pub use chain::{Chain, ChainError};
-pub use device::{ConfigReadOnly, Device, Identity};
+pub use device::{ConfigReadOnly, Device, Identity, IdentityError};
 pub use memory::{
     GuestBuffers, GuestMemory, MemoryError, Region, RegionLayout, ShortBuffers,
     install_sigbus_guard,
