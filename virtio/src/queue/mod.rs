@@ -165,14 +165,16 @@ impl Queue {
         self.shared.has_available()
     }
 
-    /// Gives a chain back to the guest, `written` bytes of its writable part filled. In any
-    /// order. The guest is told once, at the turn's end, if it wants to be.
+    /// Gives a chain back to the guest, `written` bytes of its writable part filled, counted from
+    /// its first byte without a gap. A count beyond the writable part is taken for all of it. In
+    /// any order. The guest is told once, at the turn's end, if it wants to be.
     pub fn complete(&self, chain: Chain, written: u32) {
         self.shared.complete(chain, written);
     }
 
     /// Un-takes a chain, as if it had never been taken: the newest first. For buffers that wait
-    /// for data which has not come when the queue stops.
+    /// for data which has not come when the queue stops. One that is not the newest is logged and
+    /// completed with no byte written.
     pub fn put_back(&self, chain: Chain) {
         self.shared.put_back(chain);
     }
@@ -182,7 +184,8 @@ impl Queue {
         self.shared.stop.is_said()
     }
 
-    /// `future`'s output, or `None` (and `future` dropped) when a stop is asked for first.
+    /// `future`'s output, or `None` (and `future` dropped) when a stop is asked for first. For
+    /// waits that the world may never end, while no chain is held.
     pub async fn until_stop<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut place = self.shared.stop.place();
@@ -202,7 +205,11 @@ impl Queue {
 
     /// All that a request/response device needs: `handler` for every chain, at most `depth` at
     /// once, each completed with the byte count that its handler returns, as soon as it does.
-    /// Drains before it returns. Allocates when it starts, and not for a request.
+    /// Drains before it returns. Allocates when it starts, and not for a request. `depth` is at
+    /// least 1 and at most the ring's size.
+    ///
+    /// A stop does not interrupt a handler: one that may wait without end wraps that wait in its
+    /// own time limit ([`Handle::timeout`]) and answers the request with an error.
     ///
     /// # Errors
     ///
