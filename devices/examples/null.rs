@@ -59,16 +59,7 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     executor.run(async {
         let (handle, device) = (executor.handle(), Rc::new(Null));
         let mut direct = Direct::new(handle, device, guest.memory(), feature::FRAMEWORK)?;
-        direct.start(DirectRing {
-            index: 0,
-            size: QUEUE_SIZE,
-            rings: ring.addresses(),
-            next_available: 0,
-            // Without eventfds each side looks at the ring now and then.
-            kick: None,
-            call: None,
-            error: None,
-        })?;
+        direct.start(DirectRing::polled(0, QUEUE_SIZE, ring.addresses()))?;
         ring.add(&[], &[16]);
         println!("{:?}", ring.next_used(handle).await);
         direct.stop(0).await?;

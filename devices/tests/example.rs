@@ -39,16 +39,9 @@ fn a_driver_gets_zeros_and_a_chain_without_room_comes_back() {
     let run = executor.run(async {
         let (handle, device) = (executor.handle(), Rc::new(null::Null));
         let mut direct = Direct::new(handle, device, guest.memory(), feature::FRAMEWORK).unwrap();
-        let started = direct.start(DirectRing {
-            index: 0,
-            size: 16,
-            rings: ring.addresses(),
-            next_available: 0,
-            kick: None,
-            call: None,
-            error: None,
-        });
-        started.unwrap();
+        direct
+            .start(DirectRing::polled(0, 16, ring.addresses()))
+            .unwrap();
         let room_for: [(&[u32], u32); 3] = [(&[16], 16), (&[5000, 3000], 4096), (&[], 0)];
         for (room, written) in room_for {
             let wrong_way: &[&[u8]] = if room.is_empty() {

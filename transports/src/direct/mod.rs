@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use vudev_executor::{Call, EventError, Handle, Kick, Notify};
 use vudev_virtio::spec::feature::VERSION_1;
 use vudev_virtio::{
-    ConfigReadOnly, Device, GuestMemory, Identity, QueueError, QueueParts, RingAddresses,
+    ConfigReadOnly, Device, GuestMemory, Identity, IdentityError, QueueError, QueueParts,
+    RingAddresses,
 };
 
 use crate::features;
@@ -47,9 +48,28 @@ pub struct DirectRing {
     pub error: Option<OwnedFd>,
 }
 
+impl DirectRing {
+    /// A fresh ring without eventfds: each side looks at it now and then. With others, write
+    /// `DirectRing { kick: Some(kick), ..DirectRing::polled(index, size, rings) }`.
+    pub fn polled(index: u16, size: u16, rings: RingAddresses) -> Self {
+        Self {
+            index,
+            size,
+            rings,
+            next_available: 0,
+            kick: None,
+            call: None,
+            error: None,
+        }
+    }
+}
+
 /// Why a device cannot be used like that.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {
+    /// The device contradicts the specification.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The features were not offered, or VERSION_1 is missing.
     #[error("features {wanted:#x}, offered are {offered:#x}, and VERSION_1 is needed")]
     Features {
@@ -116,7 +136,8 @@ impl<D: Device> Direct<D> {
     ///
     /// # Errors
     ///
-    /// When the features were not offered or VERSION_1 is not among them.
+    /// When the device says what cannot be ([`Identity::check`]), or the features were not offered
+    /// or VERSION_1 is not among them.
     pub fn new(
         handle: &Handle,
         device: Rc<D>,
@@ -124,6 +145,7 @@ impl<D: Device> Direct<D> {
         features: u64,
     ) -> Result<Self, DirectError> {
         let identity = device.identity();
+        identity.check()?;
         let offered = features::offered(&identity);
         if features & !offered != 0 || features & VERSION_1 == 0 {
             return Err(DirectError::Features {
@@ -197,7 +219,7 @@ impl<D: Device> Direct<D> {
     ///
     /// # Errors
     ///
-    /// When it does not run, or does not drain in bounded time.
+    /// When it does not run, or does not drain within 30 seconds.
     pub async fn stop(&mut self, index: u16) -> Result<u16, DirectError> {
         let queue = self
             .queues
@@ -266,7 +288,7 @@ impl<D: Device> Direct<D> {
         Ok(self.device.write_config(offset, from)?)
     }
 
-    /// Stops and drains all queues and resets the device.
+    /// Stops and drains all queues, for 30 seconds at most, and resets the device.
     pub async fn reset(mut self) {
         self.queues.values().for_each(RunningQueue::ask_to_stop);
         let drained = join_all(self.queues.values_mut().map(RunningQueue::drained));
