@@ -12,6 +12,12 @@ use crate::op::{Op, Request};
 use crate::operation::{Operation, PIECES_MAX, STREAM_POSITION};
 
 /// An open descriptor whose operations go through a ring. Clones share it.
+///
+/// What a ring that is restricted must allow: `IORING_OP_READV` for [`File::read`] and
+/// [`File::read_at`], `IORING_OP_WRITEV` for [`File::write`] and [`File::write_at`],
+/// `IORING_OP_FSYNC` for [`File::sync`], `IORING_OP_FALLOCATE` for [`File::allocate`],
+/// `IORING_OP_POLL_ADD` for [`File::readable`] and [`File::writable`]. What it does not allow
+/// fails with `EACCES`.
 #[derive(Clone)]
 pub struct File {
     handle: Handle,
