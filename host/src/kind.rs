@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vudev_executor::Handle;
-use vudev_virtio::Device;
+use vudev_virtio::{Device, IdentityError};
 
 use crate::options::{OptionError, Table, Values};
 
@@ -15,16 +15,19 @@ use crate::options::{OptionError, Table, Values};
 ///
 /// `table` and `open` run in the supervisor with all its privileges. `operations` and `create` run
 /// in the device's own process, before its jail closes; whatever the device needs afterwards must
-/// have come in the description and the descriptors.
+/// have come in the description and the descriptors. Nothing is submitted to the ring in `create`:
+/// it runs only once the jail has closed, and a task spawned before that waits until then.
 pub trait DeviceKind: 'static {
-    /// The option without its dashes, and the first part of each instance's name.
+    /// The option without its dashes, the first part of each instance's name, and the same as its
+    /// table's [`Table::device`].
     const NAME: &'static str;
 
     /// The first part of its policies' names, `foo` of `foo_device_vhost_user.policy` and of
     /// `foo_device_vhost_user.ring`. The transport chooses the rest.
     const POLICY: &'static str;
 
-    /// What crosses to the device's process beside descriptors. Never a path.
+    /// What crosses to the device's process beside descriptors, as JSON: plain data that serde can
+    /// write so, with text for keys of maps. Never a path, which means nothing in the jail.
     type Description: Serialize + DeserializeOwned + 'static;
 
     /// The device itself.
@@ -41,7 +44,7 @@ pub trait DeviceKind: 'static {
     fn open(values: &Values) -> Result<Opened<Self::Description>, OptionError>;
 
     /// How many ring operations the device has in flight at most: the ring is made before the
-    /// device. The same number as its `Identity::operations`.
+    /// device, whose `Identity::operations` must not be more. Let both call one function.
     fn operations(description: &Self::Description) -> u32;
 
     /// Makes the device of the descriptors that `open` gave, in the same order.
@@ -105,6 +108,9 @@ pub enum CreateError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The device contradicts the specification.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The description does not describe a device.
     #[error("{0}")]
     Description(String),

@@ -91,6 +91,10 @@ pub(crate) fn texts_for_role(
     Ok(Some(recorder.texts.into_inner()))
 }
 
+/// What the author of a kind without policies is told.
+const NOT_BUILT_IN: &str = "this program has no such file: neither seccomp/ as it was built nor \
+                            Registry::with_policies() holds it";
+
 /// The files in this binary: the workspace's, then those of the registry.
 struct Built<'a> {
     registry: &'a Registry,
@@ -100,8 +104,10 @@ impl Source for Built<'_> {
     fn read(&self, name: &str) -> io::Result<String> {
         Embedded.read(name).or_else(|error| {
             let mut added = self.registry.policies().iter();
-            let found = added.find(|(known, _)| *known == name);
-            found.map(|(_, text)| (*text).to_owned()).ok_or(error)
+            match added.find(|(known, _)| *known == name) {
+                Some((_, text)) => Ok((*text).to_owned()),
+                None => Err(io::Error::new(error.kind(), NOT_BUILT_IN)),
+            }
         })
     }
 
@@ -127,5 +133,33 @@ impl Source for Recorder {
 
     fn label(&self, name: &str) -> String {
         self.directory.label(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_nobody_built_in_is_told_by_its_name_and_remedy() {
+        let registry = Registry::new().with_policies(&[("ring/mine.ring", "text")]);
+        let built = Built {
+            registry: &registry,
+        };
+        assert_eq!(built.read("ring/mine.ring").ok().as_deref(), Some("text"));
+        assert!(built.read("ring/block.ring").is_ok());
+        let name = "other_device_vhost_user";
+        let error = allow_list(name, &built)
+            .err()
+            .map(|error| error.to_string());
+        let error = error.unwrap_or_default();
+        assert!(
+            error.contains("ring/other_device_vhost_user.ring"),
+            "{error}"
+        );
+        assert!(
+            error.contains("Registry::with_policies() holds it"),
+            "{error}"
+        );
     }
 }

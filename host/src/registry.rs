@@ -6,12 +6,17 @@ use std::rc::Rc;
 
 use serde_json::Value;
 use vudev_executor::Handle;
+use vudev_jail::Embedded;
+use vudev_virtio::Device;
 
 use crate::kind::{CreateError, DeviceKind, Opened};
 use crate::options::{OptionError, Table, Values};
 use crate::role::serve::{Served, Serving};
 
 /// The kinds of devices that a binary offers, in the order of its help text.
+///
+/// Each device's process runs `main` too, with an empty environment and no arguments, and looks
+/// its kind and policies up there: a registry is the same whenever it is made.
 ///
 /// ```no_run
 /// use vudev_host::Registry;
@@ -40,7 +45,8 @@ impl Registry {
     /// And this kind of device.
     ///
     /// # Panics
-    /// Two kinds of one name: the second one's option could never be given.
+    /// Two kinds of one name: the second one's option could never be given. Or a kind whose table
+    /// has another name than itself.
     #[must_use]
     pub fn with<K: DeviceKind>(mut self) -> Self {
         assert!(
@@ -48,15 +54,33 @@ impl Registry {
             "two device kinds are called {}",
             K::NAME
         );
+        assert_eq!(
+            K::table().device,
+            K::NAME,
+            "a kind and its table are called the same"
+        );
         self.entries.push(Entry::of::<K>());
         self
     }
 
     /// And these policy files, for kinds whose policies are not embedded in `vudev-jail`. They
     /// may include the embedded ones, and cannot replace them.
+    ///
+    /// # Panics
+    /// A file that would never be read: there is one of its name already, embedded or added
+    /// before, or it is neither `ring/NAME.ring` nor `ARCHITECTURE/NAME.policy`.
     #[must_use]
     pub fn with_policies(mut self, sources: &[PolicySource]) -> Self {
-        self.policies.extend_from_slice(sources);
+        for source @ (name, _) in sources {
+            assert!(
+                is_policy_name(name),
+                "policy file {name}: neither ring/NAME.ring nor ARCHITECTURE/NAME.policy"
+            );
+            let known = Embedded.names().any(|embedded| embedded == *name);
+            let added = self.policies.iter().any(|(added, _)| added == name);
+            assert!(!known && !added, "policy file {name}: there is one already");
+            self.policies.push(*source);
+        }
         self
     }
 
@@ -73,6 +97,15 @@ impl Registry {
     /// The policy files added by [`Registry::with_policies`].
     pub(crate) fn policies(&self) -> &[PolicySource] {
         &self.policies
+    }
+}
+
+/// Whether a file of this name is ever looked for.
+fn is_policy_name(name: &str) -> bool {
+    match name.split_once('/') {
+        Some(("ring", file)) => file.ends_with(".ring"),
+        Some((_, file)) => file.ends_with(".policy"),
+        None => false,
     }
 }
 
@@ -168,6 +201,7 @@ fn create<K: DeviceKind>(
     descriptors: Vec<OwnedFd>,
 ) -> Created {
     let device = K::create(handle, parse::<K>(description)?, descriptors)?;
+    device.identity().check()?;
     Ok(Rc::new(Serving::new(device)))
 }
 

@@ -114,8 +114,12 @@ fn open(
         return Ok((opened, None));
     }
     let directory = options.jail.seccomp_policy_dir.as_deref();
-    let policies = texts_for_role(registry, entry, TRANSPORT, directory)
-        .map_err(|error| OptionError::new("jail", error).key("seccomp-policy-dir"))?;
+    let policies =
+        texts_for_role(registry, entry, TRANSPORT, directory).map_err(|error| match directory {
+            Some(_) => OptionError::new("jail", error).key("seccomp-policy-dir"),
+            // The user can do nothing about what this program is made of.
+            None => OptionError::new(entry.name(), error),
+        })?;
     Ok((opened, policies))
 }
 

@@ -1,0 +1,37 @@
+//! What a registry tells its author at once, and not a user later on.
+
+use vudev_host::Registry;
+use vudev_host::kinds::Block;
+
+#[test]
+fn policies_of_new_names_are_taken() {
+    let registry = Registry::new().with_policies(&[
+        ("x86_64/mine_device_vhost_user.policy", ""),
+        ("ring/mine_device_vhost_user.ring", ""),
+    ]);
+    assert!(registry.entries().is_empty());
+}
+
+#[test]
+#[should_panic(expected = "ring/serial.ring: there is one already")]
+fn an_embedded_policy_cannot_be_replaced() {
+    let _ = Registry::new().with_policies(&[("ring/serial.ring", "")]);
+}
+
+#[test]
+#[should_panic(expected = "ring/mine.ring: there is one already")]
+fn a_policy_cannot_be_given_twice() {
+    let _ = Registry::new().with_policies(&[("ring/mine.ring", ""), ("ring/mine.ring", "")]);
+}
+
+#[test]
+#[should_panic(expected = "neither ring/NAME.ring nor ARCHITECTURE/NAME.policy")]
+fn a_policy_that_would_never_be_read_is_told() {
+    let _ = Registry::new().with_policies(&[("mine_device_vhost_user.policy", "")]);
+}
+
+#[test]
+#[should_panic(expected = "two device kinds are called block")]
+fn two_kinds_of_one_name_are_told() {
+    let _ = Registry::new().with::<Block>().with::<Block>();
+}
