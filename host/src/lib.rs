@@ -12,7 +12,8 @@
 //!                          sockets ─────┴→ spawn → Start ─┘   Ready, logs, cause of death ↑
 //! ```
 //!
-//! A binary with devices of its own is a [`Registry`] and one call of [`run`].
+//! A binary with devices of its own is a [`Registry`] and one call of [`run`];
+//! `tests/src/bin/vudev-entropy.rs` is a whole one, and `docs/writing-a-device.md` explains it.
 
 mod channel;
 pub mod kind;
@@ -33,6 +34,9 @@ pub use registry::{Entry, PolicySource, Registry};
 const ROLE: &str = "vudev-device";
 
 /// The whole program: the supervisor, or one device when the supervisor has started it so.
+///
+/// Nothing is done before it: `main` runs once more in each device's process, which has neither the
+/// arguments nor the environment nor standard output.
 ///
 /// The status is 0 if every device ended as asked, 1 if one did not or could not be started, and
 /// 2 for a command line that makes no sense.
