@@ -8,11 +8,10 @@
 mod lanes;
 mod shared;
 mod split;
-mod stop;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -181,24 +180,20 @@ impl Queue {
 
     /// Whether a stop was asked for.
     pub fn is_stopping(&self) -> bool {
-        self.shared.stop.is_said()
+        self.shared.stop.is_set()
     }
 
     /// `future`'s output, or `None` (and `future` dropped) when a stop is asked for first. For
     /// waits that the world may never end, while no chain is held.
     pub async fn until_stop<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
-        let mut place = self.shared.stop.place();
+        let mut stopped = self.shared.stop.wait();
         poll_fn(|cx| {
             // The future first: what is there already is not lost to a stop.
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(output));
             }
-            if place.poll(cx) {
-                Poll::Ready(None)
-            } else {
-                Poll::Pending
-            }
+            Pin::new(&mut stopped).poll(cx).map(|()| None)
         })
         .await
     }

@@ -8,10 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use vudev_executor::{Call, Handle, Kick, Sleep, TurnEnd};
+use vudev_executor::{Call, Handle, Kick, Latch, Sleep, TurnEnd};
 
 use super::split::SplitRing;
-use super::stop::Stop;
 use super::{QueueError, QueueParts};
 use crate::chain::{Chain, Ledger};
 use crate::memory::GuestMemory;
@@ -31,7 +30,7 @@ pub(super) struct Shared {
     pub(super) features: u64,
     pub(super) handle: Handle,
     pub(super) ledger: Rc<Ledger>,
-    pub(super) stop: Stop,
+    pub(super) stop: Latch,
     ring: RefCell<SplitRing>,
     kick: RefCell<Option<Kick>>,
     call: RefCell<Option<Call>>,
@@ -80,7 +79,7 @@ impl Shared {
             features,
             handle: handle.clone(),
             ledger,
-            stop: Stop::default(),
+            stop: Latch::new(),
             ring: RefCell::new(ring),
             kick: RefCell::new(kick),
             call: RefCell::new(call),
@@ -111,7 +110,7 @@ impl Shared {
         self: &Rc<Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Chain>, QueueError>> {
-        if self.stop.is_said() {
+        if self.stop.is_set() {
             return Poll::Ready(Ok(None));
         }
         if self.retired.get() {
@@ -249,7 +248,7 @@ impl Shared {
     }
 
     pub(super) fn say_stop(&self) {
-        self.stop.say();
+        self.stop.set();
         self.wake();
     }
 
