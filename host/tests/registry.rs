@@ -1,7 +1,11 @@
 //! What a registry tells its author at once, and not a user later on.
 
-use vudev_host::Registry;
+use std::os::fd::OwnedFd;
+
+use vudev_executor::Handle;
 use vudev_host::kinds::Block;
+use vudev_host::options::{OptionError, Table, Values};
+use vudev_host::{CreateError, DeviceKind, Opened, Registry};
 
 #[test]
 fn policies_of_new_names_are_taken() {
@@ -34,4 +38,40 @@ fn a_policy_that_would_never_be_read_is_told() {
 #[should_panic(expected = "two device kinds are called block")]
 fn two_kinds_of_one_name_are_told() {
     let _ = Registry::new().with::<Block>().with::<Block>();
+}
+
+/// A disk under a name that its table has not.
+struct Renamed;
+
+impl DeviceKind for Renamed {
+    const NAME: &'static str = "renamed";
+    const POLICY: &'static str = Block::POLICY;
+    type Description = <Block as DeviceKind>::Description;
+    type Device = <Block as DeviceKind>::Device;
+
+    fn table() -> &'static Table {
+        Block::table()
+    }
+
+    fn open(values: &Values) -> Result<Opened<Self::Description>, OptionError> {
+        Block::open(values)
+    }
+
+    fn operations(description: &Self::Description) -> u32 {
+        Block::operations(description)
+    }
+
+    fn create(
+        handle: &Handle,
+        description: Self::Description,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Self::Device, CreateError> {
+        Block::create(handle, description, descriptors)
+    }
+}
+
+#[test]
+#[should_panic(expected = "a kind and its table are called the same")]
+fn a_kind_with_anothers_table_is_told() {
+    let _ = Registry::new().with::<Renamed>();
 }
