@@ -83,3 +83,15 @@ fn a_directory_without_the_policies_is_the_jail_options_mistake() -> Result<()> 
     assert_eq!(supervisor.wait(LIMIT)?.code(), Some(2));
     Ok(())
 }
+
+#[test]
+fn a_source_that_is_not_there_is_a_line_with_its_key() -> Result<()> {
+    let program = env!("CARGO_BIN_EXE_vudev-entropy");
+    let options = "path=/nowhere/at all,vhost=/tmp/vu-entropy-unused";
+    let (mut supervisor, mut log) = start(program, &["--entropy", options])?;
+    let line = log.until("cannot open", LIMIT)?;
+    let expected = "--entropy: path: column 6: cannot open \"/nowhere/at all\": ";
+    assert!(line.contains(expected), "{line}");
+    assert_eq!(supervisor.wait(LIMIT)?.code(), Some(2));
+    Ok(())
+}

@@ -73,8 +73,9 @@ impl DeviceKind for EntropyKind {
 
     /// Outside of the jail, with the rights of whoever has typed the command.
     fn open(values: &Values) -> Result<Opened<Description>, OptionError> {
-        let source =
-            StdFile::open(values.path("path")).map_err(|error| values.error("path", error))?;
+        let path = values.path("path");
+        let source = StdFile::open(path)
+            .map_err(|error| values.error("path", format!("cannot open {path:?}: {error}")))?;
         let most = values.number("most");
         Ok(Opened::new(Description { most }, vec![source.into()]))
     }
