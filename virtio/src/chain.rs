@@ -17,7 +17,7 @@ use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
 /// line at the queue size (2.7.5.3.1), but Linux's driver does not: a guest whose disk says
 /// `seg_max` 254 sends 256 descriptors through a queue of 128 entries. 1024 is `UIO_MAXIOV`, what
 /// one `readv` takes. In the queue's own table the queue size holds by itself.
-pub const INDIRECT_MAX: u16 = 1024;
+const INDIRECT_MAX: u16 = 1024;
 
 /// How many pieces of memory a chain may be in, for each descriptor that its table may have: a
 /// buffer lies in one region or over the edge of two. A front-end that cuts memory into hundreds of

@@ -4,10 +4,10 @@
 //! Trust: everything read from guest memory is foreign. Bytes are copied once, checked, and only
 //! then believed; a guest that breaks the rules loses its queue, never the process.
 
-pub mod chain;
-pub mod device;
-pub mod memory;
-pub mod queue;
+mod chain;
+mod device;
+mod memory;
+mod queue;
 pub mod spec;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -15,7 +15,7 @@ pub mod testing;
 pub use chain::{Chain, ChainError};
 pub use device::{ConfigReadOnly, Device, Identity, IdentityError};
 pub use memory::{
-    GuestBuffers, GuestMemory, MemoryError, Region, RegionLayout, ShortBuffers,
+    GuestBuffers, GuestMemory, MemoryError, REGIONS_MAX, Region, RegionLayout, ShortBuffers,
     install_sigbus_guard,
 };
 pub use queue::{Queue, QueueControl, QueueError, QueueParts, RingAddresses};

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use vudev_executor::IoBuffers;
-use vudev_virtio::{GuestBuffers, GuestMemory, MemoryError, Region, RegionLayout, ShortBuffers};
+use vudev_virtio::{
+    GuestBuffers, GuestMemory, MemoryError, REGIONS_MAX, Region, RegionLayout, ShortBuffers,
+};
 
 const PAGE: u64 = 4096;
 
@@ -172,7 +174,7 @@ fn regions_that_overlap_are_refused() {
 #[test]
 fn more_regions_than_a_table_may_have_are_refused() {
     let one = region(PAGE, PAGE);
-    let many = vec![one; vudev_virtio::memory::REGIONS_MAX + 1];
+    let many = vec![one; REGIONS_MAX + 1];
     assert!(matches!(
         GuestMemory::new(many),
         Err(MemoryError::TooManyRegions(513))

@@ -84,7 +84,7 @@ impl Region {
     }
 
     /// Whether the file shrank and an access found it out.
-    pub fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         self.0.watched.is_lost()
     }
 

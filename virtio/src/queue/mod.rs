@@ -159,11 +159,6 @@ impl Queue {
         self.shared.try_take()
     }
 
-    /// Whether an entry stands to be taken. One load of the driver's index.
-    pub fn has_available(&self) -> bool {
-        self.shared.has_available()
-    }
-
     /// Gives a chain back to the guest, `written` bytes of its writable part filled, counted from
     /// its first byte without a gap. A count beyond the writable part is taken for all of it. In
     /// any order. The guest is told once, at the turn's end, if it wants to be.

@@ -101,10 +101,6 @@ impl Shared {
         self.retired.get()
     }
 
-    pub(super) fn has_available(&self) -> bool {
-        !self.retired.get() && self.ring.borrow().has_available()
-    }
-
     /// The next chain; `None` once stop was said. A retired queue waits for that.
     pub(super) fn poll_next(
         self: &Rc<Self>,

@@ -145,12 +145,6 @@ impl SplitRing {
         Ok(ready != 0)
     }
 
-    /// Whether an entry stands to be taken, without taking part in anything.
-    pub(super) fn has_available(&self) -> bool {
-        self.seen_available != self.next_available
-            || self.view.available_index() != self.next_available
-    }
-
     /// Asks the driver to kick for the next entry. True when one came meanwhile: then there may
     /// be no kick, and the ring must be looked at again.
     pub(super) fn want_kicks(&mut self) -> bool {
