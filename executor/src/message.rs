@@ -10,7 +10,7 @@ use libc::{cmsghdr, iovec, msghdr};
 /// more is [`Message::truncated`].
 pub const MAX_DESCRIPTORS: usize = 32;
 
-/// Bytes of a control message with [`MAX_DESCRIPTORS`]: more do not fit, and are told by the kernel.
+/// Bytes of a control message with [`MAX_DESCRIPTORS`]: the kernel tells of those that do not fit.
 const CONTROL_BYTES: usize = {
     #[expect(
         clippy::cast_possible_truncation,

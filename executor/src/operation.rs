@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use libc::{iovec, msghdr};
 
-/// At most so many pieces a vectored operation takes (`UIO_MAXIOV`); longer lists are done in parts.
+/// The most pieces of a vectored operation (`UIO_MAXIOV`); longer lists are done in parts.
 pub(crate) const PIECES_MAX: usize = 1024;
 
 /// The offset that stands for "the descriptor's own position": pipes, terminals, append.

@@ -38,49 +38,53 @@ fn no_policy_allows_what_undoes_the_jail() {
     }
 }
 
+/// Calls that no device makes.
+const CALLS: [&str; 24] = [
+    "io_uring_setup",
+    "io_uring_register",
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "socket",
+    "socketpair",
+    "connect",
+    "bind",
+    "execve",
+    "execveat",
+    "fork",
+    "vfork",
+    "clone",
+    "clone3",
+    "ptrace",
+    "mount",
+    "setns",
+    "unshare",
+    "bpf",
+    "userfaultfd",
+    "prctl",
+    "kill",
+];
+
+/// Arguments that rules compare with, and some that they must not be fooled by.
+const VALUES: [u64; 12] = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    6,
+    7,
+    8,
+    0x1000,
+    u64::MAX,
+    1 << 32,
+    0xffff_ff9c,
+];
+
 /// As above, of the programs themselves, which do not share that judgement.
 #[test]
 fn no_program_lets_the_forbidden_calls_through() {
-    const CALLS: [&str; 24] = [
-        "io_uring_setup",
-        "io_uring_register",
-        "open",
-        "openat",
-        "openat2",
-        "creat",
-        "socket",
-        "socketpair",
-        "connect",
-        "bind",
-        "execve",
-        "execveat",
-        "fork",
-        "vfork",
-        "clone",
-        "clone3",
-        "ptrace",
-        "mount",
-        "setns",
-        "unshare",
-        "bpf",
-        "userfaultfd",
-        "prctl",
-        "kill",
-    ];
-    let values = [
-        0,
-        1,
-        2,
-        3,
-        4,
-        6,
-        7,
-        8,
-        0x1000,
-        u64::MAX,
-        1 << 32,
-        0xffff_ff9c,
-    ];
     for name in loaded("x86_64", ".policy") {
         let program = policy::compile(name, Arch::X86_64, &Embedded).unwrap();
         let run = |call: &str, args| {
@@ -92,7 +96,7 @@ fn no_program_lets_the_forbidden_calls_through() {
             })
         };
         for call in CALLS {
-            for value in values {
+            for value in VALUES {
                 assert_eq!(
                     run(call, [value; 6]),
                     Some(Action::Trap),
@@ -101,7 +105,7 @@ fn no_program_lets_the_forbidden_calls_through() {
             }
         }
         for call in ["mmap", "mprotect"] {
-            for other in values {
+            for other in VALUES {
                 for prot in [4, 5, 6, 7, 4 | 1 << 32, 0x0100_0004, u64::MAX] {
                     let args = [other, other, prot, other, other, other];
                     assert_eq!(

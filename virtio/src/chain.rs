@@ -20,8 +20,9 @@ use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
 const INDIRECT_MAX: u16 = 1024;
 
 /// How many pieces of memory a chain may be in, for each descriptor that its table may have: a
-/// buffer lies in one region or over the edge of two. A front-end that cuts memory into hundreds of
-/// tiny regions would otherwise make every descriptor hundreds of iovecs, and every chain megabytes.
+/// buffer lies in one region or over the edge of two. A front-end that cuts memory into hundreds
+/// of tiny regions would otherwise make every descriptor hundreds of iovecs, and every chain
+/// megabytes.
 const PIECES_PER_DESCRIPTOR: usize = 2;
 
 /// A request of the guest's: what the device may read, then what it may write.

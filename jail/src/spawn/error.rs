@@ -54,9 +54,9 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The remedy for a failed step of [`Spawn::spawn`](super::Spawn::spawn) or of a [role](crate::role), if the
-/// likely cause is that this host forbids namespaces. To be called by the supervisor, which still
-/// sees `/proc`.
+/// The remedy for a failed step of [`Spawn::spawn`](super::Spawn::spawn) or of a
+/// [role](crate::role), if the likely cause is that this host forbids namespaces. To be called by
+/// the supervisor, which still sees `/proc`.
 pub fn hint(step: &str, errno: Errno) -> Option<String> {
     if step == STEP_IDENTITY {
         return Some(

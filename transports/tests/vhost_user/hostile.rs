@@ -1,7 +1,7 @@
 //! Whatever a front-end or its guest sends, the process lives, descriptors are closed, and the next
 //! front-end is served.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use vudev_frontend::message::{
@@ -247,6 +247,37 @@ fn pipes_and_files_are_no_kicks_calls_or_errors() {
     served.assert_all_left();
 }
 
+/// What a file of 1 MiB, or the memory shared already, cannot be.
+fn lies(good: &RegionLayout, fresh: &RegionLayout) -> [RegionLayout; 7] {
+    [
+        RegionLayout {
+            size: 2 << 20,
+            ..*fresh
+        },
+        RegionLayout {
+            offset: 1 << 20,
+            ..*fresh
+        },
+        RegionLayout { size: 0, ..*fresh },
+        RegionLayout {
+            guest_address: u64::MAX - 10,
+            ..*fresh
+        },
+        RegionLayout {
+            offset: u64::MAX - 10,
+            ..*fresh
+        },
+        RegionLayout {
+            guest_address: good.guest_address + 0x1000,
+            ..*fresh
+        },
+        RegionLayout {
+            user_address: good.user_address + 0x1000,
+            ..*fresh
+        },
+    ]
+}
+
 #[test]
 fn memory_that_is_not_what_it_says_is_refused() {
     let served = serve_mirror(|path| {
@@ -262,59 +293,14 @@ fn memory_that_is_not_what_it_says_is_refused() {
             offset: 0,
         };
         let (_read_end, pipe) = rustix::pipe::pipe().unwrap();
-        let bad: Vec<(RegionLayout, BorrowedFd<'_>)> = vec![
-            (
-                RegionLayout {
-                    size: 2 << 20,
-                    ..fresh
-                },
-                own.as_fd(),
-            ),
-            (
-                RegionLayout {
-                    offset: 1 << 20,
-                    ..fresh
-                },
-                own.as_fd(),
-            ),
-            (RegionLayout { size: 0, ..fresh }, own.as_fd()),
-            (
-                RegionLayout {
-                    guest_address: u64::MAX - 10,
-                    ..fresh
-                },
-                own.as_fd(),
-            ),
-            (
-                RegionLayout {
-                    offset: u64::MAX - 10,
-                    ..fresh
-                },
-                own.as_fd(),
-            ),
-            (
-                RegionLayout {
-                    guest_address: good.guest_address + 0x1000,
-                    ..fresh
-                },
-                own.as_fd(),
-            ),
-            (
-                RegionLayout {
-                    user_address: good.user_address + 0x1000,
-                    ..fresh
-                },
-                own.as_fd(),
-            ),
-            (fresh, pipe.as_fd()),
-        ];
-        for (layout, fd) in bad {
-            assert!(
-                front.connection().add_memory_region(&layout, fd).is_err(),
-                "{layout:x?}"
-            );
+        for layout in lies(&good, &fresh) {
+            let added = front.connection().add_memory_region(&layout, own.as_fd());
+            assert!(added.is_err(), "{layout:x?}");
             mirror(&mut front, 0);
         }
+        let added = front.connection().add_memory_region(&fresh, pipe.as_fd());
+        assert!(added.is_err(), "a pipe");
+        mirror(&mut front, 0);
         front
             .connection()
             .add_memory_region(&fresh, own.as_fd())

@@ -1,3 +1,5 @@
+//! The command line: which devices in which order, and what is refused.
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 

@@ -1,3 +1,5 @@
+//! The texts of `--help`, against the tables they are made from.
+
 use super::{DISK, PORT};
 use crate::kind::DeviceKind;
 use crate::kinds::{Block, Serial};

@@ -1,3 +1,5 @@
+//! Sockets: what is bound, what is refused, and that nothing foreign is removed.
+
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};

@@ -1,3 +1,5 @@
+//! Values of keys: kinds, columns, aliases, and that no text panics.
+
 use std::path::Path;
 
 use proptest::prelude::*;
