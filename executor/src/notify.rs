@@ -11,6 +11,8 @@ pub struct Notify {
     generation: Cell<u64>,
     taken: Cell<u64>,
     waiters: RefCell<Vec<Waker>>,
+    /// The other vector, so that a notification allocates nothing.
+    spare: Cell<Vec<Waker>>,
 }
 
 impl Notify {
@@ -22,9 +24,10 @@ impl Notify {
     /// Wakes everyone who waits, or the next who will.
     pub fn notify(&self) {
         self.generation.set(self.generation.get().wrapping_add(1));
-        for waker in self.waiters.take() {
-            waker.wake();
-        }
+        // Wakers run foreign code, so no borrow is held then.
+        let mut woken = self.waiters.replace(self.spare.take());
+        woken.drain(..).for_each(Waker::wake);
+        self.spare.set(woken);
     }
 
     /// Completes at the next notification, or at once when one is pending. Those who wait already

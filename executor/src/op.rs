@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::completion::outcome;
-use crate::driver::{Abandoned, Key};
+use crate::driver::{Abandoned, Driver, Key};
 use crate::executor::Handle;
 use crate::operation::Operation;
 
@@ -32,7 +33,8 @@ pub(crate) unsafe trait Request: 'static {
 /// A [`Request`] on its way. Submitted at the first poll; dropping it cancels it, and what it owns
 /// is kept until the kernel has let go.
 pub(crate) struct Op<T: Request> {
-    handle: Handle,
+    driver: Rc<Driver>,
+    reserve: bool,
     request: Option<T>,
     key: Option<Key>,
 }
@@ -40,7 +42,8 @@ pub(crate) struct Op<T: Request> {
 impl<T: Request> Op<T> {
     pub(crate) fn new(handle: &Handle, request: T) -> Self {
         Self {
-            handle: handle.clone(),
+            driver: handle.driver().clone(),
+            reserve: handle.reserve(),
             request: Some(request),
             key: None,
         }
@@ -57,11 +60,10 @@ impl<T: Request> Future for Op<T> {
         let request = this.request.as_mut().expect("not polled after completion");
         let Some(key) = this.key else {
             let operation = request.operation();
-            let driver = this.handle.driver();
             // SAFETY: `request` owns what `operation` points at (its trait's contract), and goes
             // to `abandon` if this future is dropped before the completion.
             #[expect(unsafe_code, reason = "hands pointers to the kernel")]
-            let submitted = ready!(unsafe { driver.submit(cx, &operation, this.handle.reserve()) });
+            let submitted = ready!(unsafe { this.driver.submit(cx, &operation, this.reserve) });
             return match submitted {
                 Ok(key) => {
                     this.key = Some(key);
@@ -70,7 +72,7 @@ impl<T: Request> Future for Op<T> {
                 Err(error) => Poll::Ready(this.finish(Err(error))),
             };
         };
-        let result = ready!(this.handle.driver().poll(key, cx));
+        let result = ready!(this.driver.poll(key, cx));
         this.key = None;
         Poll::Ready(this.finish(outcome(result)))
     }
@@ -80,7 +82,7 @@ impl<T: Request> Op<T> {
     /// Asks for an early end; the completion is still to be awaited.
     pub(crate) fn cancel(&mut self) {
         if let Some(key) = self.key {
-            self.handle.driver().cancel(key);
+            self.driver.cancel(key);
         }
     }
 
@@ -93,9 +95,7 @@ impl<T: Request> Op<T> {
 impl<T: Request> Drop for Op<T> {
     fn drop(&mut self) {
         if let (Some(key), Some(request)) = (self.key, self.request.take()) {
-            self.handle
-                .driver()
-                .abandon(key, Box::new(Leftover(request)));
+            self.driver.abandon(key, Box::new(Leftover(request)));
         }
     }
 }
