@@ -8,19 +8,23 @@
 
 use std::io;
 use std::ptr;
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 /// How long a call may block at most. One that blocks at all is to an eventfd that its owner has
 /// filled: whoever waits for calls reads them.
 const PERIOD_MS: i64 = 500;
 
-/// What the handler sees. Leaked, for a signal may come late.
+/// What the handler sees. Never freed, for a signal may come late; used again, so that there are
+/// only as many as there were loops at one time.
+#[derive(Default)]
 struct State {
-    timer: libc::timer_t,
+    timer: AtomicPtr<libc::c_void>,
     calling: AtomicBool,
     armed: AtomicBool,
 }
+
+static UNUSED: Mutex<Vec<&'static State>> = Mutex::new(Vec::new());
 
 /// The timer of one thread.
 pub(crate) struct Watchdog {
@@ -31,12 +35,11 @@ impl Watchdog {
     /// A timer that signals the calling thread.
     pub(crate) fn new() -> io::Result<Self> {
         install_handler()?;
-        let state = Box::leak(Box::new(State {
-            timer: ptr::null_mut(),
-            calling: AtomicBool::new(false),
-            armed: AtomicBool::new(false),
-        }));
-        state.timer = create_timer(ptr::from_ref(state).cast_mut().cast())?;
+        let unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let state = unused.unwrap_or_else(|| Box::leak(Box::default()));
+        let timer = create_timer(ptr::from_ref(state).cast_mut().cast())?;
+        state.timer.store(timer, Ordering::Relaxed);
+        state.armed.store(false, Ordering::Relaxed);
         Ok(Self { state })
     }
 
@@ -51,7 +54,7 @@ impl Watchdog {
         // it either sees `calling` and arms, or has left `armed` false for us to see.
         calling.store(true, Ordering::Relaxed);
         if !armed.swap(true, Ordering::Relaxed) {
-            arm(*timer);
+            arm(timer.load(Ordering::Relaxed));
         }
         let result = call();
         calling.store(false, Ordering::Relaxed);
@@ -61,11 +64,16 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        // SAFETY: `state.timer` is a timer of ours, deleted once.
+        let timer = self.state.timer.load(Ordering::Relaxed);
+        // SAFETY: `timer` is a timer of ours, deleted once.
         #[expect(unsafe_code, reason = "libc call")]
         unsafe {
-            libc::timer_delete(self.state.timer);
+            libc::timer_delete(timer);
         }
+        UNUSED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.state);
     }
 }
 
@@ -139,7 +147,7 @@ extern "C" fn on_alarm(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void)
         &*state
     };
     if state.calling.load(Ordering::Relaxed) {
-        arm(state.timer);
+        arm(state.timer.load(Ordering::Relaxed));
     } else {
         state.armed.store(false, Ordering::Relaxed);
     }
