@@ -2,6 +2,7 @@
 //! (a session, or an embedding VMM) owns that and calls in.
 
 use std::future::Future;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::queue::{Queue, QueueError};
@@ -50,6 +51,12 @@ impl Identity {
             Some((queue, size)) => Err(IdentityError::QueueSize { queue, size }),
             None => Ok(()),
         }
+    }
+
+    /// `length` bytes of configuration space from `offset` on, or `None` if they end behind it.
+    pub fn config_range(&self, offset: usize, length: usize) -> Option<Range<usize>> {
+        let end = offset.checked_add(length)?;
+        (end <= self.config_size).then_some(offset..end)
     }
 }
 
@@ -127,6 +134,22 @@ pub struct ConfigReadOnly {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_configuration_space_ends_within_it() {
+        let identity = Identity {
+            device_id: 4,
+            features: 0,
+            queue_sizes: Vec::new(),
+            config_size: 8,
+            operations: 0,
+        };
+        assert_eq!(identity.config_range(0, 8), Some(0..8));
+        assert_eq!(identity.config_range(8, 0), Some(8..8));
+        for (offset, length) in [(8, 1), (0, 9), (9, 0), (1, usize::MAX), (usize::MAX, 1)] {
+            assert_eq!(identity.config_range(offset, length), None);
+        }
+    }
 
     #[test]
     fn what_a_device_cannot_be_is_told_with_its_place() {

@@ -302,13 +302,12 @@ impl<D: Device> Direct<D> {
     }
 
     fn check_config(&self, offset: usize, length: usize) -> Result<(), DirectError> {
-        let size = self.identity.config_size;
-        match offset.checked_add(length) {
-            Some(end) if end <= size => Ok(()),
-            Some(_) | None => Err(DirectError::ConfigRange {
+        match self.identity.config_range(offset, length) {
+            Some(_) => Ok(()),
+            None => Err(DirectError::ConfigRange {
                 offset,
                 length,
-                size,
+                size: self.identity.config_size,
             }),
         }
     }

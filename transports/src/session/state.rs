@@ -159,16 +159,16 @@ impl<D: Device> State<D> {
                 }))
             }
             ConfigRequest::Write { offset, bytes } => {
-                let size = self.identity.config_size;
-                let length = bytes.len();
-                if usize::from(offset) + length > size {
+                let (at, length) = (usize::from(offset), bytes.len());
+                if self.identity.config_range(at, length).is_none() {
+                    let size = self.identity.config_size;
                     return Err(Reason::ConfigRange {
                         offset,
                         length,
                         size,
                     });
                 }
-                self.device.write_config(usize::from(offset), &bytes)?;
+                self.device.write_config(at, &bytes)?;
                 Ok(None)
             }
         }
