@@ -104,13 +104,19 @@ impl Reason {
     /// Whether an answer would be a lie, so that only the connection's end is left: the front-end
     /// must not reuse memory or indices of a ring that still has operations in flight.
     pub(super) fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::Ring {
-                reason: RingError::NotDrained { .. },
-                ..
-            } | Self::MemoryInUse
-        )
+        match self {
+            Self::Ring { index: _, reason } => reason.is_fatal(),
+            Self::MemoryInUse => true,
+            Self::NotNegotiated(_)
+            | Self::FeaturesNotOffered { .. }
+            | Self::FeaturesWhileRunning
+            | Self::NoSuchRing { .. }
+            | Self::Memory(_)
+            | Self::NoMemorySlot(_)
+            | Self::NoSuchRegion(_)
+            | Self::ConfigRange { .. }
+            | Self::ConfigReadOnly(_) => false,
+        }
     }
 }
 
@@ -159,4 +165,19 @@ pub enum RingError {
         /// How long we waited.
         limit: Duration,
     },
+}
+
+impl RingError {
+    /// As [`Reason::is_fatal`].
+    fn is_fatal(&self) -> bool {
+        match self {
+            Self::NotDrained { .. } => true,
+            Self::Size { .. }
+            | Self::Running { .. }
+            | Self::Event { .. }
+            | Self::AddressOutside { .. }
+            | Self::LegacyDriver
+            | Self::Start(_) => false,
+        }
+    }
 }
