@@ -48,12 +48,16 @@ pub enum Gate {
     Protocol(ProtocolFeatures),
 }
 
-/// How a message is answered when it succeeds.
+/// How a message is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// By a reply of its own. Such a message is never acknowledged a second time.
+    /// Success by a reply of its own, and never by a second one. Failure by an acknowledgement, if
+    /// REPLY_ACK was agreed upon and the message asks for one.
     Own,
-    /// By an acknowledgement, if REPLY_ACK was agreed upon and the message asks for one.
+    /// Success by a reply of its own, and failure by the same without a payload, asked or not (spec,
+    /// `VHOST_USER_GET_CONFIG`).
+    OwnOrEmpty,
+    /// Both by an acknowledgement, if REPLY_ACK was agreed upon and the message asks for one.
     Acknowledgement,
 }
 
@@ -212,7 +216,7 @@ const fn rule(
 /// by devices of one queue too.
 #[rustfmt::skip]
 static RULES: [Rule; 22] = {
-    use Answer::{Acknowledgement as Ack, Own};
+    use Answer::{Acknowledgement as Ack, Own, OwnOrEmpty as Empty};
     use Code::*;
     use Gate::Open;
     [
@@ -233,7 +237,7 @@ static RULES: [Rule; 22] = {
     rule(SetProtocolFeatures, "SET_PROTOCOL_FEATURES", (U64, U64),             (0, 0), Open,   Ack),
     rule(GetQueueNum,         "GET_QUEUE_NUM",         (0, 0),                 (0, 0), Open,   Own),
     rule(SetVringEnable,      "SET_VRING_ENABLE",      (STATE, STATE),         (0, 0), Open,   Ack),
-    rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Own),
+    rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Empty),
     rule(SetConfig,           "SET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Ack),
     rule(ResetDevice,         "RESET_DEVICE",          (0, 0),                 (0, 0), RESET,  Ack),
     rule(GetMaxMemSlots,      "GET_MAX_MEM_SLOTS",     (0, 0),                 (0, 0), SLOTS,  Own),

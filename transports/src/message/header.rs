@@ -1,6 +1,6 @@
 //! The twelve bytes before every message, and whether the stream behind them can be trusted.
 
-use super::code::MessageName;
+use super::code::{Code, MessageName};
 use super::error::FrameError;
 
 /// Bytes of a header: request, flags and payload size, 32 bits each.
@@ -22,6 +22,7 @@ const NEED_REPLY: u32 = 0x8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     request: u32,
+    code: Option<Code>,
     need_reply: bool,
     payload_size: usize,
 }
@@ -47,6 +48,7 @@ impl Header {
         match usize::try_from(size) {
             Ok(payload_size) if payload_size <= PAYLOAD_SIZE_MAX => Ok(Self {
                 request,
+                code: Code::from_wire(request),
                 need_reply: flags & NEED_REPLY != 0,
                 payload_size,
             }),
@@ -61,6 +63,11 @@ impl Header {
     /// The request's number, which may be none that we speak.
     pub fn request(&self) -> u32 {
         self.request
+    }
+
+    /// The request, if it is one that we speak.
+    pub fn code(&self) -> Option<Code> {
+        self.code
     }
 
     /// The request's name for people.
@@ -104,6 +111,8 @@ mod tests {
     fn a_header_tells_the_request_its_size_and_the_wish_for_an_answer() {
         let header = Header::parse(bytes(12, 0x9, 8)).unwrap();
         assert_eq!((header.request(), header.payload_size()), (12, 8));
+        assert_eq!(header.code(), Some(Code::SetVringKick));
+        assert_eq!(Header::parse(bytes(31, 0x1, 0)).unwrap().code(), None);
         assert!(header.need_reply());
         assert!(!Header::parse(bytes(12, 0x1, 8)).unwrap().need_reply());
     }

@@ -189,7 +189,7 @@ pub fn parse(
     descriptors: Vec<OwnedFd>,
 ) -> Result<Request<MemoryFile>, MessageError> {
     let message = header.name();
-    let Some(code) = Code::from_wire(header.request()) else {
+    let Some(code) = header.code() else {
         return Err(MessageError::Unsupported { message });
     };
     let rule = code.rule();

@@ -159,7 +159,7 @@ async fn carry_out<D: Device>(
         message: header.name(),
         reason,
     };
-    if let Some(code) = Code::from_wire(header.request()) {
+    if let Some(code) = header.code() {
         state.allows(code.rule().gate).map_err(denied)?;
     }
     state.dispatch(request).await.map_err(denied)
@@ -172,18 +172,18 @@ fn answer<D: Device>(
     outcome: Result<Option<Body>, Refusal>,
 ) -> Result<Option<Body>, SessionError> {
     let asked = header.need_reply() && state.acknowledges();
-    let rule = Code::from_wire(header.request()).map(Code::rule);
-    // GET_CONFIG has a way of its own to say no.
-    let config_read =
-        rule.is_some_and(|rule| rule.code == Code::GetConfig && state.allows(rule.gate).is_ok());
+    let rule = header.code().map(Code::rule);
     if let (Some(rule), Ok(reply)) = (rule, &outcome) {
-        debug_assert_eq!(reply.is_some(), rule.answer == Answer::Own, "{}", rule.name);
+        let expected = rule.answer != Answer::Acknowledgement;
+        debug_assert_eq!(reply.is_some(), expected, "{}", rule.name);
     }
+    let empty_for_no = rule
+        .is_some_and(|rule| rule.answer == Answer::OwnOrEmpty && state.allows(rule.gate).is_ok());
     match outcome {
         Ok(Some(reply)) => Ok(Some(reply)),
         Ok(None) => Ok(asked.then_some(Body::Acknowledgement { done: true })),
         Err(refusal) if is_fatal(&refusal) => Err(refusal.into()),
-        Err(_) if config_read => Ok(Some(Body::NoConfig)),
+        Err(_) if empty_for_no => Ok(Some(Body::NoConfig)),
         Err(_) if asked => Ok(Some(Body::Acknowledgement { done: false })),
         Err(refusal) => Err(refusal.into()),
     }
