@@ -351,6 +351,13 @@ impl Driver {
         }
         inner.starved.clear();
     }
+
+    /// Lets go of whoever waits for a turn that will not come: they hold this driver in turn.
+    pub(crate) fn forget_waiters(&self) {
+        let (work, timers) = (self.turn_end.take(), self.timers.take());
+        // Destructors run foreign code, so no borrow is held here.
+        drop((work, timers));
+    }
 }
 
 impl Inner {

@@ -158,6 +158,7 @@ impl Drop for Executor {
         self.handle.driver.close();
         // What the last completions woke: tasks already cancelled, whose futures drop here.
         self.handle.queue.run_cancelled(&mut VecDeque::new());
+        self.handle.driver.forget_waiters();
     }
 }
 

@@ -232,6 +232,20 @@ fn turn_end_work_runs_once_a_turn_before_the_loop_sleeps() {
 }
 
 #[test]
+fn turn_end_work_that_never_runs_is_let_go_with_its_executor() {
+    struct Holder(#[expect(dead_code, reason = "held")] vudev_executor::Handle);
+    impl TurnEnd for Holder {
+        fn turn_end(self: Rc<Self>) {}
+    }
+    let executor = executor(8);
+    let work = Rc::new(Holder(executor.handle().clone()));
+    let held = Rc::downgrade(&work);
+    executor.handle().at_turn_end(work);
+    drop(executor);
+    assert!(held.upgrade().is_none());
+}
+
+#[test]
 fn a_dropped_task_is_cancelled() {
     let executor = executor(8);
     let handle = executor.handle();
