@@ -54,8 +54,8 @@ pub enum Answer {
     /// Success by a reply of its own, and never by a second one. Failure by an acknowledgement, if
     /// REPLY_ACK was agreed upon and the message asks for one.
     Own,
-    /// Success by a reply of its own, and failure by the same without a payload, asked or not (spec,
-    /// `VHOST_USER_GET_CONFIG`).
+    /// Success by a reply of its own, and failure by the same without a payload, asked or not
+    /// (spec, `VHOST_USER_GET_CONFIG`).
     OwnOrEmpty,
     /// Both by an acknowledgement, if REPLY_ACK was agreed upon and the message asks for one.
     Acknowledgement,
@@ -216,7 +216,7 @@ const fn rule(
 /// by devices of one queue too.
 #[rustfmt::skip]
 static RULES: [Rule; 22] = {
-    use Answer::{Acknowledgement as Ack, Own, OwnOrEmpty as Empty};
+    use Answer::{Acknowledgement as Ack, Own, OwnOrEmpty as Nil};
     use Code::*;
     use Gate::Open;
     [
@@ -237,7 +237,7 @@ static RULES: [Rule; 22] = {
     rule(SetProtocolFeatures, "SET_PROTOCOL_FEATURES", (U64, U64),             (0, 0), Open,   Ack),
     rule(GetQueueNum,         "GET_QUEUE_NUM",         (0, 0),                 (0, 0), Open,   Own),
     rule(SetVringEnable,      "SET_VRING_ENABLE",      (STATE, STATE),         (0, 0), Open,   Ack),
-    rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Empty),
+    rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Nil),
     rule(SetConfig,           "SET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Ack),
     rule(ResetDevice,         "RESET_DEVICE",          (0, 0),                 (0, 0), RESET,  Ack),
     rule(GetMaxMemSlots,      "GET_MAX_MEM_SLOTS",     (0, 0),                 (0, 0), SLOTS,  Own),
