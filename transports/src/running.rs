@@ -13,6 +13,13 @@ use vudev_virtio::{Device, QueueControl, QueueError, QueueParts};
 /// measure.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// Resets a device whose queues have all been stopped or dropped.
+pub(crate) async fn reset<D: Device>(handle: &Handle, device: &D) {
+    // A queue that was dropped lets go of its device in the next turn.
+    handle.yield_now().await;
+    device.reset();
+}
+
 /// A running queue.
 ///
 /// Its task's end is the proof that nothing of it is in flight, so what [`QueueControl`] says about

@@ -15,7 +15,7 @@ use vudev_virtio::{
 };
 
 use crate::features;
-use crate::running::{DRAIN_LIMIT, RunningQueue};
+use crate::running::{self, DRAIN_LIMIT, RunningQueue};
 
 /// A device with its driver's memory and features. Dropping it drops its queues, with whatever they
 /// have in flight; [`Direct::reset`] drains them first.
@@ -296,9 +296,7 @@ impl<D: Device> Direct<D> {
             log::warn!("operations in flight did not end in time and are cancelled");
         }
         self.queues.clear();
-        // A queue that was dropped lets go of its device in the next turn.
-        self.handle.yield_now().await;
-        self.device.reset();
+        running::reset(&self.handle, &*self.device).await;
     }
 
     fn check_config(&self, offset: usize, length: usize) -> Result<(), DirectError> {

@@ -29,7 +29,7 @@ use vudev_virtio::Device;
 
 use self::state::State;
 use crate::message::{Answer, Body, Code, Header, Incoming, Reply, Request};
-use crate::running::DRAIN_LIMIT;
+use crate::running::{self, DRAIN_LIMIT};
 use crate::transport::{Transport, TransportError};
 
 /// How long queues may drain after [`Stopper::stop`]: half of the time in which the whole program
@@ -207,8 +207,8 @@ async fn shut_down<D: Device>(mut state: State<D>, stop: &Latch) {
     if let Either::Right(_) = select(pin!(state.drain_rings()), pin!(gave_up)).await {
         log::warn!("operations in flight did not end in time and are cancelled");
     }
-    let State { device, .. } = state;
-    // A queue that was dropped lets go of its device in the next turn.
-    handle.yield_now().await;
-    device.reset();
+    let device = state.device.clone();
+    // With the queues that were given up.
+    drop(state);
+    running::reset(&handle, &*device).await;
 }

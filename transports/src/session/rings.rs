@@ -89,8 +89,6 @@ impl<D: Device> State<D> {
                 outcome = Err(Reason::Ring { index, reason });
             }
         }
-        // A queue that was dropped lets go of its device in the next turn.
-        self.handle.yield_now().await;
         outcome
     }
 

@@ -13,6 +13,7 @@ use crate::features::{self, PROTOCOL_FEATURES};
 use crate::message::{
     Body, ConfigRequest, FeatureRequest, Gate, LifecycleRequest, ProtocolFeatures, Request,
 };
+use crate::running;
 
 /// A session's memory of its front-end.
 pub(super) struct State<D> {
@@ -129,7 +130,7 @@ impl<D: Device> State<D> {
     async fn reset(&mut self) -> Result<(), Reason> {
         let reset = self.reset_rings().await;
         let Self {
-            handle: _,
+            handle,
             device,
             identity: _,
             features,
@@ -140,7 +141,7 @@ impl<D: Device> State<D> {
             changed: _,
         } = self;
         *features = None;
-        device.reset();
+        running::reset(handle, &**device).await;
         reset
     }
 

@@ -173,6 +173,7 @@ impl Device for Slow {
 pub(crate) struct Stuck {
     pub(crate) taken: Cell<u32>,
     pub(crate) resets: Cell<u32>,
+    running: Cell<u32>,
 }
 
 impl Stuck {
@@ -180,6 +181,7 @@ impl Stuck {
         Self {
             taken: Cell::new(0),
             resets: Cell::new(0),
+            running: Cell::new(0),
         }
     }
 }
@@ -198,6 +200,7 @@ impl Device for Stuck {
     fn read_config(&self, _: usize, _: &mut [u8]) {}
 
     async fn serve(self: Rc<Self>, queue: Queue) -> Result<(), QueueError> {
+        let _running = Running::new(&self.running);
         let taken = &self.taken;
         queue
             .serve(4, async |_| {
@@ -208,6 +211,7 @@ impl Device for Stuck {
     }
 
     fn reset(&self) {
+        assert_eq!(self.running.get(), 0, "no queue runs at a reset");
         self.resets.set(self.resets.get() + 1);
     }
 }
