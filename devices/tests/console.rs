@@ -9,7 +9,6 @@
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Seek, Write, pipe};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
@@ -399,16 +398,10 @@ fn a_terminal_that_nobody_reads_neither_holds_up_the_loop_nor_loses_a_byte() {
         assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
         let expected = text(100_000);
         let buffer = console.put(&expected);
-        let begun = Instant::now();
         console.send(TRANSMIT, &[buffer], &[]);
+        // Nobody reads before this is over, so a write that waited would wait for ever.
         console.settle().await;
         assert_eq!(console.stop_queue(TRANSMIT).await, 0);
-        // Without waiting this takes less than a millisecond; the watchdog over system calls
-        // that hang would need half a second.
-        assert!(
-            begun.elapsed() < Duration::from_millis(400),
-            "something waited"
-        );
         console.start_queue(TRANSMIT);
         assert!(read_all(&handle, &mut user, expected.len()).await == expected);
         let _ = console.used(TRANSMIT).await;
