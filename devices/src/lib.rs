@@ -10,6 +10,7 @@
 
 pub mod block;
 pub mod console;
+mod passing;
 
 pub use block::{Block, BlockConfig, BlockError};
 pub use console::Console;

@@ -1,15 +1,17 @@
 //! Moves bytes between a file and a request's memory, all or an error: short operations are
-//! continued, and memory that O_DIRECT would refuse goes through a bounce buffer. It does not
-//! know requests, and believes offsets and lengths: [`super::request`] has checked them.
+//! continued, and memory that O_DIRECT would refuse goes through a bounce buffer. What the ring has
+//! no worker thread for is asked of the kernel by a system call, which holds up the other requests
+//! but does not fail the guest's. It does not know requests, and believes offsets and lengths:
+//! [`super::request`] has checked them.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::io::Errno;
 use vudev_executor::{File, IoBuffers};
 use vudev_virtio::GuestBuffers;
 
 use super::bounce::{BOUNCE_SIZE, Pool};
+use crate::passing::is_passing;
 
 /// A disk's file, and how it wants to be accessed.
 pub(super) struct Storage {
@@ -65,7 +67,7 @@ impl Storage {
     /// Makes what was written durable.
     pub(super) async fn sync(&self) -> io::Result<()> {
         match self.file.sync(true).await {
-            Err(error) if wants_worker(&error) => Ok(rustix::fs::fdatasync(self.file.as_fd())?),
+            Err(error) if is_passing(&error) => Ok(rustix::fs::fdatasync(self.file.as_fd())?),
             result => result,
         }
     }
@@ -82,7 +84,7 @@ impl Storage {
         let (result, buffers) = self.file.read_at(into.take(), offset).await;
         *into = buffers;
         match result {
-            Err(error) if wants_worker(&error) => self.read_bounced(into, offset).await,
+            Err(error) if is_passing(&error) => self.read_bounced(into, offset).await,
             result => self.advance(into, result?),
         }
     }
@@ -91,7 +93,7 @@ impl Storage {
         let (result, buffers) = self.file.write_at(from.take(), offset).await;
         *from = buffers;
         match result {
-            Err(error) if wants_worker(&error) => self.write_bounced(from, offset).await,
+            Err(error) if is_passing(&error) => self.write_bounced(from, offset).await,
             result => self.advance(from, result?),
         }
     }
@@ -108,7 +110,7 @@ impl Storage {
         let bytes = lent.take(0..into.len().min(BOUNCE_SIZE));
         let (result, mut bytes) = self.file.read_at(bytes, offset).await;
         let read = match result {
-            Err(error) if wants_worker(&error) => {
+            Err(error) if is_passing(&error) => {
                 rustix::io::pread(self.file.as_fd(), bytes.as_mut_slice(), offset)?
             }
             result => result?,
@@ -131,7 +133,7 @@ impl Storage {
             let at = offset + done as u64;
             let (result, bytes) = self.file.write_at(lent.take(done..length), at).await;
             let written = match result {
-                Err(error) if wants_worker(&error) => {
+                Err(error) if is_passing(&error) => {
                     rustix::io::pwrite(self.file.as_fd(), bytes.as_slice(), at)?
                 }
                 result => result?,
@@ -149,14 +151,4 @@ impl Storage {
     fn whole(&self, moved: usize) -> usize {
         moved & !(self.alignment - 1)
     }
-}
-
-/// Whether the ring could not carry out an operation for want of a worker thread (a limit on
-/// processes was reached): io-wq answers ECANCELED then, or EAGAIN. The same is then asked of the
-/// kernel by a system call, which holds up the other requests but does not fail the guest's.
-fn wants_worker(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::CANCELED | Errno::AGAIN | Errno::INTR)
-    )
 }

@@ -7,7 +7,8 @@ use std::future::pending;
 use vudev_executor::File;
 use vudev_virtio::{Queue, QueueError};
 
-use super::{finish, is_memory_lost, is_passing, rest};
+use super::{finish, is_memory_lost, rest};
+use crate::passing::is_passing;
 
 /// Where input comes from.
 pub(super) struct Input {

@@ -39,7 +39,8 @@ const CONFIG_SIZE: usize = 12;
 /// The greatest size of a queue. A guest prints line by line, and posts few receive buffers.
 const QUEUE_SIZE_MAX: u16 = 256;
 
-/// At most so many operations are in flight: one of each queue, and one that a stop cancels.
+/// At most so many operations are in flight: two for each of the two queues, the one that it waits
+/// for and the wait before it that a stop dropped and the kernel has yet to let go of.
 pub const OPERATIONS: u32 = 4;
 
 /// How long a descriptor is left alone that says it is ready and then is not, or when the ring has
@@ -118,13 +119,4 @@ async fn rest(queue: &Queue) -> Option<()> {
 /// fault of a front-end, which must not cost the next one its input or output.
 fn is_memory_lost(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::FAULT)
-}
-
-/// Whether the same can be tried again soon: somebody else was quicker at a shared descriptor, a
-/// stop interrupted it, or io-wq had no worker thread (ECANCELED).
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::AGAIN | Errno::INTR | Errno::CANCELED)
-    )
 }

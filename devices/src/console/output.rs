@@ -9,7 +9,8 @@ use vudev_executor::File;
 use vudev_virtio::{Chain, GuestBuffers, Queue, QueueError};
 
 use super::terminal::can_block;
-use super::{finish, is_memory_lost, is_passing, rest};
+use super::{finish, is_memory_lost, rest};
+use crate::passing::is_passing;
 
 /// How many bytes go at once to a terminal that is not ours alone ([`super::terminal`]). A write
 /// waits inside the kernel when there is less room, so it is little, and done only when the
