@@ -16,7 +16,7 @@ use vudev_transports::direct::{Direct, DirectError, DirectRing};
 use vudev_virtio::spec::feature::VERSION_1;
 use vudev_virtio::{Region, RegionLayout, RingAddresses};
 
-use crate::common::{MIRROR_FEATURE, Mirror};
+use crate::common::{Forgetful, MIRROR_FEATURE, Mirror};
 
 /// A driver on the device's own thread: it waits by the executor.
 struct Driver {
@@ -141,6 +141,33 @@ fn a_queue_starts_stops_and_goes_on_where_it_was() {
         .unwrap();
     assert_eq!(device.resets.get(), 1);
     assert_eq!(device.running.get(), 0);
+}
+
+#[test]
+fn chains_that_the_device_drops_are_counted_also_after_a_stop() {
+    let executor = executor();
+    let mut driver = Driver::new(&executor);
+    let handle = executor.handle();
+    let device = Rc::new(Forgetful);
+    let mut direct = Direct::new(handle, device, driver.shared(), VERSION_1).unwrap();
+    executor
+        .run(async {
+            let mut next = 0;
+            for round in 1..=2 {
+                direct.start(driver.ring(&driver.shared(), next)).unwrap();
+                let buffer = driver.memory.allocate(4, 1).unwrap();
+                driver.ring.add(&[Buffer::new(buffer, 4)], &[]).unwrap();
+                driver.ring.kick().unwrap();
+                while direct.dropped(0) < round {
+                    handle.yield_now().await;
+                }
+                next = direct.stop(0).await.unwrap();
+                assert_eq!(direct.dropped(0), round);
+            }
+            assert_eq!(direct.dropped(1), 0);
+            direct.reset().await;
+        })
+        .unwrap();
 }
 
 #[test]

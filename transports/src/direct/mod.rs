@@ -26,6 +26,8 @@ pub struct Direct<D> {
     memory: Rc<GuestMemory>,
     features: u64,
     queues: BTreeMap<u16, RunningQueue>,
+    /// Chains that the device lost on queues that were stopped.
+    dropped: BTreeMap<u16, usize>,
     changed: Rc<Notify>,
 }
 
@@ -155,14 +157,14 @@ impl<D: Device> Direct<D> {
         }
         device.negotiated(features);
         let changed = Rc::new(Notify::new());
-        let queues = BTreeMap::new();
         Ok(Self {
             handle: handle.clone(),
             device,
             identity,
             memory,
             features,
-            queues,
+            queues: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             changed,
         })
     }
@@ -227,6 +229,7 @@ impl<D: Device> Direct<D> {
             .ok_or(DirectError::NotRunning(index))?;
         let drained = queue.stop(&self.handle, DRAIN_LIMIT).await;
         let next_available = queue.control().next_available();
+        *self.dropped.entry(index).or_default() += queue.control().dropped();
         self.queues.remove(&index);
         if drained {
             Ok(next_available)
@@ -244,6 +247,16 @@ impl<D: Device> Direct<D> {
         {
             self.changed.notified().await;
         }
+    }
+
+    /// How many of a queue's chains the device has dropped so far, neither completed nor put back: a
+    /// mistake of its author's, and the driver waits for them in vain. Those of a queue that did
+    /// not end and was dropped with what it had are not counted.
+    pub fn dropped(&self, index: u16) -> usize {
+        let running = self.queues.get(&index);
+        let now = running.map_or(0, |queue| queue.control().dropped());
+        let before = self.dropped.get(&index).copied().unwrap_or_default();
+        before + now
     }
 
     /// Puts other memory under all queues, each between two chains. What is in flight keeps the

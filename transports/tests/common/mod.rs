@@ -216,6 +216,30 @@ impl Device for Stuck {
     }
 }
 
+/// Drops every chain.
+pub(crate) struct Forgetful;
+
+impl Device for Forgetful {
+    fn identity(&self) -> Identity {
+        Identity {
+            device_id: 63,
+            features: 0,
+            queue_sizes: vec![RING_SIZE_MAX],
+            config_size: 0,
+            operations: 1,
+        }
+    }
+
+    fn read_config(&self, _: usize, _: &mut [u8]) {}
+
+    async fn serve(self: Rc<Self>, mut queue: Queue) -> Result<(), QueueError> {
+        while let Some(chain) = queue.next().await? {
+            drop(chain);
+        }
+        Ok(())
+    }
+}
+
 /// What is left when the script has ended.
 pub(crate) struct Served<D> {
     pub(crate) device: Rc<D>,
