@@ -1,6 +1,6 @@
 //! The files of `seccomp/` as they are embedded: that all of them hold what their README says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vudev_jail::policy::{self, Action, Arch, Call};
 use vudev_jail::{Embedded, Source, ring};
@@ -36,6 +36,25 @@ fn no_policy_allows_what_undoes_the_jail() {
         let policy = policy::read(name, Arch::X86_64, &Embedded).unwrap();
         assert_eq!(policy::violations(&policy), [], "{name}");
     }
+}
+
+#[test]
+fn every_policy_allows_the_loop_and_the_report_of_its_end() {
+    for name in loaded("x86_64", ".policy") {
+        let policy = policy::read(name, Arch::X86_64, &Embedded).unwrap();
+        assert!(policy::missing(&policy).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn what_a_policy_lacks_is_named() {
+    let source: BTreeMap<String, String> = [(
+        "x86_64/mine_device.policy".to_owned(),
+        "io_uring_enter: 1\nsendto: return EPERM\nrt_sigreturn: arg0 == 0\n".to_owned(),
+    )]
+    .into();
+    let policy = policy::read("mine_device", Arch::X86_64, &source).unwrap();
+    assert_eq!(policy::missing(&policy), ["sendto", "exit_group"]);
 }
 
 /// Calls that no device makes.
@@ -185,8 +204,7 @@ fn a_wrong_ring_list_says_where_and_why() {
         ("@default kill", "a ring list has no `@default`"),
     ];
     for (text, expected) in lists {
-        let source =
-            std::collections::BTreeMap::from([("ring/a_device.ring".to_owned(), text.to_owned())]);
+        let source = BTreeMap::from([("ring/a_device.ring".to_owned(), text.to_owned())]);
         let error = ring::allow_list("a_device", &source)
             .unwrap_err()
             .to_string();

@@ -16,6 +16,7 @@ mod compile;
 mod constants;
 mod forbidden;
 pub(crate) mod load;
+mod needed;
 pub(crate) mod parse;
 pub(crate) mod token;
 
@@ -27,6 +28,7 @@ pub use self::bpf::{Instruction, Program, ProgramError};
 pub use self::constants::constant;
 pub use self::forbidden::{Violation, violations};
 pub use self::load::{INCLUDE_DEPTH_MAX, PolicyError, is_loadable};
+pub use self::needed::missing;
 
 /// Reads the policy `name` (such as `block_device_vhost_user`) of `arch` from `source`.
 pub fn read(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {

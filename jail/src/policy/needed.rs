@@ -1,0 +1,19 @@
+//! What every policy of a device must allow, whatever the device: without these its process dies at
+//! its first step, or cannot say why it dies.
+
+use super::Policy;
+
+/// The loop; log lines and the report of a forbidden call; the exit after it; the return from the
+/// handlers of other signals.
+const NEEDED: [&str; 4] = ["io_uring_enter", "sendto", "exit_group", "rt_sigreturn"];
+
+/// Those of these calls that `policy` never allows, with whatever arguments.
+pub fn missing(policy: &Policy) -> Vec<&'static str> {
+    let permits = |name: &str| {
+        let rule = policy.rules.values().find(|rule| rule.name == name);
+        rule.map_or(policy.default.permits(), |rule| {
+            rule.filters.iter().any(|filter| filter.action.permits())
+        })
+    };
+    NEEDED.into_iter().filter(|name| !permits(name)).collect()
+}
