@@ -35,6 +35,18 @@ pub(crate) enum PoliciesError {
     /// One half is missing or malformed.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// Its process would die at once, and could not say why.
+    #[error(
+        "{policy}: {} not allowed, which every device's process needs: does it \
+         `@include ./common_device.policy`?",
+        missing.join(", ")
+    )]
+    Missing {
+        /// The policy's file.
+        policy: String,
+        /// The calls.
+        missing: Vec<&'static str>,
+    },
     /// No policies exist for what this program runs on.
     #[error("there are no policies for this processor")]
     Arch,
@@ -48,7 +60,7 @@ impl Policies {
         source: &dyn Source,
     ) -> Result<Self, PoliciesError> {
         let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
-        let name = format!("{}_{}", entry.policy(), transport.policy_suffix());
+        let name = name(entry, transport);
         let RingList { opcodes, flags } = allow_list(&name, source)?;
         let program = policy::compile(&name, arch, source)?;
         Ok(Self {
@@ -71,24 +83,62 @@ impl Policies {
     }
 }
 
-/// In the supervisor: finds out whether a role will have its policies, and returns the texts that
-/// it must be sent.
-pub(crate) fn texts_for_role(
+/// The policies of a device behind a transport.
+fn name(entry: &Entry, transport: Transport) -> String {
+    format!("{}_{}", entry.policy(), transport.policy_suffix())
+}
+
+/// What a role's policies are made of, and what its user should know of them.
+#[derive(Debug)]
+pub(crate) struct ForRole {
+    /// The texts that it must be sent.
+    pub(crate) texts: Option<Texts>,
+    /// A line for the log.
+    pub(crate) warning: Option<String>,
+}
+
+/// In the supervisor: finds out whether a role will have its policies, and can live with them.
+pub(crate) fn for_role(
     registry: &Registry,
     entry: &Entry,
     transport: Transport,
     directory: Option<&Path>,
-) -> Result<Option<Texts>, PoliciesError> {
+) -> Result<ForRole, PoliciesError> {
     let Some(directory) = directory else {
-        Policies::read(entry, transport, &Built { registry })?;
-        return Ok(None);
+        let built = Built { registry };
+        Policies::read(entry, transport, &built)?;
+        return Ok(ForRole {
+            texts: None,
+            warning: judge(&name(entry, transport), &built)?,
+        });
     };
     let recorder = Recorder {
         directory: Directory::new(directory),
         texts: RefCell::default(),
     };
     Policies::read(entry, transport, &recorder)?;
-    Ok(Some(recorder.texts.into_inner()))
+    let texts = recorder.texts.into_inner();
+    Ok(ForRole {
+        warning: judge(&name(entry, transport), &texts)?,
+        texts: Some(texts),
+    })
+}
+
+/// Refuses a policy that no process can live with; a warning about one that undoes the jail.
+fn judge(name: &str, source: &dyn Source) -> Result<Option<String>, PoliciesError> {
+    let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
+    let compiled = policy::read(name, arch, source)?;
+    let missing = policy::missing(&compiled);
+    let policy = format!("{arch}/{name}.policy");
+    if !missing.is_empty() {
+        return Err(PoliciesError::Missing { policy, missing });
+    }
+    let found: Vec<_> = policy::violations(&compiled)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let warning = format!("{policy} allows what no device may: {}", found.join(", "));
+    Ok((!found.is_empty()).then_some(warning))
 }
 
 /// What the author of a kind without policies is told.
@@ -139,6 +189,39 @@ impl Source for Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn judged(text: &str) -> Result<Option<String>, PoliciesError> {
+        let registry = Registry::new();
+        let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
+        let mut texts = Texts::new();
+        let name = format!("{arch}/common_device.policy");
+        let built = Built {
+            registry: &registry,
+        };
+        texts.insert(name.clone(), built.read(&name).unwrap_or_default());
+        texts.insert(format!("{arch}/mine_device.policy"), text.to_owned());
+        judge("mine_device", &texts)
+    }
+
+    #[test]
+    fn a_policy_without_what_every_process_needs_is_refused_with_the_remedy() {
+        let error = judged("io_uring_enter: 1\nread: 1\n").unwrap_err();
+        let error = error.to_string();
+        let expected = "mine_device.policy: sendto, exit_group, rt_sigreturn not allowed";
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains("@include ./common_device.policy"), "{error}");
+    }
+
+    #[test]
+    fn a_policy_that_undoes_the_jail_is_warned_of_in_one_line() {
+        let warning = judged("@include ./common_device.policy\n").unwrap();
+        assert_eq!(warning, None);
+        let text = "@include ./common_device.policy\nopenat: 1\nsocket: 1\n";
+        let warning = judged(text).unwrap().unwrap_or_default();
+        assert!(warning.contains("mine_device.policy allows"), "{warning}");
+        assert!(warning.contains("`openat`"), "{warning}");
+        assert!(warning.contains("`socket`"), "{warning}");
+    }
 
     #[test]
     fn a_policy_that_nobody_built_in_is_told_by_its_name_and_remedy() {

@@ -17,7 +17,7 @@ use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, Wir
 use crate::kind::{DESCRIPTORS_MAX, Opened};
 use crate::options::listen::{Claim, Listening, SocketGuard};
 use crate::options::{DeviceRequest, OptionError, RunOptions};
-use crate::policies::{Texts, texts_for_role};
+use crate::policies::{ForRole, Texts, for_role};
 use crate::{ROLE, Registry};
 
 /// The only wire there is yet.
@@ -104,7 +104,7 @@ fn open(
     let entry = registry
         .find(request.kind)
         .expect("the command line knows only our kinds");
-    let opened = entry.open(&request.values)?;
+    let mut opened = entry.open(&request.values)?;
     assert!(
         opened.descriptors.len() <= DESCRIPTORS_MAX,
         "{} opens too much",
@@ -114,13 +114,14 @@ fn open(
         return Ok((opened, None));
     }
     let directory = options.jail.seccomp_policy_dir.as_deref();
-    let policies =
-        texts_for_role(registry, entry, TRANSPORT, directory).map_err(|error| match directory {
+    let ForRole { texts, warning } =
+        for_role(registry, entry, TRANSPORT, directory).map_err(|error| match directory {
             Some(_) => OptionError::new("jail", error).key("seccomp-policy-dir"),
             // The user can do nothing about what this program is made of.
             None => OptionError::new(entry.name(), error),
         })?;
-    Ok((opened, policies))
+    opened.notes.extend(warning);
+    Ok((opened, texts))
 }
 
 impl Everything {
