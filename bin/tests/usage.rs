@@ -99,7 +99,14 @@ fn a_policy_that_is_missing_or_wrong_is_named_before_anything_starts() -> Result
         "--serial",
         "type=sink,vhost=s",
     ];
-    refused(folder, &jail, &["--jail", "serial_device_vhost_user"])
+    refused(folder, &jail, &["--jail", "serial_device_vhost_user"])?;
+
+    // Nobody could be told why such a device dies.
+    let name = folder.join("policies/serial_device_vhost_user");
+    fs::write(name.with_extension("policy"), "exit_group: 1\n")?;
+    fs::write(name.with_extension("ring"), "IORING_OP_READV: 1\n")?;
+    let missing = "io_uring_enter, sendto, rt_sigreturn not allowed";
+    refused(folder, &jail, &["--jail", missing])
 }
 
 #[test]
