@@ -42,9 +42,11 @@ const ROLE: &str = "vudev-device";
 /// 2 for a command line that makes no sense.
 pub fn run(registry: &Registry) -> ExitCode {
     let mut arguments = std::env::args_os();
-    if arguments.next().is_some_and(|name| name == ROLE) {
+    let called = arguments.next();
+    if called.as_ref().is_some_and(|name| name == ROLE) {
         role::main(registry)
     } else {
-        supervisor::main(registry, arguments.collect())
+        let program = registry.program(called.as_deref());
+        supervisor::main(registry, &program, arguments.collect())
     }
 }

@@ -1,7 +1,9 @@
 //! The list of device kinds that a binary offers. It erases their types, so that neither the
 //! command line nor the processes name a device; it decides nothing by itself.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -28,9 +30,13 @@ use crate::role::serve::{Served, Serving};
 /// ```
 #[derive(Default)]
 pub struct Registry {
+    program: Option<&'static str>,
     entries: Vec<Entry>,
     policies: Vec<PolicySource>,
 }
+
+/// What a program is called that nobody gave a name to.
+const PROGRAM: &str = "vudev";
 
 /// A policy file by its name, as seen from `seccomp/`, and its text: say
 /// `x86_64/mydev_device_vhost_user.policy`, `ring/mydev_device_vhost_user.ring`.
@@ -40,6 +46,14 @@ impl Registry {
     /// No device at all.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// And this name for the program, in its help and on its log lines. Without it, it is the one
+    /// that it is called by.
+    #[must_use]
+    pub fn named(mut self, program: &'static str) -> Self {
+        self.program = Some(program);
+        self
     }
 
     /// And this kind of device.
@@ -92,6 +106,13 @@ impl Registry {
     /// The kind of this name.
     pub fn find(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.name == name)
+    }
+
+    /// The program's name; `called` is what its caller says that it is.
+    pub(crate) fn program(&self, called: Option<&OsStr>) -> String {
+        let file = called.and_then(|called| Path::new(called).file_name()?.to_str());
+        let plain = file.filter(|name| name.chars().all(|c| c.is_ascii_graphic()));
+        self.program.or(plain).unwrap_or(PROGRAM).to_owned()
     }
 
     /// The policy files added by [`Registry::with_policies`].
@@ -207,4 +228,22 @@ fn create<K: DeviceKind>(
 
 fn parse<K: DeviceKind>(description: Value) -> Result<K::Description, CreateError> {
     serde_json::from_value(description).map_err(|error| CreateError::Description(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_called_what_it_is_named_or_as_its_file() {
+        let called = |name: &str| Registry::new().program(Some(OsStr::new(name)));
+        assert_eq!(called("/usr/bin/entropyd"), "entropyd");
+        assert_eq!(called("./vudev"), "vudev");
+        for strange in ["", "/", "a\nb", "a b"] {
+            assert_eq!(called(strange), PROGRAM);
+        }
+        assert_eq!(Registry::new().program(None), PROGRAM);
+        let named = Registry::new().named("mine");
+        assert_eq!(named.program(Some(OsStr::new("other"))), "mine");
+    }
 }

@@ -66,6 +66,7 @@ fn a_device_of_another_program_serves_from_its_own_jail() -> Result<()> {
     assert_eq!(front.stop()?, [2]);
 
     supervisor.signal(Signal::TERM)?;
+    log.until("vudev-entropy: info: SIGTERM: stopping", LIMIT)?;
     assert_eq!(supervisor.wait(LIMIT)?.code(), Some(0));
     Ok(())
 }

@@ -111,7 +111,8 @@ pub(crate) fn main(registry: &Registry) -> ExitCode {
         Ok(channel) => channel,
         Err(error) => {
             // Somebody has typed our role's name: the one case in which stderr is a person's.
-            eprintln!("vudev: this is no command, but the name of a device's process: {error}");
+            let program = registry.program(None);
+            eprintln!("{program}: this is no command, but the name of a device's process: {error}");
             return ExitCode::from(crate::options::USAGE_STATUS);
         }
     };

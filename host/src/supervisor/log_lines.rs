@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::mem;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -17,8 +18,19 @@ const BACKLOG_MAX: usize = 256 * 1024;
 /// How long the program's end waits for a reader that does not read.
 const FLUSH_LIMIT: Duration = Duration::from_millis(100);
 
-/// The name on the supervisor's own lines.
-pub(crate) const SUPERVISOR: &str = "vudev";
+/// The name on the supervisor's own lines: the program's. There is one a process, as there is one
+/// stderr.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// Gives the supervisor's lines their name, once and before the first.
+pub(crate) fn name(program: &str) {
+    // A second program in one process would be a second supervisor: the first one's name stays.
+    let _ = NAME.set(program.to_owned());
+}
+
+fn supervisor() -> &'static str {
+    NAME.get().map_or("vudev", String::as_str)
+}
 
 /// Lines on their way to stderr.
 #[derive(Default)]
@@ -45,7 +57,7 @@ impl LogLines {
         if lost > 0 {
             push_line(
                 &mut backlog,
-                SUPERVISOR,
+                supervisor(),
                 Level::Warn,
                 &format!("{lost} lines were lost"),
             );
@@ -119,7 +131,7 @@ fn level_name(level: Level) -> &'static str {
 /// One line straight to stderr, for what happens before the event loop runs.
 pub(crate) fn say(level: Level, text: &str) {
     let mut line = String::new();
-    push_line(&mut line, SUPERVISOR, level, text);
+    push_line(&mut line, supervisor(), level, text);
     eprint!("{line}");
 }
 
@@ -139,7 +151,7 @@ impl Log for Facade {
         if self.enabled(record.metadata()) {
             let text = crate::text::printable(record.args().to_string().as_bytes());
             LINES.with_borrow(|lines| match lines {
-                Some(lines) => lines.line(SUPERVISOR, record.level(), &text),
+                Some(lines) => lines.line(supervisor(), record.level(), &text),
                 None => say(record.level(), &text),
             });
         }

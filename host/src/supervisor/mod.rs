@@ -33,7 +33,7 @@ use crate::Registry;
 use crate::options::{Command, CommandLine, RunOptions, USAGE_STATUS};
 use child::{Child, Progress};
 use ending::{Ending, signal_name};
-use log_lines::{LogLines, SUPERVISOR, say};
+use log_lines::{LogLines, say};
 use signals::StopSignals;
 use start::{Everything, Prepared};
 use terminal::RawTerminal;
@@ -53,10 +53,11 @@ const KILL_LIMIT: Duration = Duration::from_millis(300);
 const FAILED: u8 = 1;
 
 /// The whole program but the roles.
-pub(crate) fn main(registry: &Registry, arguments: Vec<OsString>) -> ExitCode {
+pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>) -> ExitCode {
+    log_lines::name(program);
     let tables: Vec<_> = registry.entries().iter().map(crate::Entry::table).collect();
     let command_line = CommandLine {
-        program: SUPERVISOR,
+        program,
         tables: &tables,
     };
     match command_line.parse(arguments) {
