@@ -9,11 +9,9 @@ const NEEDED: [&str; 4] = ["io_uring_enter", "sendto", "exit_group", "rt_sigretu
 
 /// Those of these calls that `policy` never allows, with whatever arguments.
 pub fn missing(policy: &Policy) -> Vec<&'static str> {
-    let permits = |name: &str| {
-        let rule = policy.rules.values().find(|rule| rule.name == name);
-        rule.map_or(policy.default.permits(), |rule| {
-            rule.filters.iter().any(|filter| filter.action.permits())
-        })
+    let permits = |name: &str| match policy.rules.values().find(|rule| rule.name == name) {
+        Some(rule) => rule.filters.iter().any(|filter| filter.action.permits()),
+        None => policy.default.permits(),
     };
     NEEDED.into_iter().filter(|name| !permits(name)).collect()
 }
