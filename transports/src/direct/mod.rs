@@ -249,8 +249,8 @@ impl<D: Device> Direct<D> {
         }
     }
 
-    /// How many of a queue's chains the device has dropped so far, neither completed nor put back: a
-    /// mistake of its author's, and the driver waits for them in vain. Those of a queue that did
+    /// How many of a queue's chains the device has dropped so far, neither completed nor put back:
+    /// a mistake of its author's, and the driver waits for them in vain. Those of a queue that did
     /// not end and was dropped with what it had are not counted.
     pub fn dropped(&self, index: u16) -> usize {
         let running = self.queues.get(&index);
