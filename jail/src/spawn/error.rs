@@ -33,10 +33,14 @@ impl SpawnError {
     }
 }
 
-pub(super) const STEP_IDENTITY: &str = "choose an unprivileged id";
+/// The step before all others: which id of ours the process gets.
+pub const STEP_IDENTITY: &str = "choose an unprivileged id";
 
-/// Settings that forbid user namespaces: the file, the value that forbids, the sysctl's name.
-const SETTINGS: [(&str, &str, &str); 3] = [
+/// The step that makes the namespaces.
+pub const STEP_CLONE: &str = "clone3";
+
+/// Settings that forbid namespaces: the file, the value that forbids, the sysctl's name.
+const SETTINGS: [(&str, &str, &str); 8] = [
     (
         "/proc/sys/kernel/unprivileged_userns_clone",
         "0",
@@ -52,11 +56,36 @@ const SETTINGS: [(&str, &str, &str); 3] = [
         "1",
         "kernel.apparmor_restrict_unprivileged_userns",
     ),
+    (
+        "/proc/sys/user/max_pid_namespaces",
+        "0",
+        "user.max_pid_namespaces",
+    ),
+    (
+        "/proc/sys/user/max_mnt_namespaces",
+        "0",
+        "user.max_mnt_namespaces",
+    ),
+    (
+        "/proc/sys/user/max_net_namespaces",
+        "0",
+        "user.max_net_namespaces",
+    ),
+    (
+        "/proc/sys/user/max_ipc_namespaces",
+        "0",
+        "user.max_ipc_namespaces",
+    ),
+    (
+        "/proc/sys/user/max_uts_namespaces",
+        "0",
+        "user.max_uts_namespaces",
+    ),
 ];
 
 /// The remedy for a failed step of [`Spawn::spawn`](super::Spawn::spawn) or of a
-/// [role](crate::role), if the likely cause is that this host forbids namespaces. To be called by
-/// the supervisor, which still sees `/proc`.
+/// [role](crate::role), if the likely cause is a limit, or that this host forbids namespaces. To be
+/// called by the supervisor, which still sees `/proc`.
 pub fn hint(step: &str, errno: Errno) -> Option<String> {
     if step == STEP_IDENTITY {
         return Some(
@@ -65,9 +94,12 @@ pub fn hint(step: &str, errno: Errno) -> Option<String> {
                 .to_owned(),
         );
     }
+    if let Some(limit) = hint_of_limit(step, errno) {
+        return Some(limit.to_owned());
+    }
     let forbids = [Errno::PERM, Errno::ACCESS, Errno::NOSPC, Errno::USERS].contains(&errno);
     let needs_namespaces = [
-        "clone3",
+        STEP_CLONE,
         "write setgroups",
         "write uid_map",
         "write gid_map",
@@ -86,13 +118,26 @@ pub fn hint(step: &str, errno: Errno) -> Option<String> {
     })
 }
 
+/// The remedy where this host has namespaces, but not enough of something else.
+fn hint_of_limit(step: &str, errno: Errno) -> Option<&'static str> {
+    match (step, errno) {
+        (_, Errno::MFILE) => Some("raise the limit of open files (ulimit -n)"),
+        ("clone3", Errno::AGAIN) => Some("raise the limit of processes (ulimit -u)"),
+        // What a container's profile says that leaves only clone(2), which cannot do this.
+        ("clone3", Errno::NOSYS) => {
+            Some("the seccomp profile of the container that this runs in must allow clone3")
+        }
+        _ => None,
+    }
+}
+
 fn describe<'a>(settings: impl Iterator<Item = (String, &'a str, &'a str)>) -> String {
     let found: Vec<_> = settings
         .filter(|(value, forbids, _)| value.trim() == *forbids)
         .map(|(_, value, name)| format!("{name} = {value}"))
         .collect();
     let cause = match found.is_empty() {
-        false => format!("user namespaces are forbidden here: {}", found.join(", ")),
+        false => format!("namespaces are forbidden here: {}", found.join(", ")),
         true => "user namespaces seem to be forbidden here: see the sysctls \
                  kernel.unprivileged_userns_clone, user.max_user_namespaces and \
                  kernel.apparmor_restrict_unprivileged_userns, or the container's own seccomp \
@@ -120,8 +165,21 @@ mod tests {
         let text = describe(settings.into_iter());
         assert_eq!(
             text,
-            "user namespaces are forbidden here: a.b = 0; --disable-sandbox does without them"
+            "namespaces are forbidden here: a.b = 0; --disable-sandbox does without them"
         );
+    }
+
+    #[test]
+    fn a_limit_is_explained_with_what_raises_it() {
+        for (step, errno, remedy) in [
+            ("pipe", Errno::MFILE, "ulimit -n"),
+            ("clone3", Errno::MFILE, "ulimit -n"),
+            ("clone3", Errno::AGAIN, "ulimit -u"),
+            ("clone3", Errno::NOSYS, "seccomp profile"),
+        ] {
+            let text = SpawnError::new(step, errno).to_string();
+            assert!(text.contains(remedy), "{text}");
+        }
     }
 
     #[test]
