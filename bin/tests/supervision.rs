@@ -173,7 +173,7 @@ fn the_terminal_is_raw_while_devices_run_and_restored_afterwards() -> Result<()>
         let mut running = setting.serial("type=sink,stdin").start()?;
         assert!(!terminal.echoes()?);
         match status {
-            0 => running.child.signal(Signal::TERM)?,
+            0 => running.child.signal(Signal::QUIT)?,
             _ => kill(running.devices()?[0], Signal::KILL)?,
         }
         assert_eq!(running.child.wait(LIMIT)?.code(), Some(status));
@@ -272,6 +272,21 @@ fn ignored_signals_of_whoever_starts_it_change_only_what_they_should() -> Result
     let line = running.log.until("stopping", LIMIT)?;
     assert_eq!(line, "vudev: info: SIGTERM: stopping");
     assert_eq!(running.child.wait(LIMIT)?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_soft_limit_that_is_too_low_for_a_device_is_raised() -> Result<()> {
+    let setting = Setting::new()?.after("ulimit -S -l 64; ulimit -S -n 12");
+    let mut running = setting.block()?.block()?.start()?;
+    // The device itself has no use for it, once its ring is there.
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.devices()?[0]))?;
+    let locked = limits
+        .lines()
+        .find_map(|l| l.strip_prefix("Max locked memory"));
+    let locked: Vec<_> = locked.unwrap_or_default().split_whitespace().collect();
+    assert_eq!(locked, ["0", "0", "bytes"]);
+    assert_eq!(running.stop()?, Some(0));
     Ok(())
 }
 

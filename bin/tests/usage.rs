@@ -5,9 +5,10 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
-use support::output;
+use support::{PROGRAM, output};
 use tempfile::TempDir;
 
 fn refused(folder: &Path, arguments: &[&str], named: &[&str]) -> Result<()> {
@@ -120,5 +121,29 @@ fn help_and_version_are_answers_and_no_mistakes() -> Result<()> {
         assert_eq!(output.status.code(), Some(0));
         assert!(String::from_utf8(output.stdout)?.contains(wanted));
     }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_written_changes_no_status_but_that_of_an_answer() -> Result<()> {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full");
+    for arguments in [&["--blok"][..], &["--block", "path=none,vhost=b"]] {
+        let status = Command::new(PROGRAM)
+            .args(arguments)
+            .stderr(full()?)
+            .status()?;
+        assert_eq!(status.code(), Some(2), "{arguments:?}");
+    }
+    let output = Command::new(PROGRAM)
+        .arg("--help")
+        .stdout(full()?)
+        .output()?;
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr)?;
+    assert!(
+        text.starts_with("vudev: error: standard output: No space"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "{text}");
     Ok(())
 }

@@ -70,8 +70,10 @@ pub enum RingError {
     /// The kernel does not know a flag.
     #[error("io_uring lacks what this needs: the kernel is older than 6.1")]
     TooOld(#[source] io::Error),
-    /// Memory, or the locked-memory limit of old kernels.
-    #[error("no memory for a ring of {slots} operations (on old kernels: raise `ulimit -l`)")]
+    /// Memory, or the limit of locked memory, as which many kernels count all rings of a user.
+    #[error(
+        "no memory for a ring of {slots} operations: raise the limit of locked memory (ulimit -l)"
+    )]
     NoMemory {
         /// What was asked for.
         slots: u32,
@@ -91,7 +93,7 @@ pub enum RingError {
 }
 
 impl RingError {
-    fn new(error: io::Error, slots: u32) -> Self {
+    pub(crate) fn new(error: io::Error, slots: u32) -> Self {
         match error.raw_os_error() {
             Some(libc::ENOSYS) => Self::Missing(error),
             Some(libc::EPERM | libc::EACCES) => Self::Forbidden(error),

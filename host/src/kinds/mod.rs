@@ -64,7 +64,9 @@ fn not_opened(values: &Values, key: &str, flags: OFlags, errno: Errno) -> Option
         Errno::ACCESS | Errno::PERM => {
             error.remedy("start as a user who may read it, or change its mode")
         }
-        Errno::NXIO => error.remedy("a FIFO needs a reader first, and a socket cannot be opened"),
+        Errno::NXIO if writes => {
+            error.remedy("a FIFO needs a reader first, and a socket cannot be opened")
+        }
         Errno::ISDIR => error.remedy("write the path of a file in it"),
         Errno::MFILE => error.remedy("raise the limit of open files (ulimit -n)"),
         _ => error.remedy("write the path of a file that can be opened"),

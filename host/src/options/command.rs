@@ -177,7 +177,10 @@ impl CommandLine<'_> {
             match argument.as_str() {
                 "-h" | "--help" => return self.help_command(&mut arguments),
                 "-V" | "--version" => return Ok(Command::Version),
-                flag => self.flag(flag, &mut arguments, &mut partial)?,
+                flag => match flag.strip_prefix("--help=") {
+                    Some(topic) => return self.help_on(topic),
+                    None => self.flag(flag, &mut arguments, &mut partial)?,
+                },
             }
         }
         self.finish(partial).map(Command::Run)
@@ -193,9 +196,13 @@ impl CommandLine<'_> {
         &self,
         arguments: &mut Arguments<I>,
     ) -> Result<Command, UsageError> {
-        let Some(topic) = arguments.next()? else {
-            return Ok(Command::Help(Topic::Overview));
-        };
+        match arguments.next()? {
+            Some(topic) => self.help_on(&topic),
+            None => Ok(Command::Help(Topic::Overview)),
+        }
+    }
+
+    fn help_on(&self, topic: &str) -> Result<Command, UsageError> {
         let name = topic.trim_start_matches('-');
         if name == JAIL.device {
             return Ok(Command::Help(Topic::Jail));
@@ -208,7 +215,7 @@ impl CommandLine<'_> {
                 .map(|table| table.device)
                 .chain([JAIL.device]);
             self.unknown(
-                &topic,
+                topic,
                 nearest(name, names).map(|name| format!("help {name}")),
             )
         })?;
@@ -227,6 +234,10 @@ impl CommandLine<'_> {
         };
         let flag = name.strip_prefix("--").map(|flag| flag.replace('_', "-"));
         match flag.as_deref() {
+            Some("version") => Err(UsageError::NeedlessValue {
+                flag: "version",
+                value: repeat(value.as_deref().unwrap_or_default()),
+            }),
             Some("disable-sandbox") => partial.disable_sandbox(value),
             Some("jail") => {
                 let value = arguments.value_of("jail", value, "KEY=VALUE,…")?;

@@ -123,7 +123,7 @@ impl CommandLine<'_> {
         text.push_str(
             "\nA front-end (QEMU, crosvm, cloud-hypervisor …) connects to the socket that\n",
         );
-        text.push_str("vhost= names. SIGTERM or SIGINT ends all devices.\n");
+        text.push_str("vhost= names. SIGTERM, SIGINT, SIGHUP or SIGQUIT ends all devices.\n");
         text.push_str("\nExit status:\n");
         entry(&mut text, "0", "every device ended as asked");
         entry(&mut text, "1", "a device could not be started, or failed");

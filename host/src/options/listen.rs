@@ -257,6 +257,8 @@ fn bound(values: &Values) -> Result<OwnedFd, OptionError> {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
             cannot(values, "make the socket", errno).remedy("use a directory that you may write to")
         }
+        Errno::MFILE => cannot(values, "make the socket", errno)
+            .remedy("raise the limit of open files (ulimit -n)"),
         errno => cannot(values, "make the socket", errno),
     })
 }

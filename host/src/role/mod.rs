@@ -5,6 +5,7 @@
 pub(crate) mod serve;
 mod stop;
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -112,7 +113,8 @@ pub(crate) fn main(registry: &Registry) -> ExitCode {
         Err(error) => {
             // Somebody has typed our role's name: the one case in which stderr is a person's.
             let program = registry.program(None);
-            eprintln!("{program}: this is no command, but the name of a device's process: {error}");
+            let text = "this is no command, but the name of a device's process";
+            let _ = writeln!(std::io::stderr(), "{program}: {text}: {error}");
             return ExitCode::from(crate::options::USAGE_STATUS);
         }
     };
@@ -214,7 +216,8 @@ impl Role {
         if sandbox {
             let limits = Limits {
                 open_files: OPEN_FILES_MAX,
-                locked_memory: None,
+                // The ring has been made, and what it counted stays counted.
+                locked_memory: Some(0),
             };
             let channel = channel.as_fd();
             let confined = jail::confine(&Confinement {

@@ -128,11 +128,13 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// One line straight to stderr, for what happens before the event loop runs.
+/// One line straight to stderr, for what happens before the event loop runs. As there, what cannot
+/// be written is lost: `eprint!` would panic.
 pub(crate) fn say(level: Level, text: &str) {
+    use io::Write;
     let mut line = String::new();
     push_line(&mut line, supervisor(), level, text);
-    eprint!("{line}");
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 thread_local! {

@@ -71,8 +71,13 @@ pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>)
 /// A closed pipe is its reader's choice.
 fn print(text: &str) -> ExitCode {
     use io::Write;
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
-    ExitCode::SUCCESS
+    match writeln!(io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            say(Level::Error, &format!("standard output: {error}"));
+            ExitCode::from(FAILED)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn usage(error: &dyn std::error::Error) -> ExitCode {
@@ -82,7 +87,7 @@ fn usage(error: &dyn std::error::Error) -> ExitCode {
 
 fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
     log_lines::install(options.log_level);
-    raise_descriptor_limit();
+    raise_limits();
     vudev_jail::spawn::keep_exit_statuses();
     let everything = match start::prepare(registry, options) {
         Ok(everything) => everything,
@@ -98,17 +103,30 @@ fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
     }
 }
 
-/// Each device costs the supervisor half a dozen descriptors. The roles set their own limit.
-fn raise_descriptor_limit() {
+/// Each device costs the supervisor half a dozen descriptors; the roles set their own limit of
+/// them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8 MiB
+/// are twenty disks, root's devices included, since they are not root.
+///
+/// Limits that cannot be raised still do for some devices; which one they did not do for is told.
+fn raise_limits() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Left as it is, it still does for a hundred devices.
-    let _ = setrlimit(
-        Resource::Nofile,
+    let _ = raise(Resource::Nofile, maximum);
+    // No limit at all can be had by root only.
+    if raise(Resource::Memlock, None).is_err() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Memlock);
+        let _ = raise(Resource::Memlock, maximum);
+    }
+}
+
+/// Soft and hard; `None` is no limit.
+fn raise(resource: Resource, limit: Option<u64>) -> rustix::io::Result<()> {
+    setrlimit(
+        resource,
         Rlimit {
-            current: maximum,
-            maximum,
+            current: limit,
+            maximum: limit,
         },
-    );
+    )
 }
 
 /// The supervisor itself could not run.

@@ -18,14 +18,16 @@ pub(super) struct StopSignals {
 impl StopSignals {
     /// Blocks them for this thread and collects them from now on; `changed` is told of each.
     ///
-    /// SIGTTOU is only blocked (see [`super::terminal::RawTerminal`]). A hangup ends a command
-    /// like this one, unless somebody (nohup) has said otherwise.
+    /// SIGTTOU is only blocked (see [`super::terminal::RawTerminal`]). A hangup and a quit (Ctrl-\)
+    /// end a command like this one, unless somebody (nohup) has said otherwise.
     pub(super) fn collect(handle: &Handle, changed: Rc<Notify>) -> io::Result<Self> {
         let mut set = vec![Signal::TERM, Signal::INT, Signal::TTOU];
         // To be asked before: a signal that is blocked is not ignored.
-        if !is_ignored(Signal::HUP) {
-            set.push(Signal::HUP);
-        }
+        set.extend(
+            [Signal::HUP, Signal::QUIT]
+                .into_iter()
+                .filter(|s| !is_ignored(*s)),
+        );
         let source = Signals::new(handle, &set)?;
         let pending = Rc::default();
         let collector = handle.spawn(collect(source, Rc::clone(&pending), changed));

@@ -216,7 +216,12 @@ fn help_and_version_are_found_wherever_they_stand() {
             "{arguments:?}"
         );
     }
-    for arguments in [&["help", "disk"], &["--help", "disk"], &["help", "--disk"]] {
+    for arguments in [
+        &["help", "disk"][..],
+        &["--help", "disk"],
+        &["--help=disk"],
+        &["help", "--disk"],
+    ] {
         match parse(arguments).expect("good") {
             Command::Help(Topic::Device(table)) => assert_eq!(table.device, "disk"),
             other => panic!("{arguments:?}: {other:?}"),
