@@ -34,6 +34,7 @@
 //! [`role::confine`] is the part from `empty_root` to `no_new_privileges` in one call.
 
 pub mod policy;
+pub mod probe;
 pub mod report;
 pub mod ring;
 pub mod role;
@@ -44,7 +45,7 @@ pub use policy::{Action, Arch, PolicyError, Program};
 pub use report::SigsysReport;
 pub use role::StepError;
 pub use source::{Directory, Embedded, Source};
-pub use spawn::{Child, Spawn, SpawnError, own_program};
+pub use spawn::{Child, Namespace, Spawn, SpawnError, own_program};
 
 /// Why the last call of the C library failed.
 fn last_errno() -> rustix::io::Errno {

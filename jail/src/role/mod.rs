@@ -77,21 +77,49 @@ pub struct Confined {
     pub landlock: Landlock,
 }
 
+/// A step of [`confine`], in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// [`empty_root`]; only with namespaces.
+    EmptyRoot,
+    /// Landlock, with what it gave.
+    Landlock(Landlock),
+    /// Secure bits and capabilities; only with namespaces.
+    Capabilities,
+    /// Resource limits.
+    Limits,
+    /// The end that comes with the supervisor's, no dumps, the handlers, [`no_new_privileges`].
+    Process,
+}
+
 /// All steps between the making of the ring and its enabling, in order.
 pub fn confine(confinement: &Confinement<'_>) -> Result<Confined, StepError> {
+    confine_step_by_step(confinement, |_| ())
+}
+
+/// As [`confine`]; `done` hears of each step that has succeeded.
+pub fn confine_step_by_step(
+    confinement: &Confinement<'_>,
+    mut done: impl FnMut(Step),
+) -> Result<Confined, StepError> {
     if confinement.namespaces {
         empty_root()?;
+        done(Step::EmptyRoot);
     }
     let landlock = restrict_with_landlock()?;
+    done(Step::Landlock(landlock));
     if confinement.namespaces {
         drop_capabilities()?;
+        done(Step::Capabilities);
     }
     limit_resources(confinement.limits)?;
+    done(Step::Limits);
     die_with_parent(confinement.channel)?;
     forbid_dumps()?;
     report_sigsys(confinement.channel, confinement.sigsys_tag)?;
     unblock_fault_signals()?;
     no_new_privileges()?;
+    done(Step::Process);
     Ok(Confined { landlock })
 }
 

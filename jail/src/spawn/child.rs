@@ -29,7 +29,8 @@ pub(super) struct Move {
 /// All that the child needs, in memory that the parent owns.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    pub(super) namespaces: bool,
+    /// `CLONE_NEW*` flags; with none of them the child keeps its id.
+    pub(super) namespaces: i32,
     pub(super) empty_groups: bool,
     pub(super) go: RawFd,
     pub(super) go_write: RawFd,
@@ -85,20 +86,12 @@ pub(super) fn decode(report: [u8; REPORT_SIZE]) -> (Option<Step>, Errno) {
     )
 }
 
-const NAMESPACES: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
-
 /// Clones; the child never returns from here.
 pub(super) fn clone(plan: &mut Plan<'_>) -> Result<Child, Errno> {
     let mut pidfd: RawFd = -1;
-    let namespaces = if plan.namespaces { NAMESPACES } else { 0 };
     // SAFETY: an all-zero clone_args is valid: each field is an integer.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = u64::from((libc::CLONE_PIDFD | namespaces).cast_unsigned());
+    arguments.flags = u64::from((libc::CLONE_PIDFD | plan.namespaces).cast_unsigned());
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     // SAFETY: without CLONE_VM the child has a copy of our memory and goes on where we are, on a
@@ -159,7 +152,7 @@ fn become_the_program(plan: &mut Plan<'_>) -> Result<(), Step> {
             return Ok(());
         }
     }
-    if plan.namespaces {
+    if plan.namespaces != 0 {
         become_root_of_namespace(plan.empty_groups)?;
     }
     empty_signal_mask();

@@ -9,6 +9,7 @@
 mod child;
 mod error;
 mod identity;
+mod namespace;
 
 use std::ffi::{CString, NulError};
 use std::fs::OpenOptions;
@@ -23,8 +24,9 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 pub use child::keep_exit_statuses;
 use child::{Move, Plan, Step};
-pub use error::{SpawnError, hint};
+pub use error::{STEP_CLONE, STEP_IDENTITY, SpawnError, hint};
 use identity::Identity;
+pub use namespace::Namespace;
 
 /// How many descriptors a process may be started with; whatever else it needs comes over its
 /// control channel. The bound keeps the fixed numbers low and the moves a short list.
@@ -52,7 +54,7 @@ pub struct Spawn<'a> {
     arguments: Vec<CString>,
     environment: Vec<CString>,
     kept: Vec<(BorrowedFd<'a>, RawFd)>,
-    namespaces: bool,
+    namespaces: i32,
 }
 
 /// A started process: its id as its supervisor sees it, and the descriptor to wait on and to
@@ -75,7 +77,7 @@ impl<'a> Spawn<'a> {
             arguments,
             environment: Vec::new(),
             kept: Vec::new(),
-            namespaces: true,
+            namespaces: namespace::flags(&Namespace::ALL),
         })
     }
 
@@ -100,8 +102,17 @@ impl<'a> Spawn<'a> {
 
     /// `false` (for `--disable-sandbox`) starts the process in our own namespaces and with our own
     /// id.
-    pub fn namespaces(mut self, namespaces: bool) -> Self {
-        self.namespaces = namespaces;
+    pub fn namespaces(self, namespaces: bool) -> Self {
+        match namespaces {
+            true => self.only(&Namespace::ALL),
+            false => self.only(&[]),
+        }
+    }
+
+    /// Only these namespaces, of which the user namespace must be one unless there is none: to find
+    /// out which of them a host refuses. A device is not jailed by less than all.
+    pub fn only(mut self, namespaces: &[Namespace]) -> Self {
+        self.namespaces = namespace::flags(namespaces);
         self
     }
 
@@ -116,8 +127,8 @@ impl<'a> Spawn<'a> {
 fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
     check_kept(&spawn.kept)?;
     let identity = match spawn.namespaces {
-        true => Some(Identity::choose()?),
-        false => None,
+        0 => None,
+        _ => Some(Identity::choose()?),
     };
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(SpawnError::at("open /dev/null"))?;
@@ -143,7 +154,7 @@ fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
         arguments: &arguments,
         environment: &environment,
     };
-    let child = child::clone(&mut plan).map_err(SpawnError::at("clone3"))?;
+    let child = child::clone(&mut plan).map_err(SpawnError::at(STEP_CLONE))?;
     drop((go_read, errors_write));
 
     let outcome = release(&child, identity.as_ref(), go_write)
