@@ -1,0 +1,4 @@
+# The serial device as a virtio-vhost-user back-end.
+@include ./common_device.ring
+@include ./vvu.ring
+@include ./serial.ring
