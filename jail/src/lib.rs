@@ -28,11 +28,13 @@
 //! role::unblock_fault_signals
 //! role::no_new_privileges
 //! host: enable the ring
-//! role::load_filter
+//! role::load_filter                or role::load_filter_and_listen, see Denials
 //! ```
 //!
 //! [`role::confine`] is the part from `empty_root` to `no_new_privileges` in one call.
 
+pub mod denials;
+pub mod listener;
 pub mod policy;
 pub mod probe;
 pub mod report;
@@ -41,6 +43,7 @@ pub mod role;
 pub mod source;
 pub mod spawn;
 
+pub use denials::Denials;
 pub use policy::{Action, Arch, PolicyError, Program};
 pub use report::SigsysReport;
 pub use role::StepError;

@@ -1,17 +1,69 @@
-//! The last step: the seccomp filter.
-#![expect(unsafe_code, reason = "seccomp(2) takes a program by pointer")]
+//! The last step: the seccomp filter, and whom it tells.
+#![expect(
+    unsafe_code,
+    reason = "seccomp(2) takes a program by pointer and gives a descriptor by number"
+)]
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::StepError;
+use crate::denials::HAND_OVER_FLAGS;
 use crate::last_errno;
 use crate::policy::Program;
+
+const STEP: &str = "seccomp";
+const STEP_LISTENER: &str = "seccomp with a listener";
 
 /// Loads `program` for this thread, which is the only one. From here on, what it does not allow
 /// ends the process. [`super::no_new_privileges`] comes before.
 pub fn load_filter(program: &Program) -> Result<(), StepError> {
-    let fail = StepError::at("seccomp");
-    let mut instructions: Vec<libc::sock_filter> = program
+    let loaded = load(&mut instructions(program), 0).map_err(StepError::at(STEP))?;
+    assert_eq!(loaded, 0, "seccomp(2) gives a number only for a listener");
+    Ok(())
+}
+
+/// Loads `program` with each of its traps turned into a notification, and sends the listener up
+/// `channel`, in a packet of `tag` alone. From here on each call that the program traps waits for
+/// what the reader of the listener says ([`crate::listener`]).
+///
+/// The program is one that [`crate::Denials::Notify`] was applied to, for this channel: between
+/// the filter and the listener's arrival a denied call would wait for nobody, so the only call
+/// that is made there is the `sendmsg` that this allows.
+pub fn load_filter_and_listen(
+    program: &Program,
+    channel: BorrowedFd<'_>,
+    tag: u8,
+) -> Result<(), StepError> {
+    let mut instructions = instructions(program);
+    for instruction in &mut instructions {
+        if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRAP {
+            instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+        }
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let number = load(&mut instructions, flags).map_err(StepError::at(STEP_LISTENER))?;
+    // SAFETY: new, and nobody else's.
+    let listener = unsafe { OwnedFd::from_raw_fd(number) };
+    let descriptors = [listener.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let flags = SendFlags::from_bits_retain(HAND_OVER_FLAGS.cast_unsigned());
+    rustix::net::sendmsg(channel, &[IoSlice::new(&[tag])], &mut control, flags)
+        .map_err(StepError::at("send the listener"))?;
+    Ok(())
+}
+
+/// `BPF_RET | BPF_K`
+const RETURN: u16 = 0x06;
+
+fn instructions(program: &Program) -> Vec<libc::sock_filter> {
+    program
         .instructions()
         .iter()
         .map(|i| libc::sock_filter {
@@ -20,8 +72,12 @@ pub fn load_filter(program: &Program) -> Result<(), StepError> {
             jf: i.jump_false,
             k: i.k,
         })
-        .collect();
-    let len = u16::try_from(instructions.len()).map_err(|_| fail(Errno::INVAL))?;
+        .collect()
+}
+
+/// What seccomp(2) gives: 0, or the listener.
+fn load(instructions: &mut [libc::sock_filter], flags: libc::c_ulong) -> Result<RawFd, Errno> {
+    let len = u16::try_from(instructions.len()).map_err(|_| Errno::INVAL)?;
     let program = libc::sock_fprog {
         len,
         filter: instructions.as_mut_ptr(),
@@ -32,12 +88,12 @@ pub fn load_filter(program: &Program) -> Result<(), StepError> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             &raw const program,
         )
     };
-    match loaded {
-        0 => Ok(()),
-        _ => Err(fail(last_errno())),
+    match RawFd::try_from(loaded) {
+        Ok(number @ 0..) => Ok(number),
+        _ => Err(last_errno()),
     }
 }

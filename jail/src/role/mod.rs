@@ -18,7 +18,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 pub use self::descriptors::inherit;
-pub use self::filter::load_filter;
+pub use self::filter::{load_filter, load_filter_and_listen};
 pub use self::landlock::Landlock;
 pub use self::limits::Limits;
 pub use self::parent::die_with_parent;

@@ -12,6 +12,7 @@
 
 mod attempts;
 mod container;
+mod denials;
 mod jail;
 mod role;
 mod support;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         container::TESTS,
         attempts::TESTS,
         verdicts::TESTS,
+        denials::TESTS,
     ]
     .concat();
     let root = rustix::process::geteuid().is_root();

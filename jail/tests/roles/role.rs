@@ -44,6 +44,7 @@ pub(crate) fn main(arguments: &[String]) -> ! {
         "root" => tell(&channel, &look_at_root()),
         "landlock" => tell(&channel, &only_landlock(&channel)),
         "orphan" => wait_until_orphan(&channel),
+        "denials" => crate::denials::role(&channel, argument),
         "verdicts" => crate::verdicts::role(&channel, argument),
         "facts" => tell(&channel, &facts(&channel)),
         _ => jailed(&channel, scenario, argument),

@@ -1,9 +1,14 @@
 //! The supervisor's side of a test: starts roles, hears them, waits for their end.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+    recv, recvmsg, socketpair,
+};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use vudev_jail::{Child, Spawn, own_program};
 
@@ -82,6 +87,23 @@ impl Role {
         };
         message.truncate(length);
         message
+    }
+
+    /// The next message, and the descriptor that came with it.
+    pub(crate) fn hear_with_descriptor(&self) -> (Vec<u8>, Option<OwnedFd>) {
+        let channel = self.channel.as_ref().unwrap();
+        wait(channel.as_fd(), "a message");
+        let mut message = vec![0; 64 << 10];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let pieces = &mut [IoSliceMut::new(&mut message)];
+        let received = recvmsg(channel, pieces, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let descriptor = control.drain().find_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        message.truncate(received.bytes);
+        (message, descriptor)
     }
 
     pub(crate) fn hear_text(&self) -> String {
