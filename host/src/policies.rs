@@ -11,8 +11,9 @@ use std::io;
 use std::path::Path;
 
 use vudev_executor::Allowed;
+use vudev_jail::policy::{self, ProgramError};
 use vudev_jail::ring::{RingList, allow_list};
-use vudev_jail::{Arch, Directory, Embedded, PolicyError, Program, Source, policy};
+use vudev_jail::{Arch, Denials, Directory, Embedded, PolicyError, Program, Source};
 
 use crate::channel::Transport;
 use crate::{Entry, Registry};
@@ -35,6 +36,14 @@ pub(crate) enum PoliciesError {
     /// One half is missing or malformed.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// It is too long.
+    #[error("{policy}: {source}")]
+    Program {
+        /// The policy's file.
+        policy: String,
+        /// By how much.
+        source: ProgramError,
+    },
     /// Its process would die at once, and could not say why.
     #[error(
         "{policy}: {} not allowed, which every device's process needs: does it \
@@ -58,11 +67,16 @@ impl Policies {
         entry: &Entry,
         transport: Transport,
         source: &dyn Source,
+        denials: Denials,
     ) -> Result<Self, PoliciesError> {
         let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
         let name = name(entry, transport);
         let RingList { opcodes, flags } = allow_list(&name, source)?;
-        let program = policy::compile(&name, arch, source)?;
+        let program = denials.apply(policy::read(&name, arch, source)?).compile();
+        let program = program.map_err(|source| PoliciesError::Program {
+            policy: format!("{arch}/{name}.policy"),
+            source,
+        })?;
         Ok(Self {
             program,
             ring: Allowed { opcodes, flags },
@@ -75,10 +89,11 @@ impl Policies {
         entry: &Entry,
         transport: Transport,
         texts: Option<&Texts>,
+        denials: Denials,
     ) -> Result<Self, PoliciesError> {
         match texts {
-            Some(texts) => Self::read(entry, transport, texts),
-            None => Self::read(entry, transport, &Built { registry }),
+            Some(texts) => Self::read(entry, transport, texts, denials),
+            None => Self::read(entry, transport, &Built { registry }, denials),
         }
     }
 }
@@ -106,7 +121,7 @@ pub(crate) fn for_role(
 ) -> Result<ForRole, PoliciesError> {
     let Some(directory) = directory else {
         let built = Built { registry };
-        Policies::read(entry, transport, &built)?;
+        Policies::read(entry, transport, &built, Denials::AsWritten)?;
         return Ok(ForRole {
             texts: None,
             warning: judge(&name(entry, transport), &built)?,
@@ -116,7 +131,7 @@ pub(crate) fn for_role(
         directory: Directory::new(directory),
         texts: RefCell::default(),
     };
-    Policies::read(entry, transport, &recorder)?;
+    Policies::read(entry, transport, &recorder, Denials::AsWritten)?;
     let texts = recorder.texts.into_inner();
     Ok(ForRole {
         warning: judge(&name(entry, transport), &texts)?,

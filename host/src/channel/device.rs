@@ -201,6 +201,7 @@ mod tests {
             transport: crate::channel::Transport::VhostUser,
             sandbox: true,
             policies: None,
+            seccomp_mode: crate::options::SeccompMode::Trap,
             verbosity: log::LevelFilter::Info.into(),
             description: serde_json::Value::Null,
         }));

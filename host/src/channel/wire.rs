@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vudev_jail::SigsysReport;
 
+use crate::options::SeccompMode;
 use crate::policies::Texts;
 use crate::text::{TEXT_MAX, prefix};
 
@@ -25,6 +26,8 @@ const LOG: u8 = 3;
 const DIED: u8 = 4;
 /// The jail's handler sends this packet itself: this tag and a [`SigsysReport`].
 pub(crate) const SIGSYS: u8 = 5;
+/// The jail sends this packet itself too: this tag, and the listener's descriptor.
+pub(crate) const LISTENER: u8 = 6;
 
 /// A packet to a device.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub(crate) struct Start {
     pub(crate) sandbox: bool,
     /// An operator's policies instead of the embedded ones.
     pub(crate) policies: Option<Texts>,
+    /// What becomes of a call that they deny.
+    pub(crate) seccomp_mode: SeccompMode,
     /// What the device's log lines must be worth to be sent.
     pub(crate) verbosity: Verbosity,
     /// What the kind's `open` had to say.
@@ -115,6 +120,9 @@ pub(crate) enum Up {
     Died(String),
     /// What the SIGSYS handler saw.
     Sigsys(SigsysReport),
+    /// Brings the listener of a filter that notifies: under `seccomp-mode=log`, once, and before
+    /// [`Up::Ready`].
+    Listener,
 }
 
 /// A packet that the other end must not have sent.
@@ -140,6 +148,9 @@ pub(crate) enum WireError {
     /// Descriptors where none belong.
     #[error("descriptors in a packet that takes none")]
     Descriptors,
+    /// It was to bring its listener first, or has brought one that it was not asked for.
+    #[error("a packet that is not due, or a listener without its descriptor")]
+    Listener,
 }
 
 impl Down {
@@ -209,6 +220,7 @@ impl Up {
                 packet.extend(report.to_bytes());
                 packet
             }
+            Self::Listener => vec![LISTENER],
         }
     }
 
@@ -224,6 +236,8 @@ impl Up {
             SIGSYS => SigsysReport::from_bytes(payload)
                 .map(Self::Sigsys)
                 .ok_or_else(|| malformed(SIGSYS, "not the size of a report")),
+            LISTENER if payload.is_empty() => Ok(Self::Listener),
+            LISTENER => Err(malformed(LISTENER, "a payload where none belongs")),
             tag => Err(WireError::UnknownTag(tag)),
         }
     }
@@ -289,6 +303,7 @@ mod tests {
             transport: Transport::VhostUser,
             sandbox: true,
             policies: None,
+            seccomp_mode: SeccompMode::Log,
             verbosity: log::LevelFilter::Info.into(),
             description: serde_json::json!({ "capacity": u64::MAX }),
         }
@@ -328,6 +343,7 @@ mod tests {
             line,
             Up::Died("at x.rs:1".to_owned()),
             sigsys,
+            Up::Listener,
         ] {
             assert_eq!(Up::decode(&up.encode()).unwrap(), up);
         }
@@ -366,6 +382,7 @@ mod tests {
             &[STEP_FAILED, 0, 0, 0, 0],
             &[STEP_FAILED, 0, 0, 0, 0, 9, b'x'],
             &[SIGSYS, 1],
+            &[LISTENER, 1],
         ] {
             assert!(
                 matches!(Up::decode(packet), Err(WireError::Malformed { .. })),

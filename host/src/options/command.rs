@@ -2,16 +2,16 @@
 //! that it is given and no device by name. Pure.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use log::LevelFilter;
 
 use super::convert::Value;
 use super::error::{OptionError, repeat};
-use super::help::{JAIL, LOG_LEVELS, Topic};
+use super::help::{LOG_LEVELS, Topic};
+use super::jail::{JAIL, JailOptions, SeccompMode};
 use super::suggest::nearest;
 use super::table::{FLAGS, Table};
-use super::values::{Schema, Values};
+use super::values::Values;
 
 /// Devices of one command. Each is a process and a handful of descriptors of the supervisor, which
 /// often has only 1,024.
@@ -62,13 +62,6 @@ pub(crate) struct DeviceRequest {
     pub(crate) index: usize,
     /// Its options.
     pub(crate) values: Values,
-}
-
-/// The values of `--jail`.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct JailOptions {
-    /// Policies are read from here instead of the embedded ones.
-    pub(crate) seccomp_policy_dir: Option<PathBuf>,
 }
 
 /// A command line that makes no sense. One line; the exit status is [`USAGE_STATUS`].
@@ -133,6 +126,10 @@ impl DeviceRequest {
     }
 }
 
+/// The user should not mistake a log for a jail.
+const LOGGED_ONLY: &str = "--jail: seccomp-mode=log: what the policies forbid is logged, and \
+                           CARRIED OUT all the same";
+
 impl RunOptions {
     /// What the user should know about options that are accepted but change nothing, each line
     /// once, however many devices have it.
@@ -146,6 +143,8 @@ impl RunOptions {
         if self.disable_sandbox && self.jail != JailOptions::default() {
             let note = "--jail: accepted, but changes nothing here: --disable-sandbox is given";
             notes.push(note.to_owned());
+        } else if self.jail.seccomp_mode == SeccompMode::Log {
+            notes.push(LOGGED_ONLY.to_owned());
         }
         notes
     }
@@ -360,11 +359,7 @@ impl Partial {
     }
 
     fn jail(&mut self, argument: &str) -> Result<(), UsageError> {
-        let values = Values::with_schema(Schema::without_vhost(&JAIL), argument)?;
-        let seccomp_policy_dir = values
-            .optional_path("seccomp-policy-dir")
-            .map(PathBuf::from);
-        match self.jail.replace(JailOptions { seccomp_policy_dir }) {
+        match self.jail.replace(JailOptions::parse(argument)?) {
             None => Ok(()),
             Some(_) => Err(UsageError::Twice { flag: JAIL.device }),
         }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use log::LevelFilter;
 
 use super::command::CommandLine;
+use super::jail::JAIL;
 use super::number::show_size;
 use super::table::{Choice, Effect, Key, Kind, Table};
 
@@ -19,27 +20,6 @@ pub(crate) enum Topic {
     /// The keys of `--jail`.
     Jail,
 }
-
-/// The keys of `--jail`; the last two are crosvm's.
-pub(super) static JAIL: Table = Table {
-    device: "jail",
-    about: "how the jails of all devices are made",
-    keys: &[
-        Key::new(
-            "seccomp-policy-dir",
-            Kind::Path,
-            "read the policies from this directory, not the ones in the program",
-        ),
-        Key::new("pivot-root", Kind::Path, "the root of the jail")
-            .refused("each jail makes an empty read-only root of its own"),
-        Key::flag(
-            "seccomp-log-failures",
-            "log what the policy forbids instead of ending",
-        )
-        .refused("a forbidden system call ends its device, and the report names the call"),
-    ],
-    example: "seccomp-policy-dir=/etc/vudev/seccomp",
-};
 
 /// The values of `--log-level`.
 pub(super) const LOG_LEVELS: [(&str, LevelFilter, &str); 6] = [

@@ -14,6 +14,7 @@ mod convert;
 mod error;
 mod grammar;
 mod help;
+mod jail;
 pub(crate) mod listen;
 mod number;
 mod suggest;
@@ -28,5 +29,6 @@ pub use error::OptionError;
 pub(crate) use error::repeat;
 #[cfg(test)]
 pub(crate) use grammar::quote;
+pub(crate) use jail::SeccompMode;
 pub use table::{Choice, Effect, Key, Kind, Table, VHOST};
 pub use values::Values;

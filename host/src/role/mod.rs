@@ -13,13 +13,14 @@ use std::rc::Rc;
 use rustix::process::Signal;
 use vudev_executor::{Config, Executor, Handle, Latch, Ring, RingError, Signals, Socket};
 use vudev_jail::role::{Confinement, Limits};
-use vudev_jail::{StepError, role as jail};
+use vudev_jail::{Denials, StepError, role as jail};
 use vudev_transports::unix::Listener;
 
 use crate::Registry;
 use crate::channel::device::{Channel, ChannelError};
-use crate::channel::{CHANNEL, SIGSYS, Start, Up, logger};
+use crate::channel::{CHANNEL, LISTENER, SIGSYS, Start, Up, logger};
 use crate::kind::CreateError;
+use crate::options::SeccompMode;
 use crate::policies::{Policies, PoliciesError};
 use serve::{Served, Undrained};
 
@@ -155,6 +156,7 @@ struct Role {
     control: Socket,
     signals: Signals,
     policies: Option<Policies>,
+    seccomp_mode: SeccompMode,
 }
 
 impl Role {
@@ -170,8 +172,11 @@ impl Role {
             .ok_or_else(|| RoleError::Kind(start.kind.clone()))?;
         let policies = match start.sandbox {
             true => {
-                let texts = start.policies.as_ref();
-                Some(Policies::of_role(registry, entry, start.transport, texts)?)
+                let (texts, denials) = (start.policies.as_ref(), denials(start.seccomp_mode));
+                let transport = start.transport;
+                Some(Policies::of_role(
+                    registry, entry, transport, texts, denials,
+                )?)
             }
             false => None,
         };
@@ -207,6 +212,7 @@ impl Role {
             control,
             signals,
             policies,
+            seccomp_mode: start.seccomp_mode,
         })
     }
 
@@ -234,10 +240,16 @@ impl Role {
         self.executor
             .enable()
             .map_err(RoleError::at("enable the ring"))?;
-        match &self.policies {
-            Some(policies) => Ok(jail::load_filter(&policies.program)?),
-            None => Ok(()),
+        let Some(Policies { program, .. }) = &self.policies else {
+            return Ok(());
+        };
+        match self.seccomp_mode {
+            SeccompMode::Trap | SeccompMode::Kill => jail::load_filter(program)?,
+            SeccompMode::Log => {
+                jail::load_filter_and_listen(program, channel.as_fd(), LISTENER)?;
+            }
         }
+        Ok(())
     }
 
     /// Front-ends, until the supervisor says stop.
@@ -249,6 +261,7 @@ impl Role {
             control,
             signals,
             policies: _,
+            seccomp_mode: _,
         } = self;
         let handle = executor.handle().clone();
         let stop = Rc::new(Latch::new());
@@ -260,6 +273,15 @@ impl Role {
             .map_err(RoleError::at("io_uring_enter"))?;
         drop((watch, listen));
         Ok(served?)
+    }
+}
+
+/// What the user's choice asks of the policies.
+fn denials(mode: SeccompMode) -> Denials {
+    match mode {
+        SeccompMode::Trap => Denials::AsWritten,
+        SeccompMode::Kill => Denials::Kill,
+        SeccompMode::Log => Denials::Notify { channel: CHANNEL },
     }
 }
 

@@ -10,12 +10,14 @@ use std::time::Duration;
 use log::Level;
 use rustix::net::SendFlags;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
-use vudev_executor::{ExitStatus, Handle, Message, Notify, ProcessFd, Socket};
+use vudev_executor::{ExitStatus, Handle, Message, Notify, ProcessFd, Socket, Task};
 
+use super::denied;
 use super::ending::{Asked, Ending, LastWords};
 use super::log_lines::LogLines;
 use super::pace::Pace;
 use crate::channel::{Down, UP_MAX, Up, WireError};
+use crate::options::SeccompMode;
 
 /// How long a process may live on after it has closed its channel: the kernel closes descriptors
 /// a little before it reports the exit.
@@ -41,6 +43,8 @@ pub(crate) struct Child {
     /// Where its front-end connects.
     pub(crate) place: String,
     pub(crate) pid: Pid,
+    /// What it comes to when it calls what its policy denies; `None` without a policy.
+    mode: Option<SeccompMode>,
     process: ProcessFd,
     channel: Socket,
     progress: Cell<Progress>,
@@ -52,11 +56,13 @@ pub(crate) struct Child {
     hurry: Notify,
     lines: Rc<LogLines>,
     pace: RefCell<Pace>,
+    /// Lets its denied calls go on, until it is gone: its very exit may be one.
+    answering: RefCell<Option<Task<()>>>,
 }
 
 impl Child {
     pub(crate) fn new(
-        (name, place): (String, String),
+        (name, place, mode): (String, String, Option<SeccompMode>),
         process: vudev_jail::Child,
         channel: OwnedFd,
         (handle, lines, changed): (&Handle, &Rc<LogLines>, &Rc<Notify>),
@@ -66,6 +72,7 @@ impl Child {
             name,
             place,
             pid,
+            mode,
             process: ProcessFd::new(handle, pidfd),
             channel: Socket::new(handle, channel),
             progress: Cell::new(Progress::Starting),
@@ -75,6 +82,7 @@ impl Child {
             hurry: Notify::new(),
             lines: Rc::clone(lines),
             pace: RefCell::new(Pace::new(handle.now())),
+            answering: RefCell::new(None),
         }
     }
 
@@ -123,30 +131,74 @@ impl Child {
             self.kill();
         }
         let status = self.exited(&handle).await;
+        self.answering.take();
         self.tell_suppressed();
         self.progress.set(Progress::Ended);
         self.changed.notify();
-        let ending = Ending::judge(self.asked.get(), status, &words);
+        let ending = Ending::judge(self.asked.get(), status, self.mode, &words);
         (self, ending)
     }
 
     /// Until it closes its channel.
     async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), WireError> {
+        if self.mode == Some(SeccompMode::Log) {
+            self.listen_for_listener(handle, words).await?;
+        }
         // A device that was taken over could send a file whose closing hangs whoever closes it.
         let mut message = Message::without_descriptors(UP_MAX);
-        loop {
-            let (received, buffer) = self.channel.receive(message).await;
+        while let Some((up, buffer)) = self.next(message).await? {
             message = buffer;
-            match received {
-                Ok(_) if message.descriptors_lost() => return Err(WireError::Descriptors),
-                Ok(0) | Err(_) => return Ok(()),
-                Ok(_) if message.truncated() => return Err(WireError::TooLarge),
-                Ok(_) => {
-                    let up = Up::decode(message.bytes())?;
+            if up == Up::Listener {
+                return Err(WireError::Listener);
+            }
+            let in_time = self.pace(handle).await;
+            self.hear(up, in_time, words);
+        }
+        Ok(())
+    }
+
+    /// Until its listener has come. Before that it is not ready, and until it is ready it has
+    /// read no byte of a front-end: it is still our own program, with the user's options, and can
+    /// be believed. So descriptors are received in this mode, up to this packet, and at no other
+    /// time.
+    ///
+    /// To take it by pidfd_getfd(2) would need no packet, but the right to trace the device,
+    /// which Yama or a container's profile may forbid.
+    async fn listen_for_listener(
+        &self,
+        handle: &Handle,
+        words: &mut LastWords,
+    ) -> Result<(), WireError> {
+        let mut message = Message::with_capacity(UP_MAX);
+        while let Some((up, buffer)) = self.next(message).await? {
+            message = buffer;
+            let descriptors = message.take_descriptors();
+            match (up, <[OwnedFd; 1]>::try_from(descriptors)) {
+                (Up::Listener, Ok([listener])) => {
+                    let (lines, name) = (Rc::clone(&self.lines), self.name.clone());
+                    let answer = denied::let_go_on(handle.clone(), listener, lines, name);
+                    self.answering.replace(Some(handle.spawn(answer)));
+                    return Ok(());
+                }
+                (Up::Listener | Up::Ready, _) | (_, Ok(_)) => return Err(WireError::Listener),
+                (_, Err(several)) if !several.is_empty() => return Err(WireError::Descriptors),
+                (up, Err(_)) => {
                     let in_time = self.pace(handle).await;
                     self.hear(up, in_time, words);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The next packet, and its buffer; `None` when it has closed its channel.
+    async fn next(&self, message: Message) -> Result<Option<(Up, Message)>, WireError> {
+        let (received, message) = self.channel.receive(message).await;
+        match received {
+            Ok(_) if message.descriptors_lost() => Err(WireError::Descriptors),
+            Ok(0) | Err(_) => Ok(None),
+            Ok(_) if message.truncated() => Err(WireError::TooLarge),
+            Ok(_) => Ok(Some((Up::decode(message.bytes())?, message))),
         }
     }
 
@@ -173,6 +225,8 @@ impl Child {
             }
             Up::Died(text) => words.panic = Some(text),
             Up::Sigsys(report) => words.sigsys = Some(report),
+            // Its only place is before all this, see `listen`.
+            Up::Listener => {}
         }
     }
 
@@ -244,7 +298,7 @@ mod tests {
 
     /// A process that would run for a minute, and its end of the channel, which the test holds.
     #[expect(clippy::zombie_processes, reason = "`Child::watch` reaps it")]
-    fn sleeper(handle: &Handle) -> (Rc<Child>, OwnedFd) {
+    fn sleeper(handle: &Handle, mode: Option<SeccompMode>) -> (Rc<Child>, OwnedFd) {
         let process = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
@@ -257,7 +311,7 @@ mod tests {
         .unwrap();
         let (lines, changed) = (Rc::default(), Rc::default());
         let child = Child::new(
-            ("block-0".to_owned(), "/run/b".to_owned()),
+            ("block-0".to_owned(), "/run/b".to_owned(), mode),
             vudev_jail::Child { pid, pidfd },
             ours,
             (handle, &lines, &changed),
@@ -266,8 +320,12 @@ mod tests {
     }
 
     fn ending(send: impl FnOnce(OwnedFd)) -> Ending {
+        ending_in(None, send)
+    }
+
+    fn ending_in(mode: Option<SeccompMode>, send: impl FnOnce(OwnedFd)) -> Ending {
         let executor = Executor::with_operations(8).unwrap();
-        let (child, channel) = sleeper(executor.handle());
+        let (child, channel) = sleeper(executor.handle(), mode);
         send(channel);
         let watch = child.watch(executor.handle().clone());
         executor.run(watch).unwrap().1
@@ -331,6 +389,44 @@ mod tests {
         );
         // No writer is left: the end of the stream.
         assert_eq!(rustix::io::read(&read, &mut [0_u8; 1]), Ok(0));
+    }
+
+    #[test]
+    fn only_one_listener_is_taken_and_only_when_and_where_it_is_due() {
+        let sent = |mode, packets: &[(Up, usize)]| {
+            let mut kept = None;
+            let ending = ending_in(mode, |channel| {
+                for (up, descriptors) in packets {
+                    let null = || std::fs::File::open("/dev/null").unwrap().into();
+                    let descriptors: Vec<_> = (0..*descriptors).map(|_| null()).collect();
+                    packet(&channel, &up.encode(), &descriptors);
+                }
+                kept = Some(channel);
+            });
+            ending.text
+        };
+        let log = Some(SeccompMode::Log);
+        let not_due = "has sent a packet that is not due";
+        for (mode, packets, told) in [
+            (None, &[(Up::Listener, 0)][..], not_due),
+            (log, &[(Up::Listener, 0)], not_due),
+            (log, &[(Up::Ready, 0)], not_due),
+            (log, &[(Up::Died(String::new()), 1)], not_due),
+            (log, &[(Up::Listener, 1), (Up::Listener, 0)], not_due),
+            (
+                log,
+                &[(Up::Listener, 1), (Up::Ready, 1)],
+                "has sent descriptors in a packet",
+            ),
+            (
+                Some(SeccompMode::Trap),
+                &[(Up::Listener, 1)],
+                "has sent descriptors in a packet",
+            ),
+        ] {
+            let text = sent(mode, packets);
+            assert!(text.starts_with(told), "{packets:?}: {text}");
+        }
     }
 
     #[test]

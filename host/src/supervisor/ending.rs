@@ -7,6 +7,7 @@ use vudev_executor::ExitStatus;
 use vudev_jail::SigsysReport;
 
 use crate::channel::WireError;
+use crate::options::SeccompMode;
 
 /// What a device said before it ended. The last word of each kind counts.
 #[derive(Debug, Default)]
@@ -43,7 +44,12 @@ pub(crate) struct Ending {
 
 impl Ending {
     /// Of everything that is known.
-    pub(crate) fn judge(asked: Asked, status: ExitStatus, words: &LastWords) -> Self {
+    pub(crate) fn judge(
+        asked: Asked,
+        status: ExitStatus,
+        mode: Option<SeccompMode>,
+        words: &LastWords,
+    ) -> Self {
         let how = status_text(status);
         let text = match (asked, status) {
             (Asked::Killed, _) => format!("did not end in time and was killed ({how})"),
@@ -51,11 +57,26 @@ impl Ending {
             (Asked::Nothing, ExitStatus::Code(0)) => "has ended without being asked".to_owned(),
             (_, ExitStatus::Code(_) | ExitStatus::Signal(_)) => match cause(words) {
                 Some(cause) => format!("{cause} ({how})"),
-                None => format!("has died: {how}"),
+                None => format!("has died: {how}{}", remedy(status, mode)),
             },
         };
         let as_asked = asked == Asked::Stop && status == ExitStatus::Code(0);
         Self { as_asked, text }
+    }
+}
+
+/// What names the call that nobody could report.
+fn remedy(status: ExitStatus, mode: Option<SeccompMode>) -> &'static str {
+    match (status, mode) {
+        (ExitStatus::Signal(libc::SIGSYS), Some(SeccompMode::Kill)) => {
+            ": its policy forbids a system call; run it with --jail seccomp-mode=trap to hear which"
+        }
+        // A file's own kill, or a report that is itself forbidden.
+        (ExitStatus::Signal(libc::SIGSYS), Some(SeccompMode::Trap)) => {
+            ": its policy forbids a system call; run it with --jail seccomp-mode=log to hear which"
+        }
+        // In a log nothing is killed but calls of a foreign architecture.
+        (ExitStatus::Signal(_) | ExitStatus::Code(_), _) => "",
     }
 }
 
@@ -134,7 +155,7 @@ mod tests {
     use super::*;
 
     fn judged(asked: Asked, status: ExitStatus, words: &LastWords) -> (bool, String) {
-        let Ending { as_asked, text } = Ending::judge(asked, status, words);
+        let Ending { as_asked, text } = Ending::judge(asked, status, None, words);
         (as_asked, text)
     }
 
@@ -185,6 +206,20 @@ mod tests {
         };
         let (_, text) = judged(Asked::Nothing, ExitStatus::Code(159), &words);
         assert!(text.contains("its policy forbids: openat("), "{text}");
+
+        for (mode, remedy) in [
+            (SeccompMode::Kill, "--jail seccomp-mode=trap to hear which"),
+            (SeccompMode::Trap, "--jail seccomp-mode=log to hear which"),
+        ] {
+            let status = ExitStatus::Signal(libc::SIGSYS);
+            let none = LastWords::default();
+            let Ending { text, .. } = Ending::judge(Asked::Nothing, status, Some(mode), &none);
+            assert!(
+                text.starts_with("has died: killed by signal SIGSYS: "),
+                "{text}"
+            );
+            assert!(text.ends_with(remedy), "{text}");
+        }
 
         let words = LastWords {
             step: Some((

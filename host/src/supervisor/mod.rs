@@ -7,6 +7,7 @@
 //! only kill a device whose front-end may be content; an idle device costs nothing here.
 
 mod child;
+mod denied;
 mod ending;
 mod log_lines;
 mod pace;
@@ -154,10 +155,10 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
         terminals,
         notes,
     } = everything;
-    // Two operations a device, the signals, stderr.
+    // Three operations a device (its channel, its end, its denied calls), the signals, stderr.
     let operations = u32::try_from(devices.len())
         .unwrap_or(u32::MAX)
-        .saturating_mul(2);
+        .saturating_mul(3);
     let executor = Executor::with_operations(operations.saturating_add(8))
         .map_err(|error| SupervisorError::at("make the ring")(io::Error::other(error)))?;
     let handle = executor.handle();
@@ -256,7 +257,12 @@ impl Supervisor {
             match device.start(program.as_fd(), options) {
                 Ok((process, channel)) => {
                     let surroundings = (&self.handle, &self.lines, &self.changed);
-                    let child = Rc::new(Child::new((name, place), process, channel, surroundings));
+                    let mode = match options.disable_sandbox {
+                        true => None,
+                        false => Some(options.jail.seccomp_mode),
+                    };
+                    let child = Child::new((name, place, mode), process, channel, surroundings);
+                    let child = Rc::new(child);
                     let watch = Rc::clone(&child).watch(self.handle.clone());
                     self.watches.push(self.handle.spawn(watch));
                     self.children.push(child);

@@ -184,6 +184,7 @@ impl Prepared {
             transport: TRANSPORT,
             sandbox: !options.disable_sandbox,
             policies,
+            seccomp_mode: options.jail.seccomp_mode,
             verbosity: options.log_level.into(),
             description,
         }));

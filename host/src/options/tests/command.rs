@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{DISK, PORT};
 use crate::options::command::{DEVICES_MAX, UsageError};
 use crate::options::help::Topic;
-use crate::options::{Command, CommandLine, RunOptions};
+use crate::options::{Command, CommandLine, RunOptions, SeccompMode};
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",
@@ -67,6 +67,25 @@ fn options_stand_anywhere_among_the_devices() {
     );
     let note = "--jail: accepted, but changes nothing here: --disable-sandbox is given";
     assert_eq!(options.notes(), [note]);
+}
+
+#[test]
+fn what_becomes_of_a_denied_call_is_said_by_either_key() {
+    for (jail, mode) in [
+        ("seccomp-policy-dir=/p", SeccompMode::Trap),
+        ("seccomp-mode=kill", SeccompMode::Kill),
+        (
+            "seccomp-mode=kill,seccomp-log-failures=false",
+            SeccompMode::Kill,
+        ),
+        ("seccomp-mode=log,seccomp_log_failures", SeccompMode::Log),
+        ("seccomp-log-failures=true", SeccompMode::Log),
+    ] {
+        let options = run(&["--port", "vhost=1", "--jail", jail]);
+        assert_eq!(options.jail.seccomp_mode, mode, "{jail}");
+        let warned = options.notes().concat().contains("CARRIED OUT");
+        assert_eq!(warned, mode == SeccompMode::Log, "{jail}");
+    }
 }
 
 #[test]
@@ -134,9 +153,17 @@ const MISTAKES: &[(&[&str], &str)] = &[
           each jail makes an empty read-only root of its own: leave it out",
     ),
     (
-        &["--jail", "seccomp-log-failures"],
-        "--jail: seccomp-log-failures: column 1: is not available: \
-          a forbidden system call ends its device, and the report names the call: leave it out",
+        &["--jail", "seccomp-mode=loud"],
+        "--jail: seccomp-mode: column 14: \"loud\" is not one of its values: \
+          write one of trap, kill, log",
+    ),
+    (
+        &["--jail", "seccomp-mode=kill,seccomp-log-failures"],
+        "--jail: seccomp-log-failures: column 19: contradicts seccomp-mode=kill: leave it out",
+    ),
+    (
+        &["--jail", "seccomp-log-failures=false,seccomp_mode=log"],
+        "--jail: seccomp-log-failures: column 22: contradicts seccomp-mode=log: leave it out",
     ),
     (
         &["--jail", "vhost=s"],
