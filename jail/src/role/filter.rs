@@ -17,7 +17,7 @@ use crate::last_errno;
 use crate::policy::Program;
 
 const STEP: &str = "seccomp";
-const STEP_LISTENER: &str = "seccomp with a listener";
+pub(crate) const STEP_LISTENER: &str = "seccomp with a listener";
 
 /// Loads `program` for this thread, which is the only one. From here on, what it does not allow
 /// ends the process. [`super::no_new_privileges`] comes before.

@@ -18,6 +18,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 pub use self::descriptors::inherit;
+pub(crate) use self::filter::STEP_LISTENER;
 pub use self::filter::{load_filter, load_filter_and_listen};
 pub use self::landlock::Landlock;
 pub use self::limits::Limits;

@@ -127,6 +127,10 @@ fn hint_of_limit(step: &str, errno: Errno) -> Option<&'static str> {
         ("clone3", Errno::NOSYS) => {
             Some("the seccomp profile of the container that this runs in must allow clone3")
         }
+        // A process can have one listener, and whoever manages the container may be it.
+        (crate::role::STEP_LISTENER, Errno::BUSY) => {
+            Some("something else listens to system calls here, so seccomp-mode=log cannot")
+        }
         _ => None,
     }
 }
@@ -176,6 +180,7 @@ mod tests {
             ("clone3", Errno::MFILE, "ulimit -n"),
             ("clone3", Errno::AGAIN, "ulimit -u"),
             ("clone3", Errno::NOSYS, "seccomp profile"),
+            (crate::role::STEP_LISTENER, Errno::BUSY, "something else"),
         ] {
             let text = SpawnError::new(step, errno).to_string();
             assert!(text.contains(remedy), "{text}");
