@@ -16,6 +16,7 @@
 //! `tests/src/bin/vudev-entropy.rs` is a whole one, and `docs/writing-a-device.md` explains it.
 
 mod channel;
+mod check;
 pub mod kind;
 pub mod kinds;
 pub mod options;
@@ -25,6 +26,7 @@ mod role;
 mod supervisor;
 mod text;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 pub use kind::{CreateError, DeviceKind, Opened};
@@ -38,15 +40,23 @@ const ROLE: &str = "vudev-device";
 /// Nothing is done before it: `main` runs once more in each device's process, which has neither the
 /// arguments nor the environment nor standard output.
 ///
+/// `check` starts no device, but a process under the name `vudev-check` that goes through the steps
+/// of one.
+///
 /// The status is 0 if every device ended as asked, 1 if one did not or could not be started, and
 /// 2 for a command line that makes no sense.
 pub fn run(registry: &Registry) -> ExitCode {
     let mut arguments = std::env::args_os();
     let called = arguments.next();
-    if called.as_ref().is_some_and(|name| name == ROLE) {
-        role::main(registry)
-    } else {
-        let program = registry.program(called.as_deref());
-        supervisor::main(registry, &program, arguments.collect())
+    match called.as_deref().and_then(OsStr::to_str) {
+        Some(ROLE) => role::main(registry),
+        Some(check::ROLE) => {
+            let argument = arguments.next().and_then(|a| a.into_string().ok());
+            check::role::main(registry, argument.as_deref())
+        }
+        _ => {
+            let program = registry.program(called.as_deref());
+            supervisor::main(registry, &program, arguments.collect())
+        }
     }
 }

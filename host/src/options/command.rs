@@ -7,7 +7,7 @@ use log::LevelFilter;
 
 use super::convert::Value;
 use super::error::{OptionError, repeat};
-use super::help::{LOG_LEVELS, Topic};
+use super::help::{CHECK, LOG_LEVELS, Topic};
 use super::jail::{JAIL, JailOptions, SeccompMode};
 use super::suggest::nearest;
 use super::table::{FLAGS, Table};
@@ -34,6 +34,11 @@ pub(crate) struct CommandLine<'a> {
 pub(crate) enum Command {
     /// Run these devices.
     Run(RunOptions),
+    /// Print what this host has of a jail.
+    Check {
+        /// As one JSON object.
+        json: bool,
+    },
     /// Print this text on standard output and exit with 0.
     Help(Topic),
     /// Print [`CommandLine::version`] on standard output and exit with 0.
@@ -172,6 +177,9 @@ impl CommandLine<'_> {
             if first && argument == "help" {
                 return self.help_command(&mut arguments);
             }
+            if first && argument == CHECK {
+                return self.check_command(&mut arguments);
+            }
             first = false;
             match argument.as_str() {
                 "-h" | "--help" => return self.help_command(&mut arguments),
@@ -201,10 +209,32 @@ impl CommandLine<'_> {
         }
     }
 
+    /// `check`, `check --json`, `check --help`.
+    fn check_command<I: Iterator<Item = OsString>>(
+        &self,
+        arguments: &mut Arguments<I>,
+    ) -> Result<Command, UsageError> {
+        let mut json = false;
+        while let Some(argument) = arguments.next()? {
+            match argument.as_str() {
+                "--json" => json = true,
+                "-h" | "--help" => return Ok(Command::Help(Topic::Check)),
+                other => {
+                    let known = nearest(other.trim_start_matches('-'), ["json", "help"]);
+                    return Err(self.unknown(other, known.map(|name| format!("check --{name}"))));
+                }
+            }
+        }
+        Ok(Command::Check { json })
+    }
+
     fn help_on(&self, topic: &str) -> Result<Command, UsageError> {
         let name = topic.trim_start_matches('-');
         if name == JAIL.device {
             return Ok(Command::Help(Topic::Jail));
+        }
+        if name == CHECK {
+            return Ok(Command::Help(Topic::Check));
         }
         let found = self.tables.iter().find(|table| table.device == name);
         let topic = found.ok_or_else(|| {
@@ -212,7 +242,7 @@ impl CommandLine<'_> {
                 .tables
                 .iter()
                 .map(|table| table.device)
-                .chain([JAIL.device]);
+                .chain([JAIL.device, CHECK]);
             self.unknown(
                 topic,
                 nearest(name, names).map(|name| format!("help {name}")),

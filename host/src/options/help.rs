@@ -19,7 +19,12 @@ pub(crate) enum Topic {
     Device(&'static Table),
     /// The keys of `--jail`.
     Jail,
+    /// The report about this host.
+    Check,
 }
+
+/// The command that makes that report.
+pub(super) const CHECK: &str = "check";
 
 /// The values of `--log-level`.
 pub(super) const LOG_LEVELS: [(&str, LevelFilter, &str); 6] = [
@@ -62,6 +67,7 @@ impl CommandLine<'_> {
             Topic::Overview => self.overview(),
             Topic::Device(table) => self.device(table),
             Topic::Jail => self.jail(),
+            Topic::Check => self.check(),
         }
     }
 
@@ -71,7 +77,8 @@ impl CommandLine<'_> {
             "{program}: virtio devices as vhost-user back-ends, each in its own jailed \
              process.\n\nUsage:\n  \
              {program} [OPTION…] --DEVICE KEY=VALUE,… [--DEVICE KEY=VALUE,… …]\n  \
-             {program} help [DEVICE|jail]\n\nExamples:\n"
+             {program} check [--json]\n  \
+             {program} help [DEVICE|jail|check]\n\nExamples:\n"
         );
         for table in self.tables {
             line(
@@ -158,6 +165,31 @@ impl CommandLine<'_> {
     }
 }
 
+impl CommandLine<'_> {
+    fn check(&self) -> String {
+        let program = self.program;
+        let mut text = format!(
+            "{program} check [--json]   what this host has of the jail\n\n\
+             Tries each layer of a device's jail, as the user who asks: a line a layer,\n\
+             yes, NO (devices need it) or no, and the remedy for what is missing.\n\n\
+             With --json it is one object on one line:\n"
+        );
+        entry(
+            &mut text,
+            "jailed",
+            "whether devices can be fully jailed here",
+        );
+        entry(&mut text, "devices", "the names of this program's devices");
+        let layers = "a list of objects: name, available, required, detail, missing (names of \
+                      the kernel's), remedy (null if it is available)";
+        entry(&mut text, "layers", layers);
+        text.push_str("\nExit status:\n");
+        entry(&mut text, "0", "devices can be fully jailed here");
+        entry(&mut text, "1", "they cannot, and would not be started");
+        text
+    }
+}
+
 fn options(text: &mut String) {
     text.push_str("\nOptions:\n");
     entry(text, "--jail KEY=VALUE,…", JAIL.about);
@@ -173,8 +205,8 @@ fn options(text: &mut String) {
     entry(text, "--log-level LEVEL", &levels.join("; "));
     entry(
         text,
-        "-h, --help [DEVICE|jail]",
-        "this text, or the keys of a device or of --jail",
+        "-h, --help [DEVICE|jail|check]",
+        "this text, or the keys of a device or of --jail, or what check prints",
     );
     entry(text, "-V, --version", "the version");
 }

@@ -34,7 +34,8 @@ use crate::Registry;
 use crate::options::{Command, CommandLine, RunOptions, USAGE_STATUS};
 use child::{Child, Progress};
 use ending::{Ending, signal_name};
-use log_lines::{LogLines, say};
+use log_lines::LogLines;
+pub(crate) use log_lines::say;
 use signals::StopSignals;
 use start::{Everything, Prepared};
 use terminal::RawTerminal;
@@ -51,7 +52,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(1500);
 const KILL_LIMIT: Duration = Duration::from_millis(300);
 
 /// The exit status when a device did not end as asked, or did not start.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 
 /// The whole program but the roles.
 pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>) -> ExitCode {
@@ -63,6 +64,7 @@ pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>)
     };
     match command_line.parse(arguments) {
         Ok(Command::Run(options)) => run(registry, &options),
+        Ok(Command::Check { json }) => crate::check::main(registry, program, json),
         Ok(Command::Help(topic)) => print(&command_line.help(topic)),
         Ok(Command::Version) => print(&command_line.version()),
         Err(error) => usage(&error),
@@ -70,7 +72,7 @@ pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>)
 }
 
 /// A closed pipe is its reader's choice.
-fn print(text: &str) -> ExitCode {
+pub(crate) fn print(text: &str) -> ExitCode {
     use io::Write;
     match writeln!(io::stdout(), "{}", text.trim_end()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -109,7 +111,7 @@ fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
 /// are twenty disks, root's devices included, since they are not root.
 ///
 /// Limits that cannot be raised still do for some devices; which one they did not do for is told.
-fn raise_limits() {
+pub(crate) fn raise_limits() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = raise(Resource::Nofile, maximum);
     // No limit at all can be had by root only.

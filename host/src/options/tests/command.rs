@@ -278,3 +278,19 @@ proptest! {
         let _ = LINE.parse(arguments.into_iter().map(OsString::from));
     }
 }
+
+#[test]
+fn a_check_stands_alone_and_may_be_json() {
+    for (arguments, wanted) in [(&["check"][..], false), (&["check", "--json"], true)] {
+        match parse(arguments).expect("good") {
+            Command::Check { json } => assert_eq!(json, wanted),
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+    for arguments in [&["check", "--help"][..], &["help", "check"]] {
+        let parsed = parse(arguments).expect("good");
+        assert!(matches!(parsed, Command::Help(Topic::Check)), "{parsed:?}");
+    }
+    let error = parse(&["check", "--jsn"]).expect_err("a slip").to_string();
+    assert!(error.contains("check --json"), "{error}");
+}

@@ -69,6 +69,7 @@ fn no_line_is_wider_than_a_terminal() {
     let topics = [
         Topic::Overview,
         Topic::Jail,
+        Topic::Check,
         Topic::Device(tables[0]),
         Topic::Device(tables[1]),
     ];
