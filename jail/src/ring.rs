@@ -37,10 +37,16 @@ pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyErr
         let (name, filter, at) = match statement {
             Statement::Rule { name, filter, at } => (name, filter, at),
             Statement::Include { .. } => return Ok(()),
-            Statement::Default(_) => {
+            Statement::Default { at, .. } => {
                 return Err(SyntaxError::new(
-                    Default::default(),
+                    at,
                     "a ring list has no `@default`: what it does not name completes with EACCES",
+                ));
+            }
+            Statement::Frequency { at, .. } => {
+                return Err(SyntaxError::new(
+                    at,
+                    "a ring list has no `@frequency`: the kernel looks operations up in a bit map",
                 ));
             }
         };

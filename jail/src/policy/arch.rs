@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use syscalls::{aarch64, arm, x86_64};
 
-/// An architecture by the kernel's and minijail's name.
+/// An architecture, by the name that its compiler has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
     /// 64-bit x86; the x32 calls, which share its `AUDIT_ARCH`, are refused by every program.
@@ -37,6 +37,14 @@ impl Arch {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",
             Self::Arm => "arm",
+        }
+    }
+
+    /// Its name with the kernel where that is another; minijail's, in `[arch=…]`.
+    pub(super) fn other_name(self) -> Option<&'static str> {
+        match self {
+            Self::Aarch64 => Some("arm64"),
+            Self::X86_64 | Self::Arm => None,
         }
     }
 

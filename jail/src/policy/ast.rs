@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Arch;
 
 /// What the kernel does with a system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Carry it out.
     Allow,
@@ -19,23 +19,25 @@ pub enum Action {
     KillProcess,
     /// Carry it out and log it.
     Log,
+    /// Stop the caller until the filter's listener has said what is to be done.
+    UserNotify,
 }
 
 impl Action {
     /// The kernel's MAX_ERRNO: more would be cut off.
     pub const ERRNO_MAX: u16 = 4095;
 
-    /// Whether the call is carried out.
+    /// Whether the call is carried out, or may be: a listener can let it go on.
     pub fn permits(self) -> bool {
         match self {
-            Self::Allow | Self::Log => true,
+            Self::Allow | Self::Log | Self::UserNotify => true,
             Self::Errno(_) | Self::Trap | Self::KillThread | Self::KillProcess => false,
         }
     }
 }
 
 /// How an argument is compared; all comparisons are unsigned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operator {
     /// `==`
     Equal,
@@ -71,7 +73,7 @@ impl Operator {
 }
 
 /// `arg2 in PROT_READ|PROT_WRITE`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Atom {
     /// 0 to 5.
     pub argument: u8,
@@ -85,7 +87,7 @@ pub struct Atom {
 pub type Clause = Vec<Atom>;
 
 /// One condition and what follows when it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Filter {
     /// Clauses joined by `||`; `None` = always.
     pub condition: Option<Vec<Clause>>,
@@ -111,6 +113,9 @@ pub struct Policy {
     pub default: Action,
     /// By system call number.
     pub rules: BTreeMap<u32, Rule>,
+    /// How often each call is made, by number, as the `@frequency` files say; a call that none of
+    /// them names counts as made once. Says where the search looks first and nothing of verdicts.
+    pub frequencies: BTreeMap<u32, u64>,
 }
 
 /// A system call as a filter sees it (`struct seccomp_data`, less the instruction pointer).
@@ -120,7 +125,7 @@ pub struct Call {
     pub number: u32,
     /// `AUDIT_ARCH_*`.
     pub arch: u32,
-    /// The argument registers; of a 32-bit call, zero-extended.
+    /// The argument registers; of a 32-bit call, the low halves count.
     pub args: [u64; 6],
 }
 
@@ -135,13 +140,14 @@ impl Policy {
         if call.arch != self.arch.audit() || foreign {
             return Action::KillProcess;
         }
+        let args = call.args.map(|argument| argument & self.arch.word_mask());
         let filters = self
             .rules
             .get(&call.number)
             .map_or(&[][..], |rule| &rule.filters);
         filters
             .iter()
-            .find(|filter| filter.holds(&call.args))
+            .find(|filter| filter.holds(&args))
             .map_or(self.default, |filter| filter.action)
     }
 }

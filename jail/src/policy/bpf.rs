@@ -86,9 +86,19 @@ impl Program {
     /// What the kernel would answer to `call`; `None` where it would not have loaded the program:
     /// an instruction that we never emit, a load outside the data, or no return.
     pub fn run(&self, call: &Call) -> Option<Action> {
+        self.walk(call).map(|(action, _)| action)
+    }
+
+    /// How many instructions the kernel carries out for `call`; `None` as [`Self::run`].
+    pub fn steps(&self, call: &Call) -> Option<usize> {
+        self.walk(call).map(|(_, steps)| steps)
+    }
+
+    fn walk(&self, call: &Call) -> Option<(Action, usize)> {
         let mut accumulator = 0;
         let mut next = 0;
-        loop {
+        // Jumps only lead on: a program ends after as many steps as it is long.
+        for steps in 1.. {
             let Instruction {
                 code,
                 jump_true,
@@ -105,7 +115,7 @@ impl Program {
                     next += k as usize;
                     continue;
                 }
-                RETURN => return decode(k),
+                RETURN => return decode(k).map(|action| (action, steps)),
                 TEST_EQUAL => accumulator == k,
                 TEST_GREATER => accumulator > k,
                 TEST_GREATER_OR_EQUAL => accumulator >= k,
@@ -114,6 +124,7 @@ impl Program {
             };
             next += usize::from(if holds { jump_true } else { jump_false });
         }
+        None
     }
 }
 
@@ -145,6 +156,7 @@ pub(super) fn encode(action: Action) -> u32 {
         Action::KillThread => libc::SECCOMP_RET_KILL_THREAD,
         Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         Action::Log => libc::SECCOMP_RET_LOG,
+        Action::UserNotify => libc::SECCOMP_RET_USER_NOTIF,
     }
 }
 
@@ -157,6 +169,7 @@ fn decode(value: u32) -> Option<Action> {
         libc::SECCOMP_RET_KILL_THREAD => Some(Action::KillThread),
         libc::SECCOMP_RET_KILL_PROCESS => Some(Action::KillProcess),
         libc::SECCOMP_RET_LOG => Some(Action::Log),
+        libc::SECCOMP_RET_USER_NOTIF => Some(Action::UserNotify),
         _ => None,
     }
 }

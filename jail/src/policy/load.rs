@@ -1,14 +1,18 @@
 //! Follows `@include` and merges the rules of all parts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use super::parse::{Statement, parse};
+use super::parse::{Content, Statement, parse};
 use super::token::{Position, SyntaxError};
 use super::{Action, Arch, Filter, Policy, Rule};
 use crate::source::Source;
 
 /// Files that include each other, one below the other; minijail's own bound.
 pub const INCLUDE_DEPTH_MAX: usize = 10;
+
+/// Filters of one system call; each is an instruction at least, of the kernel's 4096.
+const FILTERS_MAX: usize = 1024;
 
 /// A policy or ring list that cannot be used: where, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,45 +64,81 @@ pub(super) fn policy_path(name: &str, arch: Arch) -> String {
 pub(super) fn policy(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
     let path = policy_path(name, arch);
     check_loadable(name, &source.label(&path))?;
-    let mut policy = Policy {
-        arch,
-        default: Action::Trap,
-        rules: BTreeMap::new(),
+    let mut merged = Merged {
+        policy: Policy {
+            arch,
+            default: Action::Trap,
+            rules: BTreeMap::new(),
+            frequencies: BTreeMap::new(),
+        },
+        default: None,
+        places: BTreeMap::new(),
     };
-    let mut places = BTreeMap::new();
-    walk(
-        &path,
-        arch,
-        source,
-        &mut |file, statement| match statement {
-            Statement::Default(action) => {
-                policy.default = action;
-                Ok(())
-            }
+    walk(&path, arch, source, &mut |file, statement| {
+        merged.add(file, statement)
+    })?;
+    Ok(merged.policy)
+}
+
+/// A policy in the making, and where what it says was said: for the errors about contradictions.
+struct Merged {
+    policy: Policy,
+    default: Option<Place>,
+    /// Of each call's filters.
+    places: BTreeMap<u32, Vec<Place>>,
+}
+
+impl Merged {
+    fn add(&mut self, file: &str, statement: Statement) -> Result<(), SyntaxError> {
+        let place = |at| Place {
+            file: file.to_owned(),
+            at,
+        };
+        match statement {
+            Statement::Default { action, at } => self.set_default(action, place(at)),
             Statement::Rule { name, filter, at } => {
-                let place = Place {
-                    file: file.to_owned(),
-                    at,
-                };
-                let number = arch.syscall_number(&name).ok_or_else(|| {
-                    SyntaxError::new(at, format!("`{name}` is no system call of {arch}"))
-                })?;
-                let places = places.entry(number).or_insert_with(Vec::new);
-                let rule = policy.rules.entry(number);
+                let number = self.number(&name, at)?;
+                let rule = self.policy.rules.entry(number).or_insert(Rule {
+                    name,
+                    filters: Vec::new(),
+                });
                 merge(
-                    rule.or_insert(Rule {
-                        name,
-                        filters: Vec::new(),
-                    }),
+                    rule,
                     filter,
-                    place,
-                    places,
+                    place(at),
+                    self.places.entry(number).or_default(),
                 )
             }
+            Statement::Frequency { name, count, at } => {
+                let number = self.number(&name, at)?;
+                let frequency = self.policy.frequencies.entry(number).or_default();
+                *frequency = frequency.saturating_add(count);
+                Ok(())
+            }
+            // walk() follows them.
             Statement::Include { .. } => Ok(()),
-        },
-    )?;
-    Ok(policy)
+        }
+    }
+
+    fn number(&self, name: &str, at: Position) -> Result<u32, SyntaxError> {
+        let arch = self.policy.arch;
+        arch.syscall_number(name)
+            .ok_or_else(|| SyntaxError::new(at, format!("`{name}` is no system call of {arch}")))
+    }
+
+    fn set_default(&mut self, action: Action, place: Place) -> Result<(), SyntaxError> {
+        match &self.default {
+            Some(first) if self.policy.default != action => Err(SyntaxError::new(
+                place.at,
+                format!("there is another `@default`, at {first}"),
+            )),
+            _ => {
+                self.policy.default = action;
+                self.default = Some(place);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Refuses a part under its name.
@@ -117,10 +157,17 @@ pub(crate) fn check_loadable(name: &str, file: &str) -> Result<(), PolicyError> 
     }
 }
 
-/// Where a filter stands, for the error about the next one.
+/// Where a statement stands, for the error about the next one.
 struct Place {
     file: String,
     at: Position,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { line, column } = self.at;
+        write!(f, "{}:{line}:{column}", self.file)
+    }
 }
 
 /// Appends a filter to a call's others. Filters are tried in order, so that of rules that allow,
@@ -131,26 +178,20 @@ fn merge(
     place: Place,
     places: &mut Vec<Place>,
 ) -> Result<(), SyntaxError> {
+    let fail = |why: String| SyntaxError::new(place.at, format!("`{}` {why}", rule.name));
     let before = rule.filters.iter().zip(&*places).find(|(before, _)| {
         before.condition.is_none()
             || (before.condition == filter.condition && before.action != filter.action)
     });
-    if let Some((
-        before,
-        Place {
-            file,
-            at: Position { line, column },
-        },
-    )) = before
-    {
+    if let Some((before, before_place)) = before {
         let what = match before.condition {
             None => "is decided without a condition already",
             Some(_) => "has another action for this condition",
         };
-        return Err(SyntaxError::new(
-            place.at,
-            format!("`{}` {what}, at {file}:{line}:{column}", rule.name),
-        ));
+        return Err(fail(format!("{what}, at {before_place}")));
+    }
+    if rule.filters.len() >= FILTERS_MAX {
+        return Err(fail(format!("has more than {FILTERS_MAX} filters")));
     }
     rule.filters.push(filter);
     places.push(place);
@@ -175,7 +216,7 @@ pub(crate) fn walk(
         source,
         visit,
     }
-    .file(&mut vec![path.to_owned()], &text)
+    .file(&mut vec![path.to_owned()], Content::Policy, &text)
 }
 
 struct Walk<'a> {
@@ -186,49 +227,84 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// `open` are the files that we are in the midst of, this one last.
-    fn file(&mut self, open: &mut Vec<String>, text: &str) -> Result<(), PolicyError> {
+    fn file(
+        &mut self,
+        open: &mut Vec<String>,
+        content: Content,
+        text: &str,
+    ) -> Result<(), PolicyError> {
         let path = open.last().cloned().unwrap_or_default();
         let label = self.source.label(&path);
-        let place = |error: SyntaxError| PolicyError::new(&label, error.at, error.message);
-        for statement in parse(text, self.arch).map_err(place)? {
-            match statement {
-                Statement::Include { path: include, at } => {
-                    let include = resolve(&path, &include);
-                    let text = self.included(open, &include, at).map_err(place)?;
-                    open.push(include);
-                    self.file(open, &text)?;
-                    open.pop();
-                }
-                other => (self.visit)(&label, other).map_err(place)?,
+        let mut deeper = Ok(());
+        let read = parse(text, content, self.arch, &mut |statement| match statement {
+            Statement::Include {
+                path: include,
+                content,
+                at,
+            } => {
+                let (include, text) = self.included(open, &include, at)?;
+                open.push(include);
+                let result = self.file(open, content, &text);
+                open.pop();
+                result.map_err(|error| {
+                    deeper = Err(error);
+                    SyntaxError::new(at, String::new())
+                })
             }
-        }
-        Ok(())
+            other => (self.visit)(&label, other),
+        });
+        // What is wrong in an included file is placed there.
+        deeper?;
+        read.map_err(|error| PolicyError::new(&label, error.at, error.message))
     }
 
-    fn included(&self, open: &[String], path: &str, at: Position) -> Result<String, SyntaxError> {
-        let fail = |why: String| SyntaxError::new(at, format!("cannot include {path}: {why}"));
-        if open.iter().any(|open| open == path) {
-            return Err(fail(format!(
-                "it includes itself ({} -> {path})",
-                open.join(" -> ")
-            )));
+    /// The name and text of a file that the last of `open` includes.
+    fn included(
+        &self,
+        open: &[String],
+        include: &str,
+        at: Position,
+    ) -> Result<(String, String), SyntaxError> {
+        let fail =
+            |path: &str, why: &str| SyntaxError::new(at, format!("cannot include {path}: {why}"));
+        let from = open.last().map_or("", String::as_str);
+        let path = resolve(from, include)
+            .ok_or_else(|| fail(include, "it is outside the directory of the policies"))?;
+        if open.contains(&path) {
+            let circle = open.join(" -> ");
+            return Err(fail(
+                &path,
+                &format!("it includes itself ({circle} -> {path})"),
+            ));
         }
         if open.len() >= INCLUDE_DEPTH_MAX {
-            return Err(fail(format!("more than {INCLUDE_DEPTH_MAX} files deep")));
+            return Err(fail(
+                &path,
+                &format!("more than {INCLUDE_DEPTH_MAX} files deep"),
+            ));
         }
-        self.source
-            .read(path)
-            .map_err(|error| fail(error.to_string()))
+        match self.source.read(&path) {
+            Ok(text) => Ok((path, text)),
+            Err(error) => Err(fail(&path, &error.to_string())),
+        }
     }
 }
 
-/// An include path seen from the file that it stands in.
-fn resolve(from: &str, include: &str) -> String {
-    let Some(relative) = include.strip_prefix("./") else {
-        return include.to_owned();
-    };
-    match from.rsplit_once('/') {
-        Some((directory, _)) => format!("{directory}/{relative}"),
-        None => relative.to_owned(),
+/// An include path seen from the file that it stands in, without `.` and `..`, so that a file has
+/// one name; `None` when it leads out of where files are looked for.
+fn resolve(from: &str, include: &str) -> Option<String> {
+    if include.starts_with('/') {
+        return Some(include.to_owned());
     }
+    let mut parts: Vec<&str> = from.split('/').collect();
+    // The file itself: what is left is its directory.
+    parts.pop();
+    for part in include.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => _ = parts.pop().filter(|directory| !directory.is_empty())?,
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
 }

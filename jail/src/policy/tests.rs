@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
 use super::*;
 
 fn files(files: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -123,13 +121,19 @@ fn an_error_says_where_and_what_was_expected() {
         ("read: arg0 == (1 | 2", "1:21: expected `)`, the line ends"),
         (
             "read: arg0 == NO_SUCH",
-            "1:15: `NO_SUCH` is no constant we know",
+            "1:15: `NO_SUCH` is no constant of x86_64",
         ),
         (
             "read: arg0 == 0x1ffffffffffffffff",
             "1:15: `0x1ffffffffffffffff` is no number",
         ),
-        ("read: arg0 == 010", "1:15: `010` is no number"),
+        ("read: arg0 == 08", "1:15: `08` is no number"),
+        ("read: arg0 == 0x", "1:15: `0x` is no number"),
+        ("read: arg0 == 0o10", "1:15: `0o10` is no number"),
+        (
+            "read: arg0 == -0x8000000000000001",
+            "1:15: `-0x8000000000000001` is no number",
+        ),
         ("read: return 4096", "1:14: 4096 is no errno"),
         (
             "no_such_call: 1",
@@ -141,16 +145,59 @@ fn an_error_says_where_and_what_was_expected() {
         ),
         (
             "@default allow",
-            "1:10: expected a default that ends the caller",
+            "1:10: expected a default that does not go on",
         ),
         ("@include x", "1:10: expected a path"),
         ("@include ./x.policy", "1:1: cannot include x86_64/x.policy"),
-        ("@frequency ./x", "1:1: `@frequency` is not read yet"),
         (
-            "{read, write}: 1",
-            "1:1: groups of system calls are not read yet",
+            "@include ./../../x",
+            "1:1: cannot include ./../../x: it is outside",
         ),
-        ("read[arch=arm]: 1", "1:5: `[arch=…]` is not read yet"),
+        ("@default errno", "1:10: expected an action"),
+        ("@default return 1", "1:10: expected a default"),
+        (
+            "@default trap\n@default kill",
+            "2:1: there is another `@default`, at x86_64/a_device.policy:1:1",
+        ),
+        (
+            "@denylist",
+            "1:1: a policy of what is forbidden is not taken",
+        ),
+        ("@frequency x", "1:12: expected a path"),
+        (
+            "@frequency ./x",
+            "1:1: cannot include x86_64/x: entity not found",
+        ),
+        (
+            "@nonsense",
+            "1:1: expected `@include`, `@frequency` or `@default`",
+        ),
+        ("read: trace", "1:7: `trace` is not taken"),
+        ("read: arg0 == 1; trace", "1:18: `trace` is not taken"),
+        (
+            "file@systemd: 1",
+            "1:1: named groups of calls are not known here",
+        ),
+        ("{read, write: 1", "1:13: expected `,` or `}`, found `:`"),
+        ("{read,}: 1", "1:7: expected a name, found `}`"),
+        ("{}: 1", "1:2: expected a name, found `}`"),
+        ("{read, nope}: 1", "1:8: `nope` is no system call"),
+        ("{read, read}: 1", "1:8: `read` is decided"),
+        (
+            "read: {arg0 == 1, 1",
+            "1:20: expected `,` or `}`, the line ends",
+        ),
+        ("read: {1, arg0 == 1}", "1:1: `read` is decided"),
+        ("read: {{1}}", "1:8: expected an action"),
+        ("read: ~1", "1:7: expected an action"),
+        ("read: arg0 == ~~1", "1:16: expected a number or the name"),
+        ("read: (arg0 == 1)", "1:7: expected an action"),
+        ("read[]: 1", "1:6: expected `arch`, found `]`"),
+        ("read[os=linux]: 1", "1:6: expected `arch`, found `os`"),
+        ("read[arch]: 1", "1:10: expected `=`, found `]`"),
+        ("read[arch=x86-64]: 1", "1:11: expected an architecture"),
+        ("read[arch=arm: 1", "1:14: expected `,` or `]`, found `:`"),
+        ("read[arch=arm]", "1:15: expected `:` after the name"),
         (
             "read: 1\nread: arg0 == 1",
             "2:1: `read` is decided without a condition already, at x86_64/a_device.policy:1:1",
@@ -270,167 +317,155 @@ fn what_undoes_the_jail_is_found_in_a_policy() {
     }
 }
 
-/// Numbers at the edges of words and signs, and anything.
-fn word(arch: Arch) -> impl Strategy<Value = u64> + Clone {
-    let edges = vec![
-        0,
-        1,
-        2,
-        3,
-        4,
-        7,
-        8,
-        0x7fff_ffff,
-        0x8000_0000,
-        0xffff_ffff,
-        0x1_0000_0000,
-        0x1_0000_0001,
-        0x7fff_ffff_ffff_ffff,
-        0x8000_0000_0000_0000,
-        u64::MAX - 1,
-        u64::MAX,
-    ];
-    let bits = (0..64_u32).prop_map(|bit| 1 << bit);
-    prop_oneof![4 => prop::sample::select(edges), 2 => bits, 1 => any::<u64>()]
-        .prop_map(move |value: u64| value & arch.word_mask())
-}
-
-const OPERATORS: [(&str, Operator); 8] = [
-    ("==", Operator::Equal),
-    ("!=", Operator::NotEqual),
-    ("<", Operator::Less),
-    ("<=", Operator::LessOrEqual),
-    (">", Operator::Greater),
-    (">=", Operator::GreaterOrEqual),
-    ("&", Operator::AnyBit),
-    ("in", Operator::OnlyBits),
-];
-
-const ACTIONS: [(&str, Action); 7] = [
-    ("allow", Action::Allow),
-    ("1", Action::Allow),
-    ("return ENOENT", Action::Errno(2)),
-    ("return 4095", Action::Errno(4095)),
-    ("trap", Action::Trap),
-    ("kill-process", Action::KillProcess),
-    ("log", Action::Log),
-];
-
-/// A rule's text and its meaning, made side by side.
-fn filter(arch: Arch) -> impl Strategy<Value = (String, Filter)> + Clone {
-    let atom = (
-        0..6_u8,
-        prop::sample::select(OPERATORS.to_vec()),
-        word(arch),
+#[test]
+fn groups_give_each_call_each_filter() {
+    let policy = policy(
+        "{read, write[arch=x86_64], \\\n pread64}: \\\n \
+         {arg0 == 1; return EPERM, arg0 == 2; log, allow}\n\
+         {close, dup[arch=arm,mips]}: user-notify\n\
+         dup[arch=arm64]: nonsense is still an error\n",
     );
-    let clause = prop::collection::vec(atom, 1..4);
-    let clauses = prop::option::weighted(0.8, prop::collection::vec(clause, 1..4));
-    (clauses, prop::sample::select(ACTIONS.to_vec())).prop_map(|(clauses, (text, action))| {
-        let Some(clauses) = clauses else {
-            return (
-                text.to_owned(),
-                Filter {
-                    condition: None,
-                    action,
-                },
-            );
-        };
-        let render = |(argument, (operator, _), value): &(u8, (&str, Operator), u64)| {
-            format!("arg{argument} {operator} {value:#x}")
-        };
-        let texts: Vec<_> = clauses
-            .iter()
-            .map(|clause| Vec::from_iter(clause.iter().map(render)).join(" && "))
-            .collect();
-        let atom = |&(argument, (_, operator), value): &(u8, (&str, Operator), u64)| Atom {
-            argument,
-            operator,
-            value,
-        };
-        let condition = clauses
-            .iter()
-            .map(|clause| clause.iter().map(atom).collect())
-            .collect();
-        let filter = Filter {
-            condition: Some(condition),
-            action,
-        };
-        (format!("{}; {text}", texts.join(" || ")), filter)
-    })
-}
-
-type Rules = BTreeMap<u32, Vec<(String, Filter)>>;
-
-/// Up to hundreds of rules, so that jumps leave the reach of one instruction.
-fn rules(arch: Arch) -> impl Strategy<Value = Rules> {
-    let numbers = (0..450_u32).filter(|number| arch.syscall_name(*number).is_some());
-    let number = prop::sample::select(Vec::from_iter(numbers));
-    let filters = prop::collection::vec(filter(arch), 1..4).prop_map(|mut filters| {
-        // What follows an unconditional filter, or contradicts one before it, is an error.
-        let end = filters.iter().position(|(_, f)| f.condition.is_none());
-        filters.truncate(end.map_or(filters.len(), |end| end + 1));
-        filters.dedup_by(|a, b| a.1.condition == b.1.condition);
-        filters
-    });
-    let sizes = prop_oneof![3 => 0..8_usize, 1 => 60..120_usize];
-    sizes
-        .prop_flat_map(move |size| prop::collection::vec((number.clone(), filters.clone()), size))
-        .prop_map(Rules::from_iter)
-}
-
-/// A number, whether it comes under another architecture's name, arguments.
-type Asked = (u32, bool, [u64; 6]);
-
-fn case() -> impl Strategy<Value = (Arch, Rules, Vec<Asked>)> {
-    prop::sample::select(Arch::ALL.to_vec()).prop_flat_map(|arch| {
-        let args = prop::array::uniform6(word(arch));
-        let call = (
-            prop_oneof![0..450_u32, any::<u32>()],
-            prop::bool::weighted(0.05),
-            args,
+    assert!(policy.unwrap_err().to_string().contains(":5:18: expected"));
+    let policy = self::policy(
+        "{read, write[arch=x86_64], \\\n pread64}: \\\n \
+         {arg0 == 1; return EPERM, arg0 == 2; log, allow}\n\
+         {close, dup[arch=arm,mips]}: user-notify\n\
+         no_call_of_ours[arch=arm64]: 1\n",
+    )
+    .unwrap();
+    for name in ["read", "write", "pread64"] {
+        let first = |value| verdict(&policy, name, [value, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            [first(0), first(1), first(2)],
+            [Action::Allow, Action::Errno(1), Action::Log]
         );
-        (Just(arch), rules(arch), prop::collection::vec(call, 40))
-    })
+    }
+    assert_eq!(verdict(&policy, "close", [0; 6]), Action::UserNotify);
+    assert_eq!(verdict(&policy, "dup", [0; 6]), Action::Trap);
 }
 
-/// Anything printable, and what looks like a rule for a while.
-const NONSENSE: &str =
-    "[ -~\\n]{0,80}|(arg[0-7]|read|[:;|&=~(){}@]|in|return|0x?[0-9a-f]{0,20}| ){0,20}";
-
-proptest! {
-    #[test]
-    fn the_program_answers_what_the_policy_means((arch, rules, calls) in case()) {
-        let mut text = String::from("@default kill-thread\n");
-        for (number, filters) in &rules {
-            let name = arch.syscall_name(*number).unwrap();
-            for (filter, _) in filters {
-                text.push_str(&format!("{name}: {filter}\n"));
-            }
-        }
-        let source = BTreeMap::from([(format!("{arch}/a_device.policy"), text)]);
-        let policy = match read("a_device", arch, &source) {
-            Ok(policy) => policy,
-            // Two equal conditions with one between them.
-            Err(error) => {
-                prop_assert!(error.message.contains("another action"), "{error}");
-                return Ok(());
-            }
+#[test]
+fn a_policy_means_its_own_architectures_numbers() {
+    for arch in Arch::ALL {
+        let source = BTreeMap::from([(
+            format!("{arch}/a_device.policy"),
+            "fcntl: arg2 == O_DIRECTORY|010; return 7\n\
+             fcntl: arg0 == AT_FDCWD\n\
+             openat[arch=arm64]: return EPERM\n\
+             openat[arch=x86_64,arm]: return ENOENT\n"
+                .to_owned(),
+        )]);
+        let policy = read("a_device", arch, &source).unwrap();
+        let (directory, openat) = match arch {
+            Arch::X86_64 => (0x1_0008, 2),
+            Arch::Aarch64 => (0x4008, 1),
+            Arch::Arm => (0x4008, 2),
         };
-        for (number, filters) in &rules {
-            let parsed = &policy.rules[number].filters;
-            prop_assert_eq!(parsed, &Vec::from_iter(filters.iter().map(|(_, f)| f.clone())));
-        }
-        let Ok(program) = policy.compile() else { return Ok(()) };
-        let audits = [arch.audit(), 0x4000_0003];
-        let ruled = rules.keys().flat_map(|number| calls[..10].iter().map(|c| (*number, c.1, c.2)));
-        for (number, foreign, args) in calls.iter().copied().chain(ruled) {
-            let call = Call { number, arch: audits[usize::from(foreign)], args };
-            prop_assert_eq!(program.run(&call), Some(policy.evaluate(&call)), "{:?}", call);
-        }
+        let fcntl = |first, third| verdict(&policy, "fcntl", [first, 0, third, 0, 0, 0]);
+        assert_eq!(fcntl(0, directory), Action::Errno(7));
+        assert_eq!(fcntl(0xffff_ff9c, 0) == Action::Allow, arch == Arch::Arm);
+        assert_eq!(fcntl(-100_i64 as u64, 0), Action::Allow);
+        assert_eq!(verdict(&policy, "openat", [0; 6]), Action::Errno(openat));
     }
+    let error = |text: &str| {
+        let source = BTreeMap::from([("arm/a_device.policy".to_owned(), text.to_owned())]);
+        read("a_device", Arch::Arm, &source)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(error("mmap2: arg3 & MAP_32BIT").contains("1:15: `MAP_32BIT` is no constant of arm"));
+    assert!(error("mmap2: arg3 == 0x100000000").contains("is no number of at most 32 bits"));
+}
 
-    #[test]
-    fn no_text_makes_the_parser_panic(text in NONSENSE) {
-        let _ = policy(&text);
+#[test]
+fn what_is_called_often_is_found_soon() {
+    let names = (0..300).filter_map(|number| Arch::X86_64.syscall_name(number));
+    let rules = String::from_iter(
+        (1..)
+            .zip(names)
+            .map(|(errno, name)| format!("{name}: arg0 == 1; return {errno}\n")),
+    );
+    let steps = |text: String, name| {
+        let mut source = files(&[
+            ("a_device.policy", &text),
+            (
+                "often",
+                "# Measured.\nread: 5\nioctl: 100000\nread[arch=x86_64]: 6\nread[arch=arm]: 9",
+            ),
+        ]);
+        source.insert("x86_64/more".to_owned(), "fsync: 0".to_owned());
+        let policy = read("a_device", Arch::X86_64, &source).unwrap();
+        assert!(policy.frequencies.is_empty() || policy.frequencies[&0] == 11);
+        let call = call(Arch::X86_64, name, [1, 0, 0, 0, 0, 0]);
+        policy.compile().unwrap().steps(&call).unwrap()
+    };
+    let often = format!("@frequency ./often\n@frequency ./sub/../more\n{rules}");
+    assert!(steps(often.clone(), "ioctl") < steps(rules.clone(), "ioctl"));
+    // Architecture and number; two words of the condition and the return; the search, and a jump
+    // for each of its and the condition's ends that is out of a test's reach.
+    assert_eq!(steps(often, "ioctl"), 3 + 5 + 2 + 3);
+    for name in ["read", "ioctl", "fsync", "futex"] {
+        assert!(steps(rules.clone(), name) <= 3 + 5 + 2 * 10, "{name}");
     }
+}
+
+#[test]
+fn an_error_in_a_file_of_frequencies_is_placed_there() {
+    for (text, expected) in [
+        ("read 1", "1:6: expected `:` after the name"),
+        (
+            "read: -1",
+            "1:7: expected how often it is called, found `-1`",
+        ),
+        (
+            "read: 1\nread: many",
+            "2:7: expected how often it is called",
+        ),
+        (
+            "no_such_call: 1",
+            "1:1: `no_such_call` is no system call of x86_64",
+        ),
+        ("@include ./a_device.policy", "1:1: expected a name"),
+        (
+            "read: 18446744073709551616",
+            "1:7: `18446744073709551616` is no number",
+        ),
+    ] {
+        let source = files(&[
+            ("a_device.policy", "@include ./a.policy"),
+            ("a.policy", "@frequency ./counts"),
+            ("counts", text),
+        ]);
+        let error = read("a_device", Arch::X86_64, &source)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("x86_64/counts:{expected}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn rules_that_say_the_same_share_their_instructions() {
+    let length = |text| {
+        policy(text)
+            .unwrap()
+            .compile()
+            .unwrap()
+            .instructions()
+            .len()
+    };
+    // One more range of numbers at most, at each side.
+    assert!(length("{read, preadv}: arg0 == 1") <= length("read: arg0 == 1") + 2);
+    // Neighbours are one range.
+    assert_eq!(length("{read, write, open, close}: 1"), length("read: 1"));
+}
+
+#[test]
+fn a_call_has_a_bounded_number_of_filters() {
+    let text = String::from_iter((0..1025).map(|value| format!("read: arg0 == {value}\n")));
+    assert!(error(&text).contains(":1025:1: `read` has more than 1024 filters"));
+    let names = Vec::from_iter((0..257).map(|_| "read[arch=arm]")).join(",");
+    assert!(error(&format!("{{{names}}}: 1")).contains(":1:1: expected at most 256 in a group"));
 }

@@ -1,8 +1,11 @@
 //! Random policies in the running kernel: interpreter and evaluator share their author, the kernel
-//! does not. Each rule answers with an errno, so that a verdict is a number and nothing happens;
-//! the calls take no arguments, so that any will do.
+//! does not. Each rule answers with an errno of its own, so that a verdict is a number and nothing
+//! happens; the calls take no arguments, so that any will do.
+//!
+//! Filters stack and never go away, but each thread has its own: a process is started for some
+//! policies, and a thread in it for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::os::fd::OwnedFd;
 
@@ -18,26 +21,41 @@ pub(crate) const TESTS: &[Test] = &[(
     the_kernel_answers_what_a_policy_means,
 )];
 
-const POLICIES: u64 = 40;
-const CALLS: u32 = 2000;
+const POLICIES: u64 = 2_000;
+/// Of one process.
+const BATCH: u64 = 100;
+const CALLS: u32 = 120;
 
 fn the_kernel_answers_what_a_policy_means() {
-    for seed in 1..=POLICIES {
-        let role = Role::start_with("verdicts", &seed.to_string(), false, &[]);
-        assert_eq!(role.hear_text(), "agreed", "seed {seed}");
-        assert_eq!(role.end(), End::Code(0), "seed {seed}");
+    for first in (1..=POLICIES).step_by(usize::try_from(BATCH).unwrap()) {
+        let role = Role::start_with("verdicts", &first.to_string(), false, &[]);
+        assert_eq!(role.hear_text(), "agreed", "seeds from {first}");
+        assert_eq!(role.end(), End::Code(0), "seeds from {first}");
     }
 }
 
-/// The role's side: loads one policy and asks the kernel about it.
-pub(crate) fn role(channel: &OwnedFd, seed: &str) {
-    let mut random = Random(seed.parse().unwrap());
+/// The role's side: one thread after the other loads a policy and asks the kernel about it.
+pub(crate) fn role(channel: &OwnedFd, first: &str) {
+    let first: u64 = first.parse().unwrap();
+    role::no_new_privileges().unwrap();
+    for seed in first..first + BATCH {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a filter is a thread's, and nothing takes it away"
+        )]
+        let thread = std::thread::spawn(move || ask_the_kernel(seed));
+        assert!(thread.join().is_ok(), "seed {seed}");
+    }
+    tell(channel, "agreed");
+}
+
+fn ask_the_kernel(seed: u64) {
+    let mut random = Random(seed);
     let text = random.policy();
     let arch = Arch::HOST.unwrap();
     let source = BTreeMap::from([(format!("{arch}/a_device.policy"), text.clone())]);
     let policy = policy::read("a_device", arch, &source).unwrap();
     let program = policy.compile().unwrap();
-    role::no_new_privileges().unwrap();
     role::load_filter(&program).unwrap();
     for _ in 0..CALLS {
         let name = random.of(&SUBJECTS);
@@ -60,7 +78,6 @@ pub(crate) fn role(channel: &OwnedFd, seed: &str) {
             "{name} {args:#x?}: {result} {errno:?}, meant {meant:?}\n{text}"
         );
     }
-    tell(channel, "agreed");
 }
 
 /// Calls without arguments or effect.
@@ -109,31 +126,23 @@ impl Random {
     }
 
     fn policy(&mut self) -> String {
-        let mut text = String::from("# The role's own needs.\n");
-        for name in [
-            "sendto",
-            "write",
-            "exit_group",
-            "sigaltstack",
-            "munmap",
-            "mmap",
-            "brk",
-        ] {
-            writeln!(text, "{name}: 1").unwrap();
-        }
-        // Formatting a failure, growing the heap.
-        text.push_str("mremap: 1\nmprotect: 1\nmadvise: 1\nclose: 1\nfutex: 1\nfcntl: 1\n");
+        let mut text = String::from("# The thread's own needs.\n");
+        // Its end, the allocator, and what formats a failure.
+        text.push_str(
+            "{write, exit, exit_group, sigaltstack, rt_sigprocmask, munmap, mmap, mremap, brk, \
+             mprotect, madvise, close, futex, fcntl}: 1\n",
+        );
+        let mut errnos = 200..4096;
         for name in SUBJECTS {
-            for errno in 1..=1 + self.below(6) {
-                let condition = self.condition();
-                writeln!(text, "{name}: {condition}; return {}", 100 + errno).unwrap();
+            // One condition with two errnos would be a contradiction.
+            let conditions: BTreeSet<_> = (0..=self.below(6)).map(|_| self.condition()).collect();
+            for (condition, errno) in conditions.into_iter().zip(errnos.by_ref()) {
+                writeln!(text, "{name}: {condition}; return {errno}").unwrap();
             }
-            let last = if self.below(2) == 0 {
-                "allow"
-            } else {
-                "return 4095"
-            };
-            writeln!(text, "{name}: {last}").unwrap();
+            match self.below(2) {
+                0 => writeln!(text, "{name}: allow").unwrap(),
+                _ => writeln!(text, "{name}: return {}", errnos.next().unwrap()).unwrap(),
+            }
         }
         text
     }
