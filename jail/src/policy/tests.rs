@@ -104,109 +104,112 @@ fn another_architecture_or_x32_is_killed_whatever_the_policy_allows() {
     }
 }
 
+/// Texts, and the place and beginning of what is said about them.
+const ERRORS: &[(&str, &str)] = &[
+    ("read 1", "1:6: expected `:` after the name, found `1`"),
+    ("\nread:", "2:6: expected an action"),
+    ("read: 2", "1:7: expected an action"),
+    ("read: 1 1", "1:9: expected the end of the line, found `1`"),
+    ("read: arg6 == 1", "1:7: expected an action"),
+    ("read: arg0 = 1", "1:12: expected a comparison"),
+    (
+        "read: arg0 == 1 &&",
+        "1:19: expected `arg0` to `arg5`, the line ends",
+    ),
+    ("read: arg0 == (1 | 2", "1:21: expected `)`, the line ends"),
+    (
+        "read: arg0 == NO_SUCH",
+        "1:15: `NO_SUCH` is no constant of x86_64",
+    ),
+    (
+        "read: arg0 == 0x1ffffffffffffffff",
+        "1:15: `0x1ffffffffffffffff` is no number",
+    ),
+    ("read: arg0 == 08", "1:15: `08` is no number"),
+    ("read: arg0 == 0x", "1:15: `0x` is no number"),
+    ("read: arg0 == 0o10", "1:15: `0o10` is no number"),
+    (
+        "read: arg0 == -0x8000000000000001",
+        "1:15: `-0x8000000000000001` is no number",
+    ),
+    ("read: return 4096", "1:14: 4096 is no errno"),
+    (
+        "no_such_call: 1",
+        "1:1: `no_such_call` is no system call of x86_64",
+    ),
+    (
+        "read: \\\n  arg0 == ?",
+        "2:11: `?` begins nothing of this language",
+    ),
+    (
+        "@default allow",
+        "1:10: expected a default that does not go on",
+    ),
+    ("@include x", "1:10: expected a path"),
+    ("@include ./x.policy", "1:1: cannot include x86_64/x.policy"),
+    (
+        "@include ./../../x",
+        "1:1: cannot include ./../../x: it is outside",
+    ),
+    ("@default errno", "1:10: expected an action"),
+    ("@default return 1", "1:10: expected a default"),
+    (
+        "@default trap\n@default kill",
+        "2:1: there is another `@default`, at x86_64/a_device.policy:1:1",
+    ),
+    (
+        "@denylist",
+        "1:1: a policy of what is forbidden is not taken",
+    ),
+    ("@frequency x", "1:12: expected a path"),
+    (
+        "@frequency ./x",
+        "1:1: cannot include x86_64/x: entity not found",
+    ),
+    (
+        "@nonsense",
+        "1:1: expected `@include`, `@frequency` or `@default`",
+    ),
+    ("read: trace", "1:7: `trace` is not taken"),
+    ("read: arg0 == 1; trace", "1:18: `trace` is not taken"),
+    (
+        "file@systemd: 1",
+        "1:1: named groups of calls are not known here",
+    ),
+    ("{read, write: 1", "1:13: expected `,` or `}`, found `:`"),
+    ("{read,}: 1", "1:7: expected a name, found `}`"),
+    ("{}: 1", "1:2: expected a name, found `}`"),
+    ("{read, nope}: 1", "1:8: `nope` is no system call"),
+    ("{read, read}: 1", "1:8: `read` is decided"),
+    (
+        "read: {arg0 == 1, 1",
+        "1:20: expected `,` or `}`, the line ends",
+    ),
+    ("read: {1, arg0 == 1}", "1:1: `read` is decided"),
+    ("read: {{1}}", "1:8: expected an action"),
+    ("read: ~1", "1:7: expected an action"),
+    ("read: arg0 == ~~1", "1:16: expected a number or the name"),
+    ("read: (arg0 == 1)", "1:7: expected an action"),
+    ("read[]: 1", "1:6: expected `arch`, found `]`"),
+    ("read[os=linux]: 1", "1:6: expected `arch`, found `os`"),
+    ("read[arch]: 1", "1:10: expected `=`, found `]`"),
+    ("read[arch=x86-64]: 1", "1:11: expected an architecture"),
+    ("read[arch=arm: 1", "1:14: expected `,` or `]`, found `:`"),
+    ("read[arch=arm]", "1:15: expected `:` after the name"),
+    (
+        "read: 1\nread: arg0 == 1",
+        "2:1: `read` is decided without a condition already, at x86_64/a_device.policy:1:1",
+    ),
+    (
+        "read: arg0 == 1\nread: arg0 == 1; return 1",
+        "2:1: `read` has another action for this condition, at x86_64/a_device.policy:1:1",
+    ),
+];
+
 #[test]
 fn an_error_says_where_and_what_was_expected() {
     let file = |rest| format!("x86_64/a_device.policy:{rest}");
-    for (text, expected) in [
-        ("read 1", "1:6: expected `:` after the name, found `1`"),
-        ("\nread:", "2:6: expected an action"),
-        ("read: 2", "1:7: expected an action"),
-        ("read: 1 1", "1:9: expected the end of the line, found `1`"),
-        ("read: arg6 == 1", "1:7: expected an action"),
-        ("read: arg0 = 1", "1:12: expected a comparison"),
-        (
-            "read: arg0 == 1 &&",
-            "1:19: expected `arg0` to `arg5`, the line ends",
-        ),
-        ("read: arg0 == (1 | 2", "1:21: expected `)`, the line ends"),
-        (
-            "read: arg0 == NO_SUCH",
-            "1:15: `NO_SUCH` is no constant of x86_64",
-        ),
-        (
-            "read: arg0 == 0x1ffffffffffffffff",
-            "1:15: `0x1ffffffffffffffff` is no number",
-        ),
-        ("read: arg0 == 08", "1:15: `08` is no number"),
-        ("read: arg0 == 0x", "1:15: `0x` is no number"),
-        ("read: arg0 == 0o10", "1:15: `0o10` is no number"),
-        (
-            "read: arg0 == -0x8000000000000001",
-            "1:15: `-0x8000000000000001` is no number",
-        ),
-        ("read: return 4096", "1:14: 4096 is no errno"),
-        (
-            "no_such_call: 1",
-            "1:1: `no_such_call` is no system call of x86_64",
-        ),
-        (
-            "read: \\\n  arg0 == ?",
-            "2:11: `?` begins nothing of this language",
-        ),
-        (
-            "@default allow",
-            "1:10: expected a default that does not go on",
-        ),
-        ("@include x", "1:10: expected a path"),
-        ("@include ./x.policy", "1:1: cannot include x86_64/x.policy"),
-        (
-            "@include ./../../x",
-            "1:1: cannot include ./../../x: it is outside",
-        ),
-        ("@default errno", "1:10: expected an action"),
-        ("@default return 1", "1:10: expected a default"),
-        (
-            "@default trap\n@default kill",
-            "2:1: there is another `@default`, at x86_64/a_device.policy:1:1",
-        ),
-        (
-            "@denylist",
-            "1:1: a policy of what is forbidden is not taken",
-        ),
-        ("@frequency x", "1:12: expected a path"),
-        (
-            "@frequency ./x",
-            "1:1: cannot include x86_64/x: entity not found",
-        ),
-        (
-            "@nonsense",
-            "1:1: expected `@include`, `@frequency` or `@default`",
-        ),
-        ("read: trace", "1:7: `trace` is not taken"),
-        ("read: arg0 == 1; trace", "1:18: `trace` is not taken"),
-        (
-            "file@systemd: 1",
-            "1:1: named groups of calls are not known here",
-        ),
-        ("{read, write: 1", "1:13: expected `,` or `}`, found `:`"),
-        ("{read,}: 1", "1:7: expected a name, found `}`"),
-        ("{}: 1", "1:2: expected a name, found `}`"),
-        ("{read, nope}: 1", "1:8: `nope` is no system call"),
-        ("{read, read}: 1", "1:8: `read` is decided"),
-        (
-            "read: {arg0 == 1, 1",
-            "1:20: expected `,` or `}`, the line ends",
-        ),
-        ("read: {1, arg0 == 1}", "1:1: `read` is decided"),
-        ("read: {{1}}", "1:8: expected an action"),
-        ("read: ~1", "1:7: expected an action"),
-        ("read: arg0 == ~~1", "1:16: expected a number or the name"),
-        ("read: (arg0 == 1)", "1:7: expected an action"),
-        ("read[]: 1", "1:6: expected `arch`, found `]`"),
-        ("read[os=linux]: 1", "1:6: expected `arch`, found `os`"),
-        ("read[arch]: 1", "1:10: expected `=`, found `]`"),
-        ("read[arch=x86-64]: 1", "1:11: expected an architecture"),
-        ("read[arch=arm: 1", "1:14: expected `,` or `]`, found `:`"),
-        ("read[arch=arm]", "1:15: expected `:` after the name"),
-        (
-            "read: 1\nread: arg0 == 1",
-            "2:1: `read` is decided without a condition already, at x86_64/a_device.policy:1:1",
-        ),
-        (
-            "read: arg0 == 1\nread: arg0 == 1; return 1",
-            "2:1: `read` has another action for this condition, at x86_64/a_device.policy:1:1",
-        ),
-    ] {
+    for (text, expected) in ERRORS {
         let error = error(text);
         assert!(
             error.starts_with(&file(expected)),
