@@ -21,7 +21,7 @@ pub enum Denials {
     /// libraries try what they can do without.
     Errno(Errno),
     /// Trapped, and so told to a supervisor by [`crate::role::load_filter_and_listen`]. The one
-    /// message that hands the listener over is allowed: on this channel, with [`HAND_OVER_FLAGS`].
+    /// message that hands the listener over is allowed, on this channel.
     Notify {
         /// The control channel, by its number in the role.
         channel: RawFd,
