@@ -28,10 +28,11 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
             // A directory without files must be seen when it gets one.
             println!("cargo:rerun-if-changed={}", path.display());
             collect(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "policy" || extension == "ring")
-        {
+        } else if path.extension().is_some_and(|extension| {
+            ["policy", "ring", "frequency"]
+                .iter()
+                .any(|it| extension == *it)
+        }) {
             files.push(path);
         }
     }
