@@ -1,10 +1,13 @@
 //! An empty, read-only root directory, and no way back to the host's.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::CWD;
+use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
-    move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen, mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
@@ -14,6 +17,7 @@ pub(super) const STEP_PRIVATE: &str = "make mounts private";
 pub(super) const STEP_TMPFS: &str = "make the empty root";
 pub(super) const STEP_MOVE: &str = "mount the empty root";
 pub(super) const STEP_PIVOT: &str = "pivot_root";
+const STEP_NESTING: &str = "cover the empty root";
 const STEP_UNMOUNT: &str = "unmount the host's root";
 
 /// A root directory holds nothing: the directory itself is all that has to fit.
@@ -53,5 +57,23 @@ pub fn empty_root() -> Result<(), StepError> {
         .map_err(StepError::at(STEP_PIVOT))?;
     unmount(".", UnmountFlags::DETACH)
         .and_then(|()| chdir("/"))
-        .map_err(StepError::at(STEP_UNMOUNT))
+        .map_err(StepError::at(STEP_UNMOUNT))?;
+    forbid_nesting(&root).map_err(StepError::at(STEP_NESTING))
+}
+
+/// Covers the root that we stay in with itself. Who is not in the topmost root of its mount
+/// namespace counts as chrooted, and is given no user namespace (user_namespaces(7)), in which it
+/// would have all capabilities again.
+fn forbid_nesting(root: &OwnedFd) -> Result<(), Errno> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let cover = open_tree(root, "", clone)?;
+    move_mount(
+        &cover,
+        "",
+        CWD,
+        "/",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
 }
