@@ -12,16 +12,8 @@ pub enum Attempt {
     Open = 1,
     /// `socket`.
     Socket,
-    /// `execve`.
-    Execute,
-    /// `io_uring_setup`: a ring without restrictions.
-    RingSetup,
-    /// `io_uring_register`: other restrictions.
-    RingRegister,
     /// A ring operation outside the allow-list.
     RingOpcode,
-    /// A submission flag outside the allow-list.
-    RingFlag,
     /// A panic.
     Panic,
     /// An endless loop.
@@ -34,14 +26,10 @@ pub enum Attempt {
 
 impl Attempt {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 7] = [
         Self::Open,
         Self::Socket,
-        Self::Execute,
-        Self::RingSetup,
-        Self::RingRegister,
         Self::RingOpcode,
-        Self::RingFlag,
         Self::Panic,
         Self::Hang,
         Self::Exit,

@@ -2,5 +2,6 @@
 //! `vudev-escape` can be asked to do. It contains no test.
 
 pub mod attempt;
+pub mod intruder;
 
 pub use vudev_harness::*;

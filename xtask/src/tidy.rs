@@ -55,7 +55,8 @@ const UNSAFE_FILES: &[&str] = &[
     "jail/tests/roles/attempts.rs",
     "jail/tests/roles/container.rs",
     "jail/tests/roles/role.rs",
-    "tests/src/bin/vudev-escape/ring.rs",
+    "tests/src/intruder/hands.rs",
+    "tests/src/intruder/ring.rs",
     "tests/tests/support/driver.rs",
     "virtio/tests/allocations.rs",
 ];

@@ -3,11 +3,16 @@
 //! to be installed.
 //!
 //! Writing a number to the first byte of its configuration space makes the device do what
-//! [`Attempt`] says; the four bytes after it then hold the result, 0 or a negative errno.
+//! [`Attempt`] says; the four bytes after it then hold the result, 0 or a negative errno. Writing
+//! attempt, member (two bytes each) and number outside (four) to byte 8 makes an attempt of
+//! [`intruder`]'s table.
+//!
+//! The same device is there under its own policies, under those of the real ones, and without a
+//! filter; and in a process of [`bare`], without a host.
 
 use std::cell::{Cell, RefCell};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -15,15 +20,37 @@ use serde::{Deserialize, Serialize};
 use vudev_executor::{File, Handle, Task};
 use vudev_host::options::{OptionError, Table, Values};
 use vudev_host::{CreateError, DeviceKind, Opened, Registry};
+use vudev_jail::Arch;
 use vudev_tests::attempt::{Attempt, RESULT_PENDING};
+use vudev_tests::intruder::{self, Hands, Outside, ring::RawRing};
 use vudev_virtio::{ConfigReadOnly, Device, Identity, Queue, QueueError};
 
-use self::ring::RawRing;
-
-mod ring;
+mod bare;
 
 fn main() -> ExitCode {
-    vudev_host::run(&Registry::new().with::<EscapeKind>().with_policies(POLICIES))
+    let mut arguments = std::env::args();
+    if arguments.next().as_deref() == Some(bare::NAME) {
+        return bare::main(arguments);
+    }
+    let registry = Registry::new()
+        .with::<EscapeKind>()
+        .with::<AsBlock>()
+        .with::<AsSerial>()
+        .with::<Unfiltered>()
+        .with_policies(POLICIES)
+        .with_policies(&[(
+            "x86_64/unfiltered_device_vhost_user.policy",
+            every_call().leak(),
+        )]);
+    vudev_host::run(&registry)
+}
+
+/// A policy that forbids nothing. A policy's default cannot allow, so it names every call.
+fn every_call() -> String {
+    const CALLS: u32 = 1024;
+    (0..CALLS)
+        .filter_map(|number| Arch::HOST?.syscall_name(number))
+        .fold(String::new(), |text, name| text + name + ": 1\n")
 }
 
 /// What a device needs, and no more: the embedded parts, and a ring that may not allocate.
@@ -36,72 +63,109 @@ const POLICIES: &[(&str, &str)] = &[
         "ring/escape_device_vhost_user.ring",
         "@include ./vhost_user.ring\n@include ./common_device.ring\n",
     ),
+    (
+        "ring/unfiltered_device_vhost_user.ring",
+        "@include ./vhost_user.ring\n@include ./common_device.ring\n@include ./block.ring\n",
+    ),
 ];
-
-struct EscapeKind;
-
-static TABLE: Table = Table {
-    device: "escape",
-    about: "a device that tries to break out of its jail",
-    keys: &[],
-    example: "vhost=/tmp/vu-escape",
-};
 
 /// It has no options.
 #[derive(Serialize, Deserialize)]
 struct Description {}
 
-impl DeviceKind for EscapeKind {
-    const NAME: &'static str = "escape";
-    const POLICY: &'static str = "escape";
-    type Description = Description;
-    type Device = Escape;
+/// A kind of the device, by its name and the name of its policies.
+macro_rules! kind {
+    ($kind:ident, $name:literal, $policy:literal) => {
+        struct $kind;
 
-    fn table() -> &'static Table {
-        &TABLE
-    }
+        impl DeviceKind for $kind {
+            const NAME: &'static str = $name;
+            const POLICY: &'static str = $policy;
+            type Description = Description;
+            type Device = Escape;
 
-    fn open(values: &Values) -> Result<Opened<Description>, OptionError> {
-        let file = tempfile::tempfile().map_err(|error| values.error("vhost", error))?;
-        Ok(Opened::new(Description {}, vec![file.into()]))
-    }
+            fn table() -> &'static Table {
+                static TABLE: Table = Table {
+                    device: $name,
+                    about: "a device that tries to break out of its jail",
+                    keys: &[],
+                    example: "vhost=/tmp/vu-escape",
+                };
+                &TABLE
+            }
 
-    fn operations(_: &Description) -> u32 {
-        OPERATIONS
-    }
+            fn open(values: &Values) -> Result<Opened<Description>, OptionError> {
+                open(values)
+            }
 
-    fn create(
-        handle: &Handle,
-        _: Description,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Escape, CreateError> {
-        let got = descriptors.len();
-        let Ok([file]) = <[OwnedFd; 1]>::try_from(descriptors) else {
-            return Err(CreateError::Descriptors { expected: 1, got });
-        };
-        Escape::new(handle, file).map_err(|source| CreateError::Io {
-            step: "find the ring",
-            source,
-        })
+            fn operations(_: &Description) -> u32 {
+                OPERATIONS
+            }
+
+            fn create(
+                handle: &Handle,
+                _: Description,
+                descriptors: Vec<OwnedFd>,
+            ) -> Result<Escape, CreateError> {
+                create(handle, descriptors)
+            }
+        }
+    };
+}
+
+kind!(EscapeKind, "escape", "escape");
+kind!(AsBlock, "as-block", "block");
+kind!(AsSerial, "as-serial", "serial");
+kind!(Unfiltered, "unfiltered", "unfiltered");
+
+/// A file of its own, and the terminal that it was started from, if it was: a console has one.
+fn open(values: &Values) -> Result<Opened<Description>, OptionError> {
+    let file = tempfile::tempfile().map_err(|error| values.error("vhost", error))?;
+    let mut descriptors = vec![file.into()];
+    let input = io::stdin();
+    if input.is_terminal() {
+        let terminal = input.as_fd().try_clone_to_owned();
+        descriptors.push(terminal.map_err(|error| values.error("vhost", error))?);
     }
+    Ok(Opened::new(Description {}, descriptors))
+}
+
+fn create(handle: &Handle, mut descriptors: Vec<OwnedFd>) -> Result<Escape, CreateError> {
+    let got = descriptors.len();
+    if !(1..=2).contains(&got) {
+        return Err(CreateError::Descriptors { expected: 1, got });
+    }
+    let file = descriptors.swap_remove(0);
+    Escape::new(handle, file, descriptors.pop()).map_err(|source| CreateError::Io {
+        step: "find the ring",
+        source,
+    })
 }
 
 /// Ring operations that it has in flight at most.
 const OPERATIONS: u32 = 8;
 
+/// Bytes of its configuration space.
+const CONFIG_SIZE: usize = 16;
+
+/// No such number in the table.
+const NO_ATTEMPT: i64 = i32::MIN as i64;
+
 struct Escape {
     handle: Handle,
     file: File,
+    terminal: Option<OwnedFd>,
     ring: RawRing,
     result: Rc<Cell<i32>>,
     running: RefCell<Option<Task<()>>>,
 }
 
 impl Escape {
-    fn new(handle: &Handle, file: OwnedFd) -> io::Result<Self> {
+    fn new(handle: &Handle, file: OwnedFd, terminal: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self {
             handle: handle.clone(),
             file: File::new(handle, file),
+            terminal,
             // Before the jail closes, as an intruder who comes later could not: generous to it.
             ring: RawRing::of_this_process()?,
             result: Rc::new(Cell::new(0)),
@@ -114,11 +178,7 @@ impl Escape {
         let result = match attempt {
             Attempt::Open => std::fs::File::open("/etc/passwd").map(drop),
             Attempt::Socket => std::os::unix::net::UnixDatagram::unbound().map(drop),
-            Attempt::Execute => Err(ring::execute()),
-            Attempt::RingSetup => Err(ring::set_up_another()),
-            Attempt::RingRegister => self.ring.register(),
             Attempt::RingOpcode => return self.allocate(),
-            Attempt::RingFlag => self.ring.submit_with_flag(self.file.as_fd()),
             Attempt::Panic => panic!("as the test asked"),
             Attempt::Hang => loop {
                 std::hint::spin_loop();
@@ -130,6 +190,22 @@ impl Escape {
             }
         };
         self.finish(result);
+    }
+
+    /// One of the table's.
+    fn intrude(&self, [a, b, c, d, outside @ ..]: [u8; 8]) {
+        let hands = Hands {
+            ring: self.ring,
+            file: self.file.as_fd().as_raw_fd(),
+            terminal: self.terminal.as_ref().map(AsRawFd::as_raw_fd),
+            outside: Outside(u32::from_le_bytes(outside)),
+            member: u16::from_le_bytes([c, d]),
+        };
+        let number = usize::from(u16::from_le_bytes([a, b]));
+        let result = intruder::attempts()
+            .get(number)
+            .map_or(NO_ATTEMPT, |attempt| attempt.make(&hands));
+        self.result.set(i32::try_from(result).unwrap_or(0));
     }
 
     fn finish(&self, result: io::Result<()>) {
@@ -160,18 +236,22 @@ impl Device for Escape {
             device_id: 63,
             features: 0,
             queue_sizes: vec![16],
-            config_size: 8,
+            config_size: CONFIG_SIZE,
             operations: OPERATIONS,
         }
     }
 
     fn read_config(&self, offset: usize, into: &mut [u8]) {
-        let mut space = [0; 8];
+        let mut space = [0; CONFIG_SIZE];
         space[1..5].copy_from_slice(&self.result.get().to_le_bytes());
         into.copy_from_slice(&space[offset..offset + into.len()]);
     }
 
     fn write_config(&self, offset: usize, from: &[u8]) -> Result<(), ConfigReadOnly> {
+        if let (8, Ok(intrusion)) = (offset, from.try_into()) {
+            self.intrude(intrusion);
+            return Ok(());
+        }
         match (offset, from.first().copied().and_then(Attempt::from_number)) {
             (0, Some(attempt)) => {
                 self.attempt(attempt);

@@ -2,11 +2,12 @@
 //! would do. Nothing here is safe to do while the executor waits for a completion of its own.
 #![expect(unsafe_code, reason = "an intruder does not use safe wrappers")]
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::hands::{at, call};
 
 /// `mmap` offsets of a ring's shared memory (`linux/io_uring.h`).
 const OFFSET_RINGS: u64 = 0;
@@ -27,13 +28,29 @@ const COMPLETIONS: usize = 64;
 const ENTRY: usize = 64;
 const COMPLETION: usize = 16;
 
-const IORING_OP_READV: u8 = 1;
-const IOSQE_ASYNC: u8 = 1 << 4;
 /// What the executor takes for a completion that belongs to nobody.
 const NO_SLOT: u64 = u64::MAX;
 
+/// A submission entry; what is not given is zero.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entry {
+    /// `IORING_OP_*`.
+    pub operation: u8,
+    /// `IOSQE_*`.
+    pub flags: u8,
+    /// The descriptor.
+    pub file: RawFd,
+    /// The address.
+    pub first: i64,
+    /// The second address, or the offset.
+    pub second: i64,
+    /// The length.
+    pub length: u32,
+}
+
 /// The shared memory of this process's ring, which the executor has mapped.
-pub(crate) struct RawRing {
+#[derive(Clone, Copy, Debug)]
+pub struct RawRing {
     fd: RawFd,
     rings: *mut u8,
     entries: *mut u8,
@@ -41,7 +58,7 @@ pub(crate) struct RawRing {
 
 impl RawRing {
     /// Finds it in `/proc`, which only works before the jail closes.
-    pub(crate) fn of_this_process() -> io::Result<Self> {
+    pub fn of_this_process() -> io::Result<Self> {
         Ok(Self {
             fd: descriptor()?,
             rings: mapping(OFFSET_RINGS)?,
@@ -49,60 +66,51 @@ impl RawRing {
         })
     }
 
-    /// Has an allowed read done without flags, to see that this is a way at all, and then with
-    /// `IOSQE_ASYNC`; tells how that completed.
-    pub(crate) fn submit_with_flag(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        self.submit(file, 0)
-            .map_err(|_| io::Error::from_raw_os_error(libc::EPROTO))?;
-        self.submit(file, IOSQE_ASYNC)
+    /// Its number.
+    pub fn descriptor(&self) -> RawFd {
+        self.fd
     }
 
-    /// Puts a read of nothing beside the executor's entries and submits it.
-    fn submit(&self, file: BorrowedFd<'_>, flags: u8) -> io::Result<()> {
+    /// Puts one more beside the executor's entries and submits it; the result of its completion.
+    pub fn submit(&self, entry: &Entry) -> i64 {
         let tail = self.word(SUBMISSION_TAIL).load(Ordering::Acquire);
         let index = tail & self.word(SUBMISSION_MASK).load(Ordering::Relaxed);
         let before = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
         // SAFETY: the entry is inside the mapped array, and free: the executor's own are staged
         // by the tail that it stores, and it is not running now.
         unsafe {
-            let entry = self.entries.add(index as usize * ENTRY);
-            ptr::write_bytes(entry, 0, ENTRY);
-            entry.write(IORING_OP_READV);
-            entry.add(1).write(flags);
-            entry.add(4).cast::<i32>().write(file.as_raw_fd());
-            entry.add(32).cast::<u64>().write(NO_SLOT);
+            let to = self.entries.add(index as usize * ENTRY);
+            ptr::write_bytes(to, 0, ENTRY);
+            to.write(entry.operation);
+            to.add(1).write(entry.flags);
+            to.add(4).cast::<i32>().write(entry.file);
+            to.add(8).cast::<i64>().write(entry.second);
+            to.add(16).cast::<i64>().write(entry.first);
+            to.add(24).cast::<u32>().write(entry.length);
+            to.add(32).cast::<u64>().write(NO_SLOT);
         }
         self.word(SUBMISSION_TAIL)
             .store(tail.wrapping_add(1), Ordering::Release);
-        enter(self.fd)?;
+        let entered = call(libc::SYS_io_uring_enter, &[self.fd.into(), 1, 0, 1, 0, 0]);
         let after = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
-        if after == before {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        match self.completion(after.wrapping_sub(1)) {
-            result @ ..0 => Err(io::Error::from_raw_os_error(-result)),
-            _ => Ok(()),
+        if entered < 0 {
+            entered
+        } else if after == before {
+            // It has begun and not ended: it was not refused.
+            0
+        } else {
+            self.completion(after.wrapping_sub(1)).into()
         }
     }
 
-    /// `IORING_REGISTER_PROBE`, which would be harmless.
-    pub(crate) fn register(&self) -> io::Result<()> {
-        let mut probe = [0_u64; 64];
-        // SAFETY: the kernel writes 16 + 8 * 16 bytes there, if anything.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_io_uring_register,
-                self.fd,
-                8,
-                probe.as_mut_ptr(),
-                16,
-            )
-        };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+    /// `io_uring_register` of its own ring; 8 asks what the kernel can do.
+    pub fn register(&self, what: i64) -> i64 {
+        let mut memory = [0_u64; 64];
+        let memory = at(&raw mut memory);
+        call(
+            libc::SYS_io_uring_register,
+            &[self.fd.into(), what, memory, 16],
+        )
     }
 
     fn word(&self, index: usize) -> &AtomicU32 {
@@ -150,34 +158,4 @@ fn mapping(offset: u64) -> io::Result<*mut u8> {
     found
         .map(ptr::with_exposed_provenance_mut)
         .ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-fn enter(fd: RawFd) -> io::Result<()> {
-    let nothing: *const u8 = ptr::null();
-    // SAFETY: no argument is passed; one entry is submitted (IORING_ENTER_GETEVENTS = 1).
-    let result = unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, 1, 0, 1, nothing, 0) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// `execve`, without the fork that would be found first.
-pub(crate) fn execute() -> io::Error {
-    let Ok(path) = CString::new("/bin/true") else {
-        return io::ErrorKind::InvalidInput.into();
-    };
-    let arguments = [path.as_ptr(), ptr::null()];
-    // SAFETY: a null-terminated list of a C string.
-    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), ptr::null()) };
-    io::Error::last_os_error()
-}
-
-/// A ring of one's own, without restrictions.
-pub(crate) fn set_up_another() -> io::Error {
-    let mut parameters = [0_u64; 15];
-    // SAFETY: 120 zeroed bytes are a valid `struct io_uring_params`.
-    unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
-    io::Error::last_os_error()
 }
