@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -213,6 +213,12 @@ fn a_guest_that_reboots_finds_its_console_and_its_data_again() {
         .start()
         .unwrap();
     let devices = vudev.devices().unwrap();
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    while !vudev.log().unwrap().contains("2 devices are ready") {
+        assert!(Instant::now() < deadline, "{}", vudev.log().unwrap());
+        std::thread::yield_now();
+    }
+    let at_rest = descriptors(&devices);
     let script = "
         mount -t ext4 /dev/vda /mnt || exit 1
         [ -e /mnt/data ] || dd if=/dev/urandom of=/mnt/data bs=1M count=2 2>/dev/null
@@ -234,6 +240,15 @@ fn a_guest_that_reboots_finds_its_console_and_its_data_again() {
         devices,
         "the same processes served all three boots"
     );
+    // The devices see their front-end leave a moment after it has.
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    while descriptors(&devices) != at_rest {
+        assert!(
+            Instant::now() < deadline,
+            "descriptors: {at_rest:?} at rest"
+        );
+        std::thread::yield_now();
+    }
     stop(vudev, &[&console, &block]);
     let screen = fs::read_to_string(screen).unwrap();
     assert_eq!(screen.matches("boot 3\r\n").count(), 1, "{screen}");
@@ -309,6 +324,12 @@ const BUSY_SCRIPT: &str = "
     done";
 
 /// The guest's parts; `cargo xtask guest` gets them.
+/// How many descriptors each process holds; `None` where the kernel does not show it.
+fn descriptors(processes: &[u32]) -> Vec<Option<usize>> {
+    let count = |process| Some(fs::read_dir(format!("/proc/{process}/fd")).ok()?.count());
+    processes.iter().map(count).collect()
+}
+
 fn assets() -> Assets {
     Assets::find().unwrap()
 }
