@@ -20,7 +20,7 @@ pub enum Denials {
     /// The call is not carried out and gives this errno; the process goes on. For a daemon whose
     /// libraries try what they can do without.
     Errno(Errno),
-    /// Trapped, and so told to a supervisor by [`crate::role::load_filter_and_listen`]. The one
+    /// Trapped, and so told to a supervisor by [`Jail::listen`](crate::Jail::listen). The one
     /// message that hands the listener over is allowed, on this channel.
     Notify {
         /// The control channel, by its number in the role.

@@ -1,5 +1,5 @@
 //! What this kernel's seccomp can do, asked without doing it. What only a trial can tell
-//! (namespaces, Landlock, the empty root) is found out by going through [`crate::role`].
+//! (namespaces, Landlock, the empty root) is found out by going through a [`Jail`](crate::Jail).
 #![expect(unsafe_code, reason = "seccomp(2) takes an action by pointer")]
 
 use rustix::io::Errno;

@@ -6,8 +6,10 @@
 //! `IOSQE_CQE_SKIP_SUCCESS: 1`, `@include ./common_device.ring`), named by the same rules.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-use io_uring::{opcode, squeue};
+use io_uring::register::Restriction;
+use io_uring::{IoUring, opcode, squeue};
 
 use crate::policy::load::{PolicyError, check_loadable, walk};
 use crate::policy::parse::Statement;
@@ -24,16 +26,46 @@ pub struct RingList {
     pub flags: u8,
 }
 
+impl RingList {
+    /// Reads a list that a program has in itself, under whatever name. Errors call it
+    /// `<ring list>`, and it can include nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where the text is no list, and what was expected there.
+    pub fn from_text(text: &str) -> Result<Self, PolicyError> {
+        const NAME: &str = "<ring list>";
+        read(NAME, &BTreeMap::from([(NAME.to_owned(), text.to_owned())]))
+    }
+
+    /// Restricts a ring that was made disabled (`IORING_SETUP_R_DISABLED`). Once it is enabled,
+    /// whatever the list does not name completes with EACCES, and so does every registration.
+    ///
+    /// # Errors
+    ///
+    /// EBADFD if the ring was not made disabled or is enabled, EBUSY if it is restricted already.
+    pub fn restrict(&self, ring: &IoUring) -> io::Result<()> {
+        let opcodes = self.opcodes.iter().copied().map(Restriction::sqe_op);
+        let flags = Restriction::sqe_flags_allowed(self.flags);
+        let mut restrictions: Vec<_> = opcodes.chain([flags]).collect();
+        ring.submitter().register_restrictions(&mut restrictions)
+    }
+}
+
 /// Reads the list `name` (such as `block_device_vhost_user`).
 pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyError> {
     let path = format!("ring/{name}.ring");
     check_loadable(name, &source.label(&path))?;
+    read(&path, source)
+}
+
+fn read(path: &str, source: &dyn Source) -> Result<RingList, PolicyError> {
     let mut opcodes = BTreeSet::new();
     let mut flags = 0;
     // Two parts may need the same operation; a file that says it twice is a slip.
     let mut seen = BTreeMap::new();
     // Operation numbers are the same everywhere: the architecture plays no role.
-    walk(&path, Arch::X86_64, source, &mut |file, statement| {
+    walk(path, Arch::X86_64, source, &mut |file, statement| {
         let (name, filter, at) = match statement {
             Statement::Rule { name, filter, at } => (name, filter, at),
             Statement::Include { .. } => return Ok(()),

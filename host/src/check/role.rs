@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use rustix::net::SendFlags;
 use vudev_executor::{Allowed, Config, Executor, OPCODES, Ring, RingError};
 use vudev_jail::ring::opcode_name;
-use vudev_jail::role::{self as jail, Confinement, Limits, Step};
-use vudev_jail::{Denials, StepError};
+use vudev_jail::role::Step;
+use vudev_jail::{Begun, Denials, Jail, Limits, StepError};
 
 use super::facts::{FACT_MAX, Fact, Found, Tried};
 use crate::Registry;
@@ -35,14 +35,11 @@ pub(crate) fn main(registry: &Registry, argument: Option<&str>) -> ExitCode {
         Some(PLAIN) => false,
         _ => return typed(registry),
     };
-    let channel = jail::inherit(&[CHANNEL])
-        .ok()
-        .and_then(|mut kept| kept.pop());
-    let Some(channel) = channel else {
+    let Ok((begun, [channel])) = Jail::begin([CHANNEL]) else {
         return typed(registry);
     };
     let role = Role { channel };
-    match role.live(registry, namespaces) {
+    match role.live(registry, begun, namespaces) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Told) => ExitCode::FAILURE,
     }
@@ -64,8 +61,7 @@ struct Role {
 }
 
 impl Role {
-    fn live(&self, registry: &Registry, namespaces: bool) -> Result<(), Told> {
-        let _ = jail::new_session();
+    fn live(&self, registry: &Registry, begun: Begun, namespaces: bool) -> Result<(), Told> {
         let executor = self.ring();
         if namespaces {
             self.identity();
@@ -74,25 +70,13 @@ impl Role {
             let wire = Transport::VhostUser;
             Policies::of_role(registry, entry, wire, None, Denials::AsWritten)
         });
-        self.confine(namespaces)?;
-        if let Some(executor) = &executor {
-            let enabled = executor.enable();
-            self.must(
-                Tried::Ring,
-                enabled.map_err(|error| failed("enable the ring", &error)),
-            )?;
-        }
         let Some(Ok(policies)) = policies else {
+            self.enter(begun.without_policy(), executor.as_ref(), namespaces)?;
             let text = "no device has a policy for this processor".to_owned();
             return self.must(Tried::Filter, Err(Found::Failed(text, 0)));
         };
-        let loaded = jail::load_filter(&policies.program);
-        self.must(Tried::Filter, loaded.map_err(step_failed))?;
-        self.tell(
-            Tried::Filter,
-            Found::There("a device's policy is in force".to_owned()),
-        );
-        Ok(())
+        let jail = begun.policy(&policies.program);
+        self.enter(jail, executor.as_ref(), namespaces)
     }
 
     /// Tells what io_uring has; the ring as a device's is made.
@@ -148,29 +132,30 @@ impl Role {
         self.tell(Tried::Identity, Found::There(text));
     }
 
-    fn confine(&self, namespaces: bool) -> Result<(), Told> {
-        let confinement = Confinement {
-            namespaces,
-            channel: self.channel.as_fd(),
-            sigsys_tag: SIGSYS,
-            limits: Limits {
-                open_files: OPEN_FILES_MAX,
-                locked_memory: Some(0),
-            },
-        };
+    fn enter(
+        &self,
+        jail: Jail<'_>,
+        executor: Option<&Executor>,
+        namespaces: bool,
+    ) -> Result<(), Told> {
         let mut next = if namespaces {
             Tried::EmptyRoot
         } else {
             Tried::Landlock
         };
-        let confined = jail::confine_step_by_step(&confinement, |step| {
+        let jail = jail.namespaces(namespaces).limits(Limits {
+            open_files: OPEN_FILES_MAX,
+            locked_memory: Some(0),
+        });
+        let enable_ring = || executor.map_or(Ok(()), Executor::enable);
+        let entered = jail.enter_step_by_step(self.channel.as_fd(), SIGSYS, enable_ring, |step| {
             let (tried, found, then) = outcome(step, namespaces);
             if let Some(found) = found {
                 self.tell(tried, found);
             }
             next = then;
         });
-        self.must(next, confined.map(drop).map_err(step_failed))
+        self.must(next, entered.map_err(step_failed))
     }
 
     fn must(&self, tried: Tried, outcome: Result<(), Found>) -> Result<(), Told> {
@@ -217,7 +202,12 @@ fn outcome(step: Step, namespaces: bool) -> (Tried, Option<Found>, Tried) {
         Step::Limits => (Tried::Process, None, Tried::Process),
         Step::Process => {
             let text = "limits, no dumps, no new privileges, an end with the supervisor's";
-            (Tried::Process, there(text), Tried::Filter)
+            (Tried::Process, there(text), Tried::Ring)
+        }
+        Step::Ring => (Tried::Ring, None, Tried::Filter),
+        Step::Filter => {
+            let text = "a device's policy is in force";
+            (Tried::Filter, there(text), Tried::Filter)
         }
     }
 }
@@ -234,10 +224,6 @@ fn all(parts: &[(&str, bool)]) -> Found {
         none if none.is_empty() => Found::There(names(true).join(" ")),
         missing => Found::Lacks(missing),
     }
-}
-
-fn failed(step: &str, error: &std::io::Error) -> Found {
-    Found::Failed(step.to_owned(), error.raw_os_error().unwrap_or(0))
 }
 
 fn ring_failed(error: &RingError) -> Found {

@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use rustix::process::Signal;
 use vudev_executor::{Config, Executor, Handle, Latch, Ring, RingError, Signals, Socket};
-use vudev_jail::role::{Confinement, Limits};
-use vudev_jail::{Denials, StepError, role as jail};
+use vudev_jail::role::Step;
+use vudev_jail::{Begun, Denials, Jail, Limits, StepError};
 use vudev_transports::unix::Listener;
 
 use crate::Registry;
@@ -109,8 +109,8 @@ fn errno_of(error: &std::io::Error) -> i32 {
 
 /// The role's whole life. Its exit status is 0 if it ended because it was asked to.
 pub(crate) fn main(registry: &Registry) -> ExitCode {
-    let channel = match adopt_channel() {
-        Ok(channel) => channel,
+    let (begun, channel) = match begin() {
+        Ok(begun) => begun,
         Err(error) => {
             // Somebody has typed our role's name: the one case in which stderr is a person's.
             let program = registry.program(None);
@@ -119,7 +119,7 @@ pub(crate) fn main(registry: &Registry) -> ExitCode {
             return ExitCode::from(crate::options::USAGE_STATUS);
         }
     };
-    match live(registry, channel) {
+    match live(registry, begun, channel) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody to tell it to is no reason for another status.
@@ -130,18 +130,16 @@ pub(crate) fn main(registry: &Registry) -> ExitCode {
 }
 
 /// The logger and the panic hook need the channel until the process ends.
-fn adopt_channel() -> Result<&'static Channel, RoleError> {
-    let [socket] = <[OwnedFd; 1]>::try_from(jail::inherit(&[CHANNEL])?)
-        .map_err(|_| RoleError::Channel(ChannelError::Closed))?;
-    Ok(Box::leak(Box::new(Channel::new(socket)?)))
+fn begin() -> Result<(Begun, &'static Channel), RoleError> {
+    let (begun, [socket]) = Jail::begin([CHANNEL])?;
+    Ok((begun, Box::leak(Box::new(Channel::new(socket)?))))
 }
 
-fn live(registry: &Registry, channel: &'static Channel) -> Result<(), RoleError> {
-    jail::new_session()?;
+fn live(registry: &Registry, begun: Begun, channel: &'static Channel) -> Result<(), RoleError> {
     let (start, descriptors) = channel.receive_start()?;
     logger::install(channel, start.verbosity.into());
     let role = Role::prepare(registry, channel, start, descriptors)?;
-    role.close_jail(channel)?;
+    role.close_jail(begun, channel)?;
     channel
         .tell(&Up::Ready)
         .map_err(RoleError::at("say that it is ready"))?;
@@ -217,38 +215,26 @@ impl Role {
     }
 
     /// From here on there is only what the policies allow.
-    fn close_jail(&self, channel: &Channel) -> Result<(), RoleError> {
-        let sandbox = self.policies.is_some();
-        if sandbox {
-            let limits = Limits {
-                open_files: OPEN_FILES_MAX,
-                // The ring has been made, and what it counted stays counted.
-                locked_memory: Some(0),
-            };
-            let channel = channel.as_fd();
-            let confined = jail::confine(&Confinement {
-                namespaces: true,
-                channel,
-                sigsys_tag: SIGSYS,
-                limits,
-            })?;
-            log::debug!("landlock interface {}", confined.landlock.abi);
-        } else {
-            jail::die_with_parent(channel.as_fd())?;
-            jail::no_new_privileges()?;
-        }
-        self.executor
-            .enable()
-            .map_err(RoleError::at("enable the ring"))?;
+    fn close_jail(&self, begun: Begun, channel: &Channel) -> Result<(), RoleError> {
+        let channel = channel.as_fd();
+        let enable_ring = || self.executor.enable();
         let Some(Policies { program, .. }) = &self.policies else {
-            return Ok(());
+            return Ok(begun.stay_outside(channel, enable_ring)?);
         };
-        match self.seccomp_mode {
-            SeccompMode::Trap | SeccompMode::Kill => jail::load_filter(program)?,
-            SeccompMode::Log => {
-                jail::load_filter_and_listen(program, channel.as_fd(), LISTENER)?;
+        let jail = begun.policy(program).limits(Limits {
+            open_files: OPEN_FILES_MAX,
+            // The ring has been made, and what it counted stays counted.
+            locked_memory: Some(0),
+        });
+        let jail = match self.seccomp_mode {
+            SeccompMode::Trap | SeccompMode::Kill => jail,
+            SeccompMode::Log => jail.listen(LISTENER),
+        };
+        jail.enter_step_by_step(channel, SIGSYS, enable_ring, |step| {
+            if let Step::Landlock(landlock) = step {
+                log::debug!("landlock interface {}", landlock.abi);
             }
-        }
+        })?;
         Ok(())
     }
 

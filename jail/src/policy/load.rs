@@ -64,6 +64,11 @@ pub(super) fn policy_path(name: &str, arch: Arch) -> String {
 pub(super) fn policy(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
     let path = policy_path(name, arch);
     check_loadable(name, &source.label(&path))?;
+    file(&path, arch, source)
+}
+
+/// As [`policy`], whatever the file's name is.
+pub(super) fn file(path: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
     let mut merged = Merged {
         policy: Policy {
             arch,
@@ -74,7 +79,7 @@ pub(super) fn policy(name: &str, arch: Arch, source: &dyn Source) -> Result<Poli
         default: None,
         places: BTreeMap::new(),
     };
-    walk(&path, arch, source, &mut |file, statement| {
+    walk(path, arch, source, &mut |file, statement| {
         merged.add(file, statement)
     })?;
     Ok(merged.policy)

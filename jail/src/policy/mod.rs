@@ -1,5 +1,5 @@
 //! Seccomp policies: minijail's policy language (`minijail0(5)`), read, merged and compiled to
-//! classic BPF. Nothing here touches the kernel; [`crate::role::load_filter`] loads the result.
+//! classic BPF. Nothing here touches the kernel; [`Jail::enter`](crate::Jail::enter) loads the result.
 //!
 //! The way of a policy: `token` splits a file, `parse` makes statements of it, `load` follows
 //! `@include` and merges same-name rules into a [`Policy`], [`compile()`] makes a [`Program`].
@@ -19,6 +19,8 @@ pub(crate) mod load;
 mod needed;
 pub(crate) mod parse;
 pub(crate) mod token;
+
+use std::collections::BTreeMap;
 
 use crate::source::Source;
 
@@ -44,6 +46,21 @@ pub fn compile(name: &str, arch: Arch, source: &dyn Source) -> Result<Program, P
 }
 
 impl Policy {
+    /// Reads a policy that a program has in itself, under whatever name. Errors call it
+    /// `<policy>`, and it can include nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where the text is no policy, and what was expected there.
+    pub fn from_text(text: &str, arch: Arch) -> Result<Self, PolicyError> {
+        const NAME: &str = "<policy>";
+        load::file(
+            NAME,
+            arch,
+            &BTreeMap::from([(NAME.to_owned(), text.to_owned())]),
+        )
+    }
+
     /// Compiles it; fails only when the program would be longer than the kernel accepts.
     pub fn compile(&self) -> Result<Program, ProgramError> {
         compile::compile(self)

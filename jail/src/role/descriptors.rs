@@ -19,7 +19,7 @@ const STEP: &str = "inherited descriptors";
 ///
 /// The first thing of a role: a descriptor that the process opened before is closed under its
 /// owner. A second call fails with EALREADY.
-pub fn inherit(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, StepError> {
+pub(super) fn inherit<const N: usize>(numbers: [RawFd; N]) -> Result<[OwnedFd; N], StepError> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let fail = StepError::at(STEP);
     if !numbers.is_sorted_by(|a, b| a < b) || numbers.first().is_some_and(|first| *first < 3) {
@@ -29,15 +29,14 @@ pub fn inherit(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, StepError> {
         return Err(fail(Errno::ALREADY));
     }
     let mut next = 3;
-    for &number in numbers {
+    for number in numbers {
         close_range(next, number - 1).map_err(&fail)?;
         next = number + 1;
     }
     close_range(next, RawFd::MAX).map_err(&fail)?;
-    numbers
-        .iter()
-        .map(|&number| adopt(number).map_err(&fail))
-        .collect()
+    let kept: Result<Vec<_>, _> = numbers.into_iter().map(adopt).collect();
+    let kept = <[OwnedFd; N]>::try_from(kept.map_err(&fail)?);
+    Ok(kept.expect("there is one for each number"))
 }
 
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {

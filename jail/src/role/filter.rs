@@ -20,8 +20,8 @@ const STEP: &str = "seccomp";
 pub(crate) const STEP_LISTENER: &str = "seccomp with a listener";
 
 /// Loads `program` for this thread, which is the only one. From here on, what it does not allow
-/// ends the process. [`super::no_new_privileges`] comes before.
-pub fn load_filter(program: &Program) -> Result<(), StepError> {
+/// ends the process. `no_new_privileges` comes before.
+pub(super) fn load_filter(program: &Program) -> Result<(), StepError> {
     let loaded = load(&mut instructions(program), 0).map_err(StepError::at(STEP))?;
     assert_eq!(loaded, 0, "seccomp(2) gives a number only for a listener");
     Ok(())
@@ -34,7 +34,7 @@ pub fn load_filter(program: &Program) -> Result<(), StepError> {
 /// The program is one that [`crate::Denials::Notify`] was applied to, for this channel: between
 /// the filter and the listener's arrival a denied call would wait for nobody, so the only call
 /// that is made there is the `sendmsg` that this allows.
-pub fn load_filter_and_listen(
+pub(super) fn load_filter_and_listen(
     program: &Program,
     channel: BorrowedFd<'_>,
     tag: u8,

@@ -5,13 +5,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::StepError;
 
-/// The limits that a role sets for itself, once.
+/// The limits that a process sets for itself, soft and hard, once; one that is above the hard limit
+/// which it was started with stays at that. No core file is written, whatever is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Greatest number of open descriptors: what a front-end can make us hold.
+    /// Greatest number of open descriptors: what the other side can make us hold.
     pub open_files: u64,
-    /// Bytes of locked memory, for what a device locks or pins; `None` leaves the limit as it is.
+    /// Bytes of locked memory, for what the process locks or pins from here on; a ring that has been
+    /// made stays counted. `None` leaves the limit as it is.
     pub locked_memory: Option<u64>,
+}
+
+impl Default for Limits {
+    /// 1024 descriptors, which is what most processes start with, and no locked memory.
+    fn default() -> Self {
+        Self {
+            open_files: 1024,
+            locked_memory: Some(0),
+        }
+    }
 }
 
 /// Sets them, soft and hard. A limit above the hard one that we came with is lowered to that:

@@ -13,7 +13,7 @@ use super::StepError;
 ///
 /// The supervisor may have died before we asked; then nobody holds the other end of `channel`, and
 /// this fails with EPIPE.
-pub fn die_with_parent(channel: BorrowedFd<'_>) -> Result<(), StepError> {
+pub(super) fn die_with_parent(channel: BorrowedFd<'_>) -> Result<(), StepError> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(StepError::at("PR_SET_PDEATHSIG"))?;
     let fail = StepError::at("look for the supervisor");

@@ -28,7 +28,7 @@ const SIZE: &str = "4k";
 /// The tmpfs is read-only from its making, as file system and as mount, so that there is no moment
 /// at which it could be written to. It is mounted on top of "/", the one directory that every host
 /// has, and entered by its descriptor, since a path does not lead onto a mount over the root.
-pub fn empty_root() -> Result<(), StepError> {
+pub(super) fn empty_root() -> Result<(), StepError> {
     mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use vudev_jail::listener::{self, Received};
-use vudev_jail::{Arch, Denials, Embedded, policy, role};
+use vudev_jail::{Arch, Begun, Denials, Embedded, policy};
 
 use crate::role::{CHANNEL, POLICY, TAG, call, tell};
 use crate::support::{End, Role, wait};
@@ -51,17 +51,21 @@ fn a_denied_call_is_told_and_goes_on() {
 }
 
 /// Loads the policy and makes a call that it denies.
-pub(crate) fn role(channel: &OwnedFd, answer: &str) {
-    role::no_new_privileges().unwrap();
+pub(crate) fn role(begun: Begun, channel: &OwnedFd, answer: &str) {
     let policy = policy::read(POLICY, Arch::HOST.unwrap(), &Embedded).unwrap();
     let program = |denials: Denials| denials.apply(policy).compile().unwrap();
     match answer {
-        "errno" => role::load_filter(&program(Denials::Errno(Errno::NOSYS))).unwrap(),
-        _ => {
-            let program = program(Denials::Notify { channel: CHANNEL });
-            role::load_filter_and_listen(&program, channel.as_fd(), TAG).unwrap();
+        "errno" => {
+            begun
+                .policy(&program(Denials::Errno(Errno::NOSYS)))
+                .enter(channel.as_fd(), TAG, || Ok(()))
         }
+        _ => begun
+            .policy(&program(Denials::Notify { channel: CHANNEL }))
+            .listen(TAG)
+            .enter(channel.as_fd(), TAG, || Ok(())),
     }
+    .unwrap();
     let result = call(libc::SYS_setsid, [0; 6]);
     let errno = std::io::Error::last_os_error().raw_os_error();
     tell(channel, &format!("{result} {}", errno.unwrap_or(0)));

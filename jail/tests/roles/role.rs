@@ -4,10 +4,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use io_uring::{IoUring, opcode, register::Restriction, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use rustix::net::{SendFlags, send};
-use vudev_jail::role::{self, Confinement, Limits};
-use vudev_jail::{Arch, Embedded, StepError, policy, ring};
+use vudev_jail::role::Step;
+use vudev_jail::{Arch, Begun, Embedded, Jail, Limits, Program, policy, ring};
 
 /// `argv[0]` of a role.
 pub(crate) const NAME: &str = "test-role";
@@ -17,6 +17,8 @@ pub(crate) const CHANNEL: i32 = 3;
 pub(crate) const TAG: u8 = 0xee;
 /// RLIMIT_NOFILE of a role.
 pub(crate) const OPEN_FILES: u64 = 100;
+/// What a role of the scenario "stay" keeps beside its channel.
+const STAY: i32 = 4;
 /// Exit status when the supervisor was found dead.
 pub(crate) const ORPHAN: i32 = 7;
 
@@ -28,37 +30,45 @@ pub(crate) fn main(arguments: &[String]) -> ! {
         std::process::exit(2)
     };
     let before = open_descriptors();
-    let kept: Vec<i32> = match &**scenario {
-        "descriptors" => vec![CHANNEL, 9],
-        "stay" => vec![CHANNEL, 4],
-        _ => vec![CHANNEL],
+    let (begun, channel, _kept) = match &**scenario {
+        "descriptors" => begin_with(9),
+        "stay" => begin_with(STAY),
+        _ => {
+            let (begun, [channel]) = Jail::begin([CHANNEL]).unwrap();
+            (begun, channel, None)
+        }
     };
-    let mut descriptors = role::inherit(&kept).unwrap();
-    let channel = descriptors.remove(0);
-    role::new_session().unwrap();
     match &**scenario {
         "descriptors" => {
             let text = format!("{before:?} {:?}", open_descriptors());
             tell(&channel, &text);
         }
-        "root" => tell(&channel, &look_at_root()),
-        "landlock" => tell(&channel, &only_landlock(&channel)),
-        "orphan" => wait_until_orphan(&channel),
-        "denials" => crate::denials::role(&channel, argument),
+        "root" => tell(&channel, &look_at_root(begun, &channel)),
+        "landlock" => tell(&channel, &only_landlock(begun, &channel)),
+        "orphan" => wait_until_orphan(begun, &channel),
+        "denials" => crate::denials::role(begun, &channel, argument),
         "verdicts" => crate::verdicts::role(&channel, argument),
-        "facts" => tell(&channel, &facts(&channel)),
-        _ => jailed(&channel, scenario, argument),
+        "facts" => tell(&channel, &facts(begun, &channel)),
+        _ => jailed(begun, &channel, scenario, argument),
     }
     std::process::exit(0)
 }
 
+fn begin_with(number: i32) -> (Begun, OwnedFd, Option<OwnedFd>) {
+    let (begun, [channel, other]) = Jail::begin([CHANNEL, number]).unwrap();
+    (begun, channel, Some(other))
+}
+
 /// The whole way, then one attempt.
-fn jailed(channel: &OwnedFd, scenario: &str, argument: &str) {
+fn jailed(begun: Begun, channel: &OwnedFd, scenario: &str, argument: &str) {
     let mut ring = restricted_ring();
     let program = policy::compile(POLICY, Arch::HOST.unwrap(), &Embedded).unwrap();
-    confine(channel, true).unwrap();
-    ring.submitter().register_enable_rings().unwrap();
-    role::load_filter(&program).unwrap();
+    let enable_ring = || ring.submitter().register_enable_rings();
+    let entered = begun
+        .policy(&program)
+        .limits(LIMITS)
+        .enter(channel.as_fd(), TAG, enable_ring);
+    entered.unwrap();
     match scenario {
         "ring" => crate::attempts::by_ring(&mut ring, channel),
         "forbidden" => crate::attempts::forbidden(argument),
@@ -77,33 +87,38 @@ fn jailed(channel: &OwnedFd, scenario: &str, argument: &str) {
     wait_for_supervisor(&mut ring, channel);
 }
 
-fn confine(channel: &OwnedFd, namespaces: bool) -> Result<role::Confined, StepError> {
-    let limits = Limits {
-        open_files: OPEN_FILES,
-        locked_memory: None,
-    };
-    let channel = channel.as_fd();
-    role::confine(&Confinement {
-        namespaces,
-        channel,
-        sigsys_tag: TAG,
-        limits,
-    })
-}
+const LIMITS: Limits = Limits {
+    open_files: OPEN_FILES,
+    locked_memory: None,
+};
 
 fn restricted_ring() -> IoUring {
     let list = ring::allow_list(POLICY, &Embedded).unwrap();
     let ring = IoUring::builder().setup_r_disabled().build(8).unwrap();
-    let mut restrictions: Vec<_> = list
-        .opcodes
-        .iter()
-        .map(|op| Restriction::sqe_op(*op))
-        .collect();
-    restrictions.push(Restriction::sqe_flags_allowed(list.flags));
-    ring.submitter()
-        .register_restrictions(&mut restrictions)
-        .unwrap();
+    list.restrict(&ring).unwrap();
     ring
+}
+
+/// Loads a policy for this thread alone: a jail is entered once, by a process.
+pub(crate) fn load_filter(program: &Program) {
+    let mut instructions: Vec<_> = program
+        .instructions()
+        .iter()
+        .map(|i| libc::sock_filter {
+            code: i.code,
+            jt: i.jump_true,
+            jf: i.jump_false,
+            k: i.k,
+        })
+        .collect();
+    let program = libc::sock_fprog {
+        len: instructions.len().try_into().unwrap(),
+        filter: instructions.as_mut_ptr(),
+    };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel copies `len` instructions, which live through the call.
+    let loaded = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program) };
+    assert_eq!(loaded, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Until the other end of the channel is closed, or says something.
@@ -119,7 +134,7 @@ fn wait_for_supervisor(ring: &mut IoUring, channel: &OwnedFd) {
 fn stay(ring: &mut IoUring) {
     complete(
         ring,
-        &opcode::PollAdd::new(types::Fd(4), libc::POLLIN.cast_unsigned().into()).build(),
+        &opcode::PollAdd::new(types::Fd(STAY), libc::POLLIN.cast_unsigned().into()).build(),
     );
 }
 
@@ -149,9 +164,21 @@ fn open_descriptors() -> Vec<i32> {
         .collect()
 }
 
-/// What the empty root looks like with no other layer over it.
-fn look_at_root() -> String {
-    role::empty_root().unwrap();
+/// What the empty root looks like, before another layer is over it.
+fn look_at_root(begun: Begun, channel: &OwnedFd) -> String {
+    let mut seen = String::new();
+    let look = |step| {
+        if step == Step::EmptyRoot {
+            seen = describe_root();
+        }
+    };
+    let jail = begun.without_policy();
+    jail.enter_step_by_step(channel.as_fd(), TAG, || Ok(()), look)
+        .unwrap();
+    seen
+}
+
+fn describe_root() -> String {
     let entries = std::fs::read_dir("/").unwrap().count();
     let above = std::fs::read_dir("/..").unwrap().count();
     let create = std::fs::write("/file", "x").unwrap_err().raw_os_error();
@@ -165,24 +192,36 @@ fn look_at_root() -> String {
 }
 
 /// Landlock without a mount namespace: the host's root is there, and refused.
-fn only_landlock(channel: &OwnedFd) -> String {
-    let confined = confine(channel, false).unwrap();
+fn only_landlock(begun: Begun, channel: &OwnedFd) -> String {
+    let mut abi = 0;
+    let look = |step| {
+        if let Step::Landlock(landlock) = step {
+            abi = landlock.abi;
+        }
+    };
+    let jail = begun.without_policy().namespaces(false);
+    jail.enter_step_by_step(channel.as_fd(), TAG, || Ok(()), look)
+        .unwrap();
     let open = std::fs::File::open("/proc/self/status").map_err(|error| error.raw_os_error());
-    format!("{} {:?}", confined.landlock.abi, open.err().flatten())
+    format!("{abi} {:?}", open.err().flatten())
 }
 
 /// The supervisor closes its end first; the step must notice.
-fn wait_until_orphan(channel: &OwnedFd) {
+fn wait_until_orphan(begun: Begun, channel: &OwnedFd) {
     crate::support::wait(channel.as_fd(), "the supervisor's end");
-    let error = role::die_with_parent(channel.as_fd()).unwrap_err();
+    let jail = begun.without_policy();
+    let error = jail
+        .enter(channel.as_fd(), TAG, || Ok(()))
+        .expect_err("nobody is there");
     assert_eq!(error.errno, rustix::io::Errno::PIPE, "{error}");
     std::process::exit(ORPHAN)
 }
 
 /// What only the process itself can say, after all layers but the filter.
-fn facts(channel: &OwnedFd) -> String {
+fn facts(begun: Begun, channel: &OwnedFd) -> String {
     use rustix::process::{Resource, getgid, getgroups, getpid, getrlimit, getsid, getuid};
-    confine(channel, true).unwrap();
+    let jail = begun.without_policy().limits(LIMITS);
+    jail.enter(channel.as_fd(), TAG, || Ok(())).unwrap();
     let limit = |resource| getrlimit(resource).current;
     let (uid, gid, groups) = (
         getuid().as_raw(),

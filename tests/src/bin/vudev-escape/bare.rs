@@ -9,8 +9,7 @@ use std::process::ExitCode;
 
 use rustix::net::{SendFlags, send};
 use vudev_executor::{Allowed, Config, Executor, Ring};
-use vudev_jail::role::{self, Confinement, Limits};
-use vudev_jail::{Arch, Embedded, policy, ring};
+use vudev_jail::{Arch, Embedded, Jail, Limits, policy, ring};
 use vudev_tests::intruder::{self, Hands, Outside, ring::RawRing};
 
 /// `argv[0]` of such a process.
@@ -31,11 +30,7 @@ fn attempt(arguments: &[String]) -> Option<()> {
         return None;
     };
     let attempt = *intruder::attempts().get(attempt.parse::<usize>().ok()?)?;
-    let descriptors = role::inherit(&[CHANNEL, FILE]).ok()?;
-    let [channel, file] = &descriptors[..] else {
-        return None;
-    };
-    role::new_session().ok()?;
+    let (begun, [channel, file]) = Jail::begin([CHANNEL, FILE]).ok()?;
     let list = ring::allow_list(name, &Embedded).ok()?;
     let program = policy::compile(name, Arch::HOST?, &Embedded).ok()?;
     let allowed = Some(Allowed {
@@ -54,22 +49,18 @@ fn attempt(arguments: &[String]) -> Option<()> {
         outside: Outside(outside.parse().ok()?),
         member: member.parse().ok()?,
     };
-    let limits = Limits {
-        open_files: 4096,
-        locked_memory: None,
+    let jail = match filtered.as_str() {
+        "true" => begun.policy(&program),
+        _ => begun.without_policy(),
     };
-    role::confine(&Confinement {
-        namespaces: false,
-        channel: channel.as_fd(),
-        sigsys_tag: intruder::BARE_TAG,
-        limits,
-    })
-    .ok()?;
-    executor.enable().ok()?;
-    if filtered == "true" {
-        role::load_filter(&program).ok()?;
-    }
+    jail.namespaces(false)
+        .limits(Limits {
+            open_files: 4096,
+            locked_memory: None,
+        })
+        .enter(channel.as_fd(), intruder::BARE_TAG, || executor.enable())
+        .ok()?;
     let result = attempt.make(&hands);
-    send(channel, &result.to_ne_bytes(), SendFlags::NOSIGNAL).ok()?;
+    send(&channel, &result.to_ne_bytes(), SendFlags::NOSIGNAL).ok()?;
     Some(())
 }
