@@ -3,12 +3,14 @@
 //! options nor processes.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use vudev_executor::Handle;
 use vudev_virtio::{Device, IdentityError};
 
+use crate::broker::Broker;
 use crate::options::{OptionError, Table, Values};
 
 /// One kind of device: `--NAME key=value,…` on the command line, `NAME-0`, `NAME-1` … in the logs.
@@ -47,15 +49,16 @@ pub trait DeviceKind: 'static {
     /// device, whose `Identity::operations` must not be more. Let both call one function.
     fn operations(description: &Self::Description) -> u32;
 
-    /// Makes the device of the descriptors that `open` gave, in the same order.
+    /// Makes the device of what it is given.
     ///
     /// # Errors
     /// A descriptor is missing or cannot be used.
-    fn create(
-        handle: &Handle,
-        description: Self::Description,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Self::Device, CreateError>;
+    fn create(given: Given<Self::Description>) -> Result<Self::Device, CreateError>;
+
+    /// Tells the device of a change outside. Most have nothing to do with any.
+    fn hear(device: &Self::Device, notice: Notice) {
+        let _ = (device, notice);
+    }
 }
 
 /// What [`DeviceKind::open`] hands to the supervisor.
@@ -65,22 +68,114 @@ pub struct Opened<D> {
     pub description: D,
     /// Sent to the device's process, at most [`DESCRIPTORS_MAX`].
     pub descriptors: Vec<OwnedFd>,
-    /// A terminal that the device reads keys from. The supervisor puts it into raw mode while
-    /// the devices run and restores it on every way out; ignored when it is not a terminal.
-    pub terminal: Option<OwnedFd>,
+    /// What the device may be connected to while it runs, by its place in this list, see
+    /// [`Broker`]. At most 256.
+    pub reach: Vec<Target>,
+    /// Terminals that the device reads keys from. The supervisor puts them into raw mode while
+    /// the devices run and restores them on every way out; what is not a terminal is left alone.
+    pub terminals: Vec<OwnedFd>,
+    /// Terminals whose size the device is told when it changes, by their place in this list, see
+    /// [`Notice::Window`]. The size at the start is the description's to tell.
+    pub windows: Vec<OwnedFd>,
     /// What the user should know about values that were accepted but have no effect here; each
     /// is logged once.
     pub notes: Vec<String>,
 }
 
+/// A host path that a device may be connected to. The device names its place in
+/// [`Opened::reach`], and never the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A SOCK_STREAM socket.
+    Stream(PathBuf),
+    /// A SOCK_STREAM socket whose path ends in an underscore and a decimal number, which the
+    /// device names.
+    NumberedStream(PathBuf),
+    /// A SOCK_DGRAM socket.
+    Datagram(PathBuf),
+}
+
+/// A change outside that a device may want to know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// The operator says (by SIGUSR1 to the supervisor) that sizes are to be read again.
+    Refresh,
+    /// A terminal has another size.
+    Window {
+        /// Its place in [`Opened::windows`].
+        place: u8,
+        /// Characters in a row.
+        columns: u16,
+        /// Rows.
+        rows: u16,
+    },
+}
+
+/// What [`DeviceKind::create`] makes a device of.
+pub struct Given<D> {
+    /// The executor of the device's process.
+    pub handle: Handle,
+    /// What `open` said.
+    pub description: D,
+    /// What `open` opened, in the same order.
+    pub descriptors: Vec<OwnedFd>,
+    /// Connects the device to what is in its reach.
+    pub broker: Broker,
+}
+
+impl<D> Given<D> {
+    /// Without anything in reach: for tests, and for devices in one's own process.
+    pub fn new(handle: &Handle, description: D, descriptors: Vec<OwnedFd>) -> Self {
+        Self {
+            handle: handle.clone(),
+            description,
+            descriptors,
+            broker: Broker::unreachable(),
+        }
+    }
+
+    /// The descriptors, if they are `N`.
+    ///
+    /// # Errors
+    /// `open` and `create` disagree.
+    pub fn take_descriptors<const N: usize>(&mut self) -> Result<[OwnedFd; N], CreateError> {
+        let descriptors = std::mem::take(&mut self.descriptors);
+        let got = descriptors.len();
+        <[OwnedFd; N]>::try_from(descriptors)
+            .map_err(|_| CreateError::Descriptors { expected: N, got })
+    }
+}
+
 impl<D> Opened<D> {
-    /// A description and its descriptors, without a terminal or notes.
+    /// A description and its descriptors, and nothing else.
     pub fn new(description: D, descriptors: Vec<OwnedFd>) -> Self {
         Self {
             description,
             descriptors,
-            terminal: None,
+            reach: Vec::new(),
+            terminals: Vec::new(),
+            windows: Vec::new(),
             notes: Vec::new(),
+        }
+    }
+
+    /// The same with another description.
+    pub(crate) fn map<E>(self, describe: impl FnOnce(D) -> E) -> Opened<E> {
+        let Self {
+            description,
+            descriptors,
+            reach,
+            terminals,
+            windows,
+            notes,
+        } = self;
+        Opened {
+            description: describe(description),
+            descriptors,
+            reach,
+            terminals,
+            windows,
+            notes,
         }
     }
 }

@@ -15,6 +15,7 @@
 //! A binary with devices of its own is a [`Registry`] and one call of [`run`];
 //! `tests/src/bin/vudev-entropy.rs` is a whole one, and `docs/writing-a-device.md` explains it.
 
+mod broker;
 mod channel;
 mod check;
 pub mod kind;
@@ -29,7 +30,8 @@ mod text;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-pub use kind::{CreateError, DeviceKind, Opened};
+pub use broker::Broker;
+pub use kind::{CreateError, DeviceKind, Given, Notice, Opened, Target};
 pub use registry::{Entry, PolicySource, Registry};
 
 /// `argv[0]` of a device's process, by which the binary knows its part.

@@ -2,16 +2,14 @@
 //! command line nor the processes name a device; it decides nothing by itself.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
 use serde_json::Value;
-use vudev_executor::Handle;
 use vudev_jail::Embedded;
 use vudev_virtio::Device;
 
-use crate::kind::{CreateError, DeviceKind, Opened};
+use crate::kind::{CreateError, DeviceKind, Given, Opened};
 use crate::options::{OptionError, Table, Values};
 use crate::role::serve::{Served, Serving};
 
@@ -137,7 +135,7 @@ pub struct Entry {
     table: fn() -> &'static Table,
     open: fn(&Values) -> Result<Opened<Value>, OptionError>,
     operations: fn(&Value) -> Result<u32, CreateError>,
-    create: fn(&Handle, Value, Vec<OwnedFd>) -> Created,
+    create: fn(Given<Value>) -> Created,
 }
 
 /// A device without its type, or why there is none.
@@ -184,46 +182,37 @@ impl Entry {
     }
 
     /// [`DeviceKind::create`].
-    pub(crate) fn create(
-        &self,
-        handle: &Handle,
-        description: Value,
-        descriptors: Vec<OwnedFd>,
-    ) -> Created {
-        (self.create)(handle, description, descriptors)
+    pub(crate) fn create(&self, given: Given<Value>) -> Created {
+        (self.create)(given)
     }
 }
 
 fn open<K: DeviceKind>(values: &Values) -> Result<Opened<Value>, OptionError> {
     let opened = K::open(values)?;
-    let description = serde_json::to_value(&opened.description)
-        .expect("a description is plain data, which JSON can hold");
-    let Opened {
-        description: _,
-        descriptors,
-        terminal,
-        notes,
-    } = opened;
-    Ok(Opened {
-        description,
-        descriptors,
-        terminal,
-        notes,
-    })
+    Ok(opened.map(|description| {
+        serde_json::to_value(description).expect("a description is plain data, which JSON can hold")
+    }))
 }
 
 fn operations<K: DeviceKind>(description: &Value) -> Result<u32, CreateError> {
     parse::<K>(description.clone()).map(|description| K::operations(&description))
 }
 
-fn create<K: DeviceKind>(
-    handle: &Handle,
-    description: Value,
-    descriptors: Vec<OwnedFd>,
-) -> Created {
-    let device = K::create(handle, parse::<K>(description)?, descriptors)?;
+fn create<K: DeviceKind>(given: Given<Value>) -> Created {
+    let Given {
+        handle,
+        description,
+        descriptors,
+        broker,
+    } = given;
+    let device = K::create(Given {
+        handle,
+        description: parse::<K>(description)?,
+        descriptors,
+        broker,
+    })?;
     device.identity().check()?;
-    Ok(Rc::new(Serving::new(device)))
+    Ok(Rc::new(Serving::<K>::new(device)))
 }
 
 fn parse<K: DeviceKind>(description: Value) -> Result<K::Description, CreateError> {

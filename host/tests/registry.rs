@@ -1,11 +1,8 @@
 //! What a registry tells its author at once, and not a user later on.
 
-use std::os::fd::OwnedFd;
-
-use vudev_executor::Handle;
 use vudev_host::kinds::Block;
 use vudev_host::options::{OptionError, Table, Values};
-use vudev_host::{CreateError, DeviceKind, Opened, Registry};
+use vudev_host::{CreateError, DeviceKind, Given, Opened, Registry};
 
 #[test]
 fn policies_of_new_names_are_taken() {
@@ -61,12 +58,8 @@ impl DeviceKind for Renamed {
         Block::operations(description)
     }
 
-    fn create(
-        handle: &Handle,
-        description: Self::Description,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Self::Device, CreateError> {
-        Block::create(handle, description, descriptors)
+    fn create(given: Given<Self::Description>) -> Result<Self::Device, CreateError> {
+        Block::create(given)
     }
 }
 

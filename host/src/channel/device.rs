@@ -90,13 +90,21 @@ impl Channel {
         }
         match Down::decode(&bytes[..received.bytes])? {
             Down::Start(start) => Ok((*start, descriptors)),
-            Down::Stop => Err(ChannelError::NotAStart),
+            Down::Stop | Down::Notice(_) | Down::Connected { .. } => Err(ChannelError::NotAStart),
         }
     }
 
     /// Says what must be said, waiting [`SEND_LIMIT`] for room.
     pub(crate) fn tell(&self, up: &Up) -> io::Result<()> {
         self.send(up, SendFlags::NOSIGNAL)
+    }
+
+    /// Asks for something if there is room.
+    ///
+    /// # Errors
+    /// EAGAIN when there is none: the supervisor is busy.
+    pub(crate) fn ask(&self, up: &Up) -> io::Result<()> {
+        self.send(up, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
     }
 
     /// Logs a line if there is room for it, and counts it as lost if there is not.

@@ -2,15 +2,18 @@
 //! message. Both ends parse, bound and distrust what comes; neither end ever waits for the other
 //! to read.
 //!
-//! Down come [`Down::Start`] with the device's descriptors, and [`Down::Stop`]. Up go the listener
-//! under `seccomp-mode=log`, [`Up::Ready`], a jail step that failed, log lines, and the cause of
+//! Down come [`Down::Start`] with the device's descriptors, notices of changes outside, sockets that
+//! the device asked for, and [`Down::Stop`]. Up go the listener under `seccomp-mode=log`,
+//! [`Up::Ready`], a jail step that failed, log lines, wishes to be connected, and the cause of
 //! death. The packet is a tag byte and its payload; numbers are little-endian.
 
 pub(crate) mod device;
 pub(crate) mod logger;
 mod wire;
 
-pub(crate) use wire::{DOWN_MAX, Down, LISTENER, SIGSYS, Start, Transport, UP_MAX, Up, WireError};
+pub(crate) use wire::{
+    DOWN_MAX, Down, LISTENER, RUNNING_DOWN_MAX, SIGSYS, Start, Transport, UP_MAX, Up, WireError,
+};
 
 /// The most descriptors of a [`Down::Start`]: the listening socket's, then the device's own.
 pub(crate) const START_DESCRIPTORS_MAX: usize = 1 + crate::kind::DESCRIPTORS_MAX;

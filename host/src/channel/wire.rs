@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vudev_jail::SigsysReport;
 
+use crate::kind::Notice;
 use crate::options::SeccompMode;
 use crate::policies::Texts;
 use crate::text::{TEXT_MAX, prefix};
@@ -19,6 +20,8 @@ pub(crate) const UP_MAX: usize = TEXT_MAX + 64;
 
 const START: u8 = 1;
 const STOP: u8 = 2;
+const NOTICE: u8 = 3;
+const CONNECTED: u8 = 4;
 
 const READY: u8 = 1;
 const STEP_FAILED: u8 = 2;
@@ -28,6 +31,10 @@ const DIED: u8 = 4;
 pub(crate) const SIGSYS: u8 = 5;
 /// The jail sends this packet itself too: this tag, and the listener's descriptor.
 pub(crate) const LISTENER: u8 = 6;
+const CONNECT: u8 = 7;
+
+/// The greatest packet to a device that runs.
+pub(crate) const RUNNING_DOWN_MAX: usize = 64;
 
 /// A packet to a device.
 #[derive(Debug)]
@@ -36,6 +43,15 @@ pub(crate) enum Down {
     Start(Box<Start>),
     /// Drain, then end.
     Stop,
+    /// Something outside has changed.
+    Notice(Notice),
+    /// The answer to [`Up::Connect`], with the socket if `errno` is 0.
+    Connected {
+        /// The question's.
+        ticket: u32,
+        /// Why there is none.
+        errno: i32,
+    },
 }
 
 /// What a role is told before anything else.
@@ -123,6 +139,15 @@ pub(crate) enum Up {
     /// Brings the listener of a filter that notifies: under `seccomp-mode=log`, once, and before
     /// [`Up::Ready`].
     Listener,
+    /// Wants to be connected; answered by [`Down::Connected`].
+    Connect {
+        /// Comes back with the answer.
+        ticket: u32,
+        /// Which of the targets in the device's reach.
+        target: u8,
+        /// The number of a [`crate::kind::Target::NumberedStream`].
+        number: u32,
+    },
 }
 
 /// A packet that the other end must not have sent.
@@ -148,7 +173,8 @@ pub(crate) enum WireError {
     /// Descriptors where none belong.
     #[error("descriptors in a packet that takes none")]
     Descriptors,
-    /// It was to bring its listener first, or has brought one that it was not asked for.
+    /// It was to bring its listener first, or has brought one that it was not asked for, or wants
+    /// to be connected before it is ready.
     #[error("a packet that is not due, or a listener without its descriptor")]
     Listener,
 }
@@ -164,6 +190,18 @@ impl Down {
                 bytes
             }
             Self::Stop => vec![STOP],
+            Self::Notice(notice) => {
+                let mut bytes = vec![NOTICE];
+                serde_json::to_writer(&mut bytes, notice)
+                    .map_err(|error| malformed(NOTICE, &error.to_string()))?;
+                bytes
+            }
+            Self::Connected { ticket, errno } => {
+                let mut bytes = vec![CONNECTED];
+                bytes.extend(ticket.to_le_bytes());
+                bytes.extend(errno.to_le_bytes());
+                bytes
+            }
         };
         if bytes.len() > DOWN_MAX {
             Err(WireError::TooLarge)
@@ -181,6 +219,10 @@ impl Down {
                 .map_err(|error| malformed(START, &error.to_string())),
             (STOP, []) => Ok(Self::Stop),
             (STOP, _) => Err(malformed(STOP, "a payload where none belongs")),
+            (NOTICE, json) => serde_json::from_slice(json)
+                .map(Self::Notice)
+                .map_err(|error| malformed(NOTICE, &error.to_string())),
+            (CONNECTED, payload) => decode_connected(payload),
             (tag, _) => Err(WireError::UnknownTag(tag)),
         }
     }
@@ -221,6 +263,16 @@ impl Up {
                 packet
             }
             Self::Listener => vec![LISTENER],
+            Self::Connect {
+                ticket,
+                target,
+                number,
+            } => {
+                let mut packet = vec![CONNECT, *target];
+                packet.extend(ticket.to_le_bytes());
+                packet.extend(number.to_le_bytes());
+                packet
+            }
         }
     }
 
@@ -238,9 +290,29 @@ impl Up {
                 .ok_or_else(|| malformed(SIGSYS, "not the size of a report")),
             LISTENER if payload.is_empty() => Ok(Self::Listener),
             LISTENER => Err(malformed(LISTENER, "a payload where none belongs")),
+            CONNECT => decode_connect(payload),
             tag => Err(WireError::UnknownTag(tag)),
         }
     }
+}
+
+fn decode_connected(payload: &[u8]) -> Result<Down, WireError> {
+    let wrong = |_| malformed(CONNECTED, "not the size of an answer");
+    let [a, b, c, d, rest @ ..] = <[u8; 8]>::try_from(payload).map_err(wrong)?;
+    Ok(Down::Connected {
+        ticket: u32::from_le_bytes([a, b, c, d]),
+        errno: i32::from_le_bytes(rest),
+    })
+}
+
+fn decode_connect(payload: &[u8]) -> Result<Up, WireError> {
+    let wrong = |_| malformed(CONNECT, "not the size of a question");
+    let [target, a, b, c, d, rest @ ..] = <[u8; 9]>::try_from(payload).map_err(wrong)?;
+    Ok(Up::Connect {
+        ticket: u32::from_le_bytes([a, b, c, d]),
+        target,
+        number: u32::from_le_bytes(rest),
+    })
 }
 
 /// The longest name of a step, in bytes.
@@ -344,9 +416,39 @@ mod tests {
             Up::Died("at x.rs:1".to_owned()),
             sigsys,
             Up::Listener,
+            Up::Connect {
+                ticket: u32::MAX,
+                target: 255,
+                number: 1024,
+            },
         ] {
             assert_eq!(Up::decode(&up.encode()).unwrap(), up);
         }
+    }
+
+    #[test]
+    fn what_a_running_device_is_told_comes_back_and_is_short() {
+        let window = Notice::Window {
+            place: 255,
+            columns: u16::MAX,
+            rows: u16::MAX,
+        };
+        for notice in [Notice::Refresh, window] {
+            let packet = Down::Notice(notice).encode().unwrap();
+            assert!(packet.len() <= RUNNING_DOWN_MAX, "{}", packet.len());
+            assert!(matches!(Down::decode(&packet), Ok(Down::Notice(back)) if back == notice));
+        }
+        let answer = Down::Connected {
+            ticket: 7,
+            errno: -1,
+        };
+        assert!(matches!(
+            Down::decode(&answer.encode().unwrap()),
+            Ok(Down::Connected {
+                ticket: 7,
+                errno: -1
+            })
+        ));
     }
 
     #[test]
@@ -383,20 +485,24 @@ mod tests {
             &[STEP_FAILED, 0, 0, 0, 0, 9, b'x'],
             &[SIGSYS, 1],
             &[LISTENER, 1],
+            &[CONNECT, 1],
         ] {
             assert!(
                 matches!(Up::decode(packet), Err(WireError::Malformed { .. })),
                 "{packet:?}"
             );
         }
-        assert!(matches!(
-            Down::decode(&[STOP, 1]),
-            Err(WireError::Malformed { .. })
-        ));
-        assert!(matches!(
-            Down::decode(b"\x01{}"),
-            Err(WireError::Malformed { .. })
-        ));
+        for packet in [
+            &[STOP, 1][..],
+            b"\x01{}",
+            b"\x03{}",
+            &[CONNECTED, 1, 2, 3, 4],
+        ] {
+            assert!(
+                matches!(Down::decode(packet), Err(WireError::Malformed { .. })),
+                "{packet:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,10 +6,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use vudev_devices::block::{self, BlockConfig, BlockError, Measure, measure};
-use vudev_executor::Handle;
 
 use super::{Open, open, reason, shown};
-use crate::kind::{CreateError, DeviceKind, Opened};
+use crate::kind::{CreateError, DeviceKind, Given, Opened};
 use crate::options::{Choice, Key, Kind, OptionError, Table, Values};
 
 /// The kind of `--block`.
@@ -97,6 +96,7 @@ static TABLE: Table = Table {
         .noted(VMM_ONLY),
         Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY),
     ],
+    joins: false,
     example: "path=disk.img,vhost=/tmp/vu-block",
 };
 
@@ -137,16 +137,9 @@ impl DeviceKind for Block {
         description.operations()
     }
 
-    fn create(
-        handle: &Handle,
-        description: BlockConfig,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<block::Block, CreateError> {
-        let got = descriptors.len();
-        let Ok([image]) = <[OwnedFd; 1]>::try_from(descriptors) else {
-            return Err(CreateError::Descriptors { expected: 1, got });
-        };
-        block::Block::new(handle, &description, image)
+    fn create(mut given: Given<BlockConfig>) -> Result<block::Block, CreateError> {
+        let [image] = given.take_descriptors()?;
+        block::Block::new(&given.handle, &given.description, image)
             .map_err(|error| CreateError::Description(error.to_string()))
     }
 }

@@ -6,10 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
 use serde::{Deserialize, Serialize};
 use vudev_devices::console::{self, Console};
-use vudev_executor::Handle;
 
 use super::{Open, open, reason, shown};
-use crate::kind::{CreateError, DeviceKind, Opened};
+use crate::kind::{CreateError, DeviceKind, Given, Opened};
 use crate::options::{Choice, Key, Kind, OptionError, Table, Values};
 
 /// The kind of `--serial`.
@@ -117,6 +116,7 @@ static TABLE: Table = Table {
         )
         .noted("a front-end sets the sizes of the queues"),
     ],
+    joins: false,
     example: "type=stdout,stdin,vhost=/tmp/vu-serial",
 };
 
@@ -145,7 +145,7 @@ impl DeviceKind for Serial {
         let descriptors = input.into_iter().chain(output);
         let descriptors = descriptors.map(console::detached).collect();
         Ok(Opened {
-            terminal,
+            terminals: terminal.into_iter().collect(),
             notes: values.notes(),
             ..Opened::new(description, descriptors)
         })
@@ -155,19 +155,18 @@ impl DeviceKind for Serial {
         console::OPERATIONS
     }
 
-    fn create(
-        handle: &Handle,
-        description: SerialDescription,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Console, CreateError> {
-        let SerialDescription { input, output } = description;
-        let (expected, got) = (usize::from(input) + usize::from(output), descriptors.len());
+    fn create(given: Given<SerialDescription>) -> Result<Console, CreateError> {
+        let SerialDescription { input, output } = given.description;
+        let (expected, got) = (
+            usize::from(input) + usize::from(output),
+            given.descriptors.len(),
+        );
         if got != expected {
             return Err(CreateError::Descriptors { expected, got });
         }
-        let mut descriptors = descriptors.into_iter();
+        let mut descriptors = given.descriptors.into_iter();
         let input = if input { descriptors.next() } else { None };
-        Ok(Console::new(handle, input, descriptors.next()))
+        Ok(Console::new(&given.handle, input, descriptors.next()))
     }
 }
 

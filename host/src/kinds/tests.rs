@@ -13,7 +13,7 @@ use vudev_executor::Executor;
 use vudev_virtio::Device as _;
 
 use super::{Block, Serial, SerialDescription};
-use crate::kind::{CreateError, DeviceKind, Opened};
+use crate::kind::{CreateError, DeviceKind, Given, Opened};
 use crate::options::{Values, quote};
 
 struct Scene {
@@ -63,10 +63,10 @@ impl Scene {
         let Opened {
             description,
             mut descriptors,
-            terminal,
+            terminals,
             ..
         } = self.open::<Block>(argument).expect(argument);
-        assert!(descriptors.len() == 1 && terminal.is_none());
+        assert!(descriptors.len() == 1 && terminals.is_empty());
         (description, descriptors.remove(0).into())
     }
 
@@ -312,7 +312,7 @@ fn a_console_of_defaults_has_neither_input_nor_output() {
         (opened.description, opened.descriptors.len()),
         (expected, 0)
     );
-    assert!(opened.terminal.is_none() && opened.notes.is_empty());
+    assert!(opened.terminals.is_empty() && opened.notes.is_empty());
 }
 
 #[test]
@@ -518,7 +518,7 @@ fn a_device_is_made_of_what_was_opened_for_it() {
         ..
     } = scene.open::<Block>("DIR/disk").expect("good");
     let operations = Block::operations(&description);
-    let disk = Block::create(handle, description, descriptors).expect("made");
+    let disk = Block::create(Given::new(handle, description, descriptors)).expect("made");
     assert_eq!(disk.identity().operations, operations);
 
     let Opened {
@@ -526,7 +526,7 @@ fn a_device_is_made_of_what_was_opened_for_it() {
         descriptors,
         ..
     } = scene.open::<Serial>("stdin").expect("good");
-    let console = Serial::create(handle, description, descriptors).expect("made");
+    let console = Serial::create(Given::new(handle, description, descriptors)).expect("made");
     assert_eq!(
         console.identity().operations,
         Serial::operations(&description)
@@ -541,7 +541,7 @@ fn a_device_is_not_made_of_other_descriptors_than_its_own() {
     let handle = executor.handle();
     let Opened { description, .. } = scene.open::<Block>("DIR/disk").expect("good");
     let none = Vec::<OwnedFd>::new;
-    let error = Block::create(handle, description, none()).err();
+    let error = Block::create(Given::new(handle, description, none())).err();
     assert!(matches!(
         error,
         Some(CreateError::Descriptors {
@@ -553,7 +553,7 @@ fn a_device_is_not_made_of_other_descriptors_than_its_own() {
         input: true,
         output: true,
     };
-    let error = Serial::create(handle, description, none()).err();
+    let error = Serial::create(Given::new(handle, description, none())).err();
     assert!(matches!(
         error,
         Some(CreateError::Descriptors {

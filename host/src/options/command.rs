@@ -333,11 +333,10 @@ impl CommandLine<'_> {
 fn shared_value(devices: &[DeviceRequest]) -> Result<(), OptionError> {
     let mut seen: Vec<(&'static str, &Value, &DeviceRequest)> = Vec::new();
     for device in devices {
-        for (key, value) in device.values.exclusive() {
+        for (values, key, value) in device.values.exclusive() {
             if let Some((_, _, other)) = seen.iter().find(|(k, v, _)| (*k, *v) == (key, value)) {
                 let problem = format!("{} has it already", other.name());
-                return Err(device
-                    .values
+                return Err(values
                     .error(key, problem)
                     .remedy("give each device its own"));
             }
@@ -362,6 +361,14 @@ impl Partial {
             return Err(UsageError::TooManyDevices);
         }
         let kind = table.device;
+        if table.joins {
+            let values = Values::parse(table, argument)?;
+            let mut same = self.devices.iter_mut().filter(|device| device.kind == kind);
+            if let Some(device) = same.find(|device| device.values.socket() == values.socket()) {
+                device.values.join(values);
+                return Ok(());
+            }
+        }
         let index = self
             .devices
             .iter()

@@ -138,6 +138,7 @@ impl CommandLine<'_> {
             device,
             about,
             keys: _,
+            joins,
             example,
         } = table;
         let program = self.program;
@@ -147,6 +148,10 @@ impl CommandLine<'_> {
             format_args!("Example:\n  {program} --{device} {example}\n\nKeys:"),
         );
         keys(&mut text, &table.all_keys().collect::<Vec<_>>());
+        if *joins {
+            let ports = "Several of them with one vhost= are one device with several ports.";
+            line(&mut text, format_args!("\n{ports}"));
+        }
         text.push_str(GRAMMAR);
         text
     }

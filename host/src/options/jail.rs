@@ -67,6 +67,7 @@ pub(super) static JAIL: Table = Table {
         Key::new("pivot-root", Kind::Path, "the root of the jail")
             .refused("each jail makes an empty read-only root of its own"),
     ],
+    joins: false,
     example: "seccomp-policy-dir=/etc/vudev/seccomp",
 };
 

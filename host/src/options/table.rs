@@ -13,6 +13,11 @@ pub struct Table {
     pub about: &'static str,
     /// The device's own keys, in the order that help shows them. [`VHOST`] is added to each table.
     pub keys: &'static [Key],
+    /// Several flags with one `vhost=` are one device of several parts, see [`Values::further`].
+    /// Without it they are an error.
+    ///
+    /// [`Values::further`]: super::Values::further
+    pub joins: bool,
     /// An argument that works, for help.
     pub example: &'static str,
 }
@@ -255,6 +260,7 @@ mod tests {
             device: "x",
             about: "…",
             keys,
+            joins: false,
             example: "",
         }
     }

@@ -20,6 +20,7 @@ pub struct Values {
     number: usize,
     end: usize,
     entries: Vec<Entry>,
+    further: Vec<Self>,
 }
 
 /// What a flag's argument may consist of.
@@ -62,6 +63,7 @@ impl Values {
             number: 0,
             end,
             entries: Vec::new(),
+            further: Vec::new(),
         };
         for assignment in schema.assign(elements)? {
             values.add(assignment)?;
@@ -73,6 +75,16 @@ impl Values {
     /// The same, as the device with this number, counted from 0, of its kind.
     pub(super) fn of_device(self, number: usize) -> Self {
         Self { number, ..self }
+    }
+
+    /// Takes in another flag's values for the same device, see [`Table::joins`].
+    pub(super) fn join(&mut self, further: Self) {
+        self.further.push(further.of_device(self.number));
+    }
+
+    /// The values of the further flags for the same device, if its kind [`Table::joins`].
+    pub fn further(&self) -> &[Self] {
+        &self.further
     }
 
     /// Whether the user gave the key; else its default holds, if it has one.
@@ -103,7 +115,12 @@ impl Values {
             )),
             Effect::Noted(_) | Effect::Honoured | Effect::Refused(_) => None,
         };
-        self.entries.iter().filter_map(note).collect()
+        let further = self.further.iter().flat_map(Self::notes);
+        self.entries
+            .iter()
+            .filter_map(note)
+            .chain(further)
+            .collect()
     }
 
     /// A text, a path or a PCI address that is required or has a default.
@@ -175,13 +192,17 @@ impl Values {
         self.path(VHOST.name)
     }
 
-    /// The keys that no two devices may share, as they were given.
-    pub(super) fn exclusive(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        let told = |entry: &&Entry| entry.key.exclusive && !self.is_default(entry);
-        self.entries
-            .iter()
-            .filter(told)
-            .map(|entry| (entry.key.name, &entry.value))
+    /// The keys that no two devices may share, as they were given, and in whose argument.
+    pub(super) fn exclusive(&self) -> impl Iterator<Item = (&Self, &'static str, &Value)> {
+        let all = std::iter::once((self, true)).chain(self.further.iter().map(|v| (v, false)));
+        all.flat_map(|(values, is_first)| {
+            let told = move |entry: &&Entry| {
+                let shared = !is_first && entry.key.name == VHOST.name;
+                entry.key.exclusive && !shared && !values.is_default(entry)
+            };
+            let told = values.entries.iter().filter(told);
+            told.map(move |entry| (values, entry.key.name, &entry.value))
+        })
     }
 
     fn add(&mut self, assignment: Assignment) -> Result<(), OptionError> {

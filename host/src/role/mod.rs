@@ -2,8 +2,8 @@
 //! control channel what it is to be, takes what it needs, and closes its jail behind itself. The
 //! jail's steps are `vudev-jail`'s; their order among the host's own is here.
 
+mod outside;
 pub(crate) mod serve;
-mod stop;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,9 +17,10 @@ use vudev_jail::{Begun, Denials, Jail, Limits, StepError};
 use vudev_transports::unix::Listener;
 
 use crate::Registry;
+use crate::broker::Broker;
 use crate::channel::device::{Channel, ChannelError};
 use crate::channel::{CHANNEL, LISTENER, SIGSYS, Start, Up, logger};
-use crate::kind::CreateError;
+use crate::kind::{CreateError, Given};
 use crate::options::SeccompMode;
 use crate::policies::{Policies, PoliciesError};
 use serve::{Served, Undrained};
@@ -150,6 +151,7 @@ fn live(registry: &Registry, begun: Begun, channel: &'static Channel) -> Result<
 struct Role {
     executor: Executor,
     device: Rc<dyn Served>,
+    broker: Broker,
     listener: OwnedFd,
     control: Socket,
     signals: Signals,
@@ -161,7 +163,7 @@ impl Role {
     /// Everything that needs a right which the jail takes away.
     fn prepare(
         registry: &Registry,
-        channel: &Channel,
+        channel: &'static Channel,
         start: Start,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Self, RoleError> {
@@ -189,7 +191,13 @@ impl Role {
             ..Config::new(promised.saturating_add(OPERATIONS_OF_HOST))
         };
         let executor = Executor::new(Ring::new(&config)?);
-        let device = entry.create(executor.handle(), start.description, descriptors)?;
+        let broker = Broker::new(channel);
+        let device = entry.create(Given {
+            handle: executor.handle().clone(),
+            description: start.description,
+            descriptors,
+            broker: broker.clone(),
+        })?;
         let needed = device.operations();
         if needed > promised {
             return Err(RoleError::Operations { needed, promised });
@@ -206,6 +214,7 @@ impl Role {
         Ok(Self {
             executor,
             device,
+            broker,
             listener,
             control,
             signals,
@@ -243,6 +252,7 @@ impl Role {
         let Self {
             executor,
             device,
+            broker,
             listener,
             control,
             signals,
@@ -251,8 +261,9 @@ impl Role {
         } = self;
         let handle = executor.handle().clone();
         let stop = Rc::new(Latch::new());
-        let watch = handle.spawn(stop::watch_channel(control, Rc::clone(&stop)));
-        let listen = handle.spawn(stop::watch_signals(signals, Rc::clone(&stop)));
+        let told = outside::watch_channel(control, Rc::clone(&device), broker, Rc::clone(&stop));
+        let watch = handle.spawn(told);
+        let listen = handle.spawn(outside::watch_signals(signals, Rc::clone(&stop)));
         let listener = Listener::new(&handle, listener);
         let served = executor
             .run(device.serve(handle.clone(), listener, stop))

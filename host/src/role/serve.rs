@@ -12,6 +12,8 @@ use vudev_transports::Session;
 use vudev_transports::unix::{Listener, UnixTransport};
 use vudev_virtio::Device;
 
+use crate::kind::{DeviceKind, Notice};
+
 /// How long requests in flight may take to end at a stop. Less than the supervisor's deadline, so
 /// that a slow disk is reported as such and not as a hung device.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_millis(1200);
@@ -30,6 +32,9 @@ pub(crate) trait Served {
     /// `Identity::operations`.
     fn operations(&self) -> u32;
 
+    /// [`DeviceKind::hear`].
+    fn hear(&self, notice: Notice);
+
     /// Serves front-ends until `stop`.
     fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Latch>) -> Serve;
 }
@@ -38,12 +43,12 @@ pub(crate) trait Served {
 pub(crate) type Serve = Pin<Box<dyn Future<Output = Result<(), Undrained>>>>;
 
 /// A device with its type.
-pub(crate) struct Serving<D> {
-    device: Rc<D>,
+pub(crate) struct Serving<K: DeviceKind> {
+    device: Rc<K::Device>,
 }
 
-impl<D: Device> Serving<D> {
-    pub(crate) fn new(device: D) -> Self {
+impl<K: DeviceKind> Serving<K> {
+    pub(crate) fn new(device: K::Device) -> Self {
         Self {
             device: Rc::new(device),
         }
@@ -74,9 +79,13 @@ impl<D: Device> Serving<D> {
     }
 }
 
-impl<D: Device> Served for Serving<D> {
+impl<K: DeviceKind> Served for Serving<K> {
     fn operations(&self) -> u32 {
         self.device.identity().operations
+    }
+
+    fn hear(&self, notice: Notice) {
+        K::hear(&self.device, notice);
     }
 
     fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Latch>) -> Serve {

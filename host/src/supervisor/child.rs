@@ -15,8 +15,10 @@ use vudev_executor::{ExitStatus, Handle, Message, Notify, ProcessFd, Socket, Tas
 use super::denied;
 use super::ending::{Asked, Ending, LastWords};
 use super::log_lines::LogLines;
-use super::pace::Pace;
-use crate::channel::{Down, UP_MAX, Up, WireError};
+use super::pace::{CONNECTS_PER_WINDOW, PACKETS_PER_WINDOW, Pace};
+use super::reach::{Reach, Windows};
+use crate::channel::{Down, RUNNING_DOWN_MAX, UP_MAX, Up, WireError};
+use crate::kind::Notice;
 use crate::options::SeccompMode;
 
 /// How long a process may live on after it has closed its channel: the kernel closes descriptors
@@ -37,14 +39,25 @@ pub(crate) enum Progress {
     Ended,
 }
 
-/// One device's process.
-pub(crate) struct Child {
+/// What a device's process is to its supervisor beside a process.
+pub(crate) struct Known {
     pub(crate) name: String,
     /// Where its front-end connects.
     pub(crate) place: String,
-    pub(crate) pid: Pid,
     /// What it comes to when it calls what its policy denies; `None` without a policy.
+    pub(crate) mode: Option<SeccompMode>,
+    pub(crate) reach: Reach,
+    pub(crate) windows: Windows,
+}
+
+/// One device's process.
+pub(crate) struct Child {
+    pub(crate) name: String,
+    pub(crate) place: String,
+    pub(crate) pid: Pid,
     mode: Option<SeccompMode>,
+    reach: Reach,
+    windows: Windows,
     process: ProcessFd,
     channel: Socket,
     progress: Cell<Progress>,
@@ -56,23 +69,33 @@ pub(crate) struct Child {
     hurry: Notify,
     lines: Rc<LogLines>,
     pace: RefCell<Pace>,
+    connects: RefCell<Pace>,
     /// Lets its denied calls go on, until it is gone: its very exit may be one.
     answering: RefCell<Option<Task<()>>>,
 }
 
 impl Child {
     pub(crate) fn new(
-        (name, place, mode): (String, String, Option<SeccompMode>),
+        known: Known,
         process: vudev_jail::Child,
         channel: OwnedFd,
         (handle, lines, changed): (&Handle, &Rc<LogLines>, &Rc<Notify>),
     ) -> Self {
         let vudev_jail::Child { pid, pidfd } = process;
+        let Known {
+            name,
+            place,
+            mode,
+            reach,
+            windows,
+        } = known;
         Self {
             name,
             place,
             pid,
             mode,
+            reach,
+            windows,
             process: ProcessFd::new(handle, pidfd),
             channel: Socket::new(handle, channel),
             progress: Cell::new(Progress::Starting),
@@ -81,7 +104,8 @@ impl Child {
             changed: Rc::clone(changed),
             hurry: Notify::new(),
             lines: Rc::clone(lines),
-            pace: RefCell::new(Pace::new(handle.now())),
+            pace: RefCell::new(Pace::new(PACKETS_PER_WINDOW, handle.now())),
+            connects: RefCell::new(Pace::new(CONNECTS_PER_WINDOW, handle.now())),
             answering: RefCell::new(None),
         }
     }
@@ -99,17 +123,38 @@ impl Child {
     pub(crate) fn ask_to_stop(&self) {
         self.asked.set(Asked::Stop);
         self.hurry.notify();
-        let sent = Down::Stop
-            .encode()
-            .map_err(io::Error::other)
-            .and_then(|packet| {
-                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                Ok(rustix::net::send(&self.channel, &packet, flags)?)
-            });
-        if let Err(error) = sent {
+        if let Err(error) = self.send(&Down::Stop) {
             // It has just ended, or does not read: the deadline is for that.
             log::debug!("{}: the stop could not be sent: {error}", self.name);
         }
+    }
+
+    /// Tells it that sizes are to be read again, and of its terminals those that have changed.
+    pub(crate) fn refresh(&self) {
+        self.notify(Notice::Refresh);
+        self.tell_windows();
+    }
+
+    /// Tells it which of its terminals have another size now.
+    pub(crate) fn tell_windows(&self) {
+        for notice in self.windows.changed() {
+            self.notify(notice);
+        }
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Err(error) = self.send(&Down::Notice(notice)) {
+            let text = format!("was not told of a change, it does not read: {error}");
+            self.lines.line(&self.name, Level::Warn, &text);
+        }
+    }
+
+    /// Sends if there is room: it is never waited for.
+    fn send(&self, packet: &Down) -> io::Result<()> {
+        let packet = packet.encode().map_err(io::Error::other)?;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::send(&self.channel, &packet, flags)?;
+        Ok(())
     }
 
     /// Kills it because it did not stop.
@@ -148,11 +193,24 @@ impl Child {
         let mut message = Message::without_descriptors(UP_MAX);
         while let Some((up, buffer)) = self.next(message).await? {
             message = buffer;
-            if up == Up::Listener {
-                return Err(WireError::Listener);
+            match up {
+                Up::Listener => return Err(WireError::Listener),
+                Up::Connect { .. } if self.progress.get() != Progress::Ready => {
+                    return Err(WireError::Listener);
+                }
+                Up::Connect {
+                    ticket,
+                    target,
+                    number,
+                } => {
+                    self.pace(handle, &self.connects).await;
+                    self.connect(ticket, target, number).await;
+                }
+                up => {
+                    let in_time = self.pace(handle, &self.pace).await;
+                    self.hear(up, in_time, words);
+                }
             }
-            let in_time = self.pace(handle).await;
-            self.hear(up, in_time, words);
         }
         Ok(())
     }
@@ -180,15 +238,32 @@ impl Child {
                     self.answering.replace(Some(handle.spawn(answer)));
                     return Ok(());
                 }
-                (Up::Listener | Up::Ready, _) | (_, Ok(_)) => return Err(WireError::Listener),
+                (Up::Listener | Up::Ready | Up::Connect { .. }, _) | (_, Ok(_)) => {
+                    return Err(WireError::Listener);
+                }
                 (_, Err(several)) if !several.is_empty() => return Err(WireError::Descriptors),
                 (up, Err(_)) => {
-                    let in_time = self.pace(handle).await;
+                    let in_time = self.pace(handle, &self.pace).await;
                     self.hear(up, in_time, words);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Answers a wish to be connected. A device that does not read its answers is not heard
+    /// meanwhile, and nobody else suffers from it.
+    async fn connect(&self, ticket: u32, target: u8, number: u32) {
+        let (errno, socket) = match self.reach.connect(target, number) {
+            Ok(socket) => (0, vec![socket]),
+            Err(errno) => (errno.raw_os_error(), Vec::new()),
+        };
+        let answer = Down::Connected { ticket, errno };
+        let packet = answer.encode().expect("an answer is nine bytes");
+        let mut message = Message::with_capacity(RUNNING_DOWN_MAX);
+        message.set(&packet, socket);
+        // It has ended, and so will `listen`.
+        let _ = self.channel.send(message).await;
     }
 
     /// The next packet, and its buffer; `None` when it has closed its channel.
@@ -225,23 +300,23 @@ impl Child {
             }
             Up::Died(text) => words.panic = Some(text),
             Up::Sigsys(report) => words.sigsys = Some(report),
-            // Its only place is before all this, see `listen`.
-            Up::Listener => {}
+            // Their only place is before all this, see `listen`.
+            Up::Listener | Up::Connect { .. } => {}
         }
     }
 
     /// Counts a packet, in time or not. A device that says too much is not read from until the
     /// second is over: its own end of the channel then fills, and it drops and counts its lines
     /// itself. Once it is to stop there is no time for that.
-    async fn pace(&self, handle: &Handle) -> bool {
-        let full = self.pace.borrow().full_until(handle.now());
+    async fn pace(&self, handle: &Handle, pace: &RefCell<Pace>) -> bool {
+        let full = pace.borrow().full_until(handle.now());
         if let Some(until) = full
             && self.asked.get() == Asked::Nothing
         {
             let rest = until.saturating_duration_since(handle.now());
             let _ = handle.timeout(rest, self.hurry.notified()).await;
         }
-        self.pace.borrow_mut().admit(handle.now())
+        pace.borrow_mut().admit(handle.now())
     }
 
     fn tell_suppressed(&self) {
@@ -311,7 +386,13 @@ mod tests {
         .unwrap();
         let (lines, changed) = (Rc::default(), Rc::default());
         let child = Child::new(
-            ("block-0".to_owned(), "/run/b".to_owned(), mode),
+            Known {
+                name: "block-0".to_owned(),
+                place: "/run/b".to_owned(),
+                mode,
+                reach: Reach::default(),
+                windows: Windows::default(),
+            },
             vudev_jail::Child { pid, pidfd },
             ours,
             (handle, &lines, &changed),

@@ -11,6 +11,7 @@ mod denied;
 mod ending;
 mod log_lines;
 mod pace;
+mod reach;
 mod signals;
 mod start;
 mod terminal;
@@ -36,7 +37,7 @@ use child::{Child, Progress};
 use ending::{Ending, signal_name};
 use log_lines::LogLines;
 pub(crate) use log_lines::say;
-use signals::StopSignals;
+use signals::{Heard, StopSignals};
 use start::{Everything, Prepared};
 use terminal::RawTerminal;
 
@@ -157,10 +158,11 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
         terminals,
         notes,
     } = everything;
-    // Three operations a device (its channel, its end, its denied calls), the signals, stderr.
+    // Four operations a device (its channel both ways, its end, its denied calls), the signals,
+    // stderr.
     let operations = u32::try_from(devices.len())
         .unwrap_or(u32::MAX)
-        .saturating_mul(3);
+        .saturating_mul(4);
     let executor = Executor::with_operations(operations.saturating_add(8))
         .map_err(|error| SupervisorError::at("make the ring")(io::Error::other(error)))?;
     let handle = executor.handle();
@@ -192,8 +194,8 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
 
 /// What the supervisor waits for.
 enum Event {
-    /// A signal that means stop.
-    Signal(i32),
+    /// A signal.
+    Signal(Heard),
     /// A device is gone.
     Ended(Rc<Child>, Ending),
     /// A device has come further.
@@ -255,15 +257,11 @@ impl Supervisor {
     /// Starts all processes, one after another; false if one could not be.
     fn start(&mut self, options: &RunOptions, devices: Vec<Prepared>, program: impl AsFd) -> bool {
         for device in devices {
-            let (name, place) = (device.name.clone(), device.place.clone());
+            let name = device.name.clone();
             match device.start(program.as_fd(), options) {
-                Ok((process, channel)) => {
+                Ok((process, channel, known)) => {
                     let surroundings = (&self.handle, &self.lines, &self.changed);
-                    let mode = match options.disable_sandbox {
-                        true => None,
-                        false => Some(options.jail.seccomp_mode),
-                    };
-                    let child = Child::new((name, place, mode), process, channel, surroundings);
+                    let child = Child::new(known, process, channel, surroundings);
                     let child = Rc::new(child);
                     let watch = Rc::clone(&child).watch(self.handle.clone());
                     self.watches.push(self.handle.spawn(watch));
@@ -289,10 +287,11 @@ impl Supervisor {
                     self.fail(&child.name, &ending.text);
                     return false;
                 }
-                Event::Signal(signal) => {
+                Event::Signal(Heard::Stop(signal)) => {
                     tell_signal(signal);
                     return false;
                 }
+                Event::Signal(change) => self.tell_change(change),
                 Event::Deadline => {
                     self.fail_unready();
                     return false;
@@ -355,9 +354,21 @@ impl Supervisor {
     async fn serve(&mut self) {
         while !self.watches.is_empty() {
             match self.event(None).await {
-                Event::Signal(signal) => return tell_signal(signal),
+                Event::Signal(Heard::Stop(signal)) => return tell_signal(signal),
+                Event::Signal(change) => self.tell_change(change),
                 Event::Ended(child, ending) => self.report(&child, &ending),
                 Event::Progress | Event::Deadline => {}
+            }
+        }
+    }
+
+    /// Tells the devices of a change outside.
+    fn tell_change(&self, change: Heard) {
+        for child in self.alive() {
+            match change {
+                Heard::Refresh => child.refresh(),
+                Heard::Window => child.tell_windows(),
+                Heard::Stop(_) => {}
             }
         }
     }
@@ -388,7 +399,8 @@ impl Supervisor {
             match self.event(Some(deadline)).await {
                 Event::Ended(child, ending) => self.report(&child, &ending),
                 Event::Progress => {}
-                Event::Signal(_) | Event::Deadline => return,
+                Event::Signal(Heard::Refresh | Heard::Window) => {}
+                Event::Signal(Heard::Stop(_)) | Event::Deadline => return,
             }
         }
     }

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 /// every request says a few hundred before anybody looks.
 pub(crate) const PACKETS_PER_WINDOW: u32 = 100;
 
+/// Connections per second and device, at some 30 µs each.
+pub(crate) const CONNECTS_PER_WINDOW: u32 = 2000;
+
 /// The length over which packets are counted.
 pub(crate) const WINDOW: Duration = Duration::from_secs(1);
 
 /// The packets of one device.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    limit: u32,
     window: Instant,
     packets: u32,
     /// Lines that were not printed since that was told last.
@@ -20,8 +24,9 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(limit: u32, now: Instant) -> Self {
         Self {
+            limit,
             window: now,
             packets: 0,
             suppressed: 0,
@@ -31,7 +36,7 @@ impl Pace {
     /// When the next packet is due, if that is not at once.
     pub(crate) fn full_until(&self, now: Instant) -> Option<Instant> {
         let end = self.window + WINDOW;
-        (self.packets >= PACKETS_PER_WINDOW && now < end).then_some(end)
+        (self.packets >= self.limit && now < end).then_some(end)
     }
 
     /// Counts a packet: whether it came in time to be printed.
@@ -40,7 +45,7 @@ impl Pace {
             self.window = now;
             self.packets = 0;
         }
-        let room = self.packets < PACKETS_PER_WINDOW;
+        let room = self.packets < self.limit;
         self.packets += u32::from(room);
         room
     }
@@ -63,7 +68,7 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_the_next_second_is_free_again() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::new(PACKETS_PER_WINDOW, start);
         let heard = (0..1000).filter(|_| pace.admit(start)).count();
         assert_eq!(heard, usize::try_from(PACKETS_PER_WINDOW).unwrap());
         assert_eq!(pace.full_until(start), Some(start + WINDOW));
@@ -74,7 +79,7 @@ mod tests {
 
     #[test]
     fn suppressed_lines_are_told_once() {
-        let mut pace = Pace::new(Instant::now());
+        let mut pace = Pace::new(PACKETS_PER_WINDOW, Instant::now());
         pace.suppress(3);
         pace.suppress(4);
         assert_eq!((pace.take_suppressed(), pace.take_suppressed()), (7, 0));

@@ -1,4 +1,4 @@
-//! The signals that end a command, kept until the supervisor looks at them.
+//! The signals that end a command or tell it of a change, kept until the supervisor looks at them.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -8,9 +8,20 @@ use std::rc::Rc;
 use rustix::process::Signal;
 use vudev_executor::{Handle, Notify, Signals, Task};
 
+/// What a signal means to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Stop, by this signal.
+    Stop(i32),
+    /// Sizes are to be read again.
+    Refresh,
+    /// A terminal has another size.
+    Window,
+}
+
 /// Signals that have come.
 pub(super) struct StopSignals {
-    pending: Rc<RefCell<VecDeque<i32>>>,
+    pending: Rc<RefCell<VecDeque<Heard>>>,
     /// Ends with this.
     _collector: Task<()>,
 }
@@ -21,7 +32,13 @@ impl StopSignals {
     /// SIGTTOU is only blocked (see [`super::terminal::RawTerminal`]). A hangup and a quit (Ctrl-\)
     /// end a command like this one, unless somebody (nohup) has said otherwise.
     pub(super) fn collect(handle: &Handle, changed: Rc<Notify>) -> io::Result<Self> {
-        let mut set = vec![Signal::TERM, Signal::INT, Signal::TTOU];
+        let mut set = vec![
+            Signal::TERM,
+            Signal::INT,
+            Signal::TTOU,
+            Signal::USR1,
+            Signal::WINCH,
+        ];
         // To be asked before: a signal that is blocked is not ignored.
         set.extend(
             [Signal::HUP, Signal::QUIT]
@@ -38,22 +55,35 @@ impl StopSignals {
     }
 
     /// The oldest that has not been taken yet.
-    pub(super) fn take(&self) -> Option<i32> {
+    pub(super) fn take(&self) -> Option<Heard> {
         self.pending.borrow_mut().pop_front()
     }
 }
 
 /// A task of its own, since a read that is dropped half-way could lose the signal.
-async fn collect(mut source: Signals, pending: Rc<RefCell<VecDeque<i32>>>, changed: Rc<Notify>) {
+async fn collect(mut source: Signals, pending: Rc<RefCell<VecDeque<Heard>>>, changed: Rc<Notify>) {
     loop {
         match source.next().await {
             Ok(libc::SIGTTOU) => {}
             Ok(signal) => {
-                pending.borrow_mut().push_back(signal);
+                keep(&mut pending.borrow_mut(), signal);
                 changed.notify();
             }
             Err(error) => return log::error!("signalfd: {error}"),
         }
+    }
+}
+
+/// Keeps what nobody has looked at yet: a change needs no second word, nor a stop a third, and
+/// whoever sends signals without end gets no memory for it.
+fn keep(pending: &mut VecDeque<Heard>, signal: i32) {
+    let (heard, most) = match signal {
+        libc::SIGUSR1 => (Heard::Refresh, 1),
+        libc::SIGWINCH => (Heard::Window, 1),
+        signal => (Heard::Stop(signal), 2),
+    };
+    if pending.iter().filter(|other| **other == heard).count() < most {
+        pending.push_back(heard);
     }
 }
 
@@ -65,4 +95,21 @@ fn is_ignored(signal: Signal) -> bool {
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
     mask >> (signal.as_raw() - 1) & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_nobody_looks_at_do_not_pile_up() {
+        let mut pending = VecDeque::new();
+        for _ in 0..1000 {
+            for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGWINCH] {
+                keep(&mut pending, signal);
+            }
+        }
+        let stop = Heard::Stop(libc::SIGTERM);
+        assert_eq!(pending, [Heard::Refresh, stop, Heard::Window, stop]);
+    }
 }

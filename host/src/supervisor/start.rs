@@ -20,6 +20,9 @@ use crate::options::{DeviceRequest, OptionError, RunOptions};
 use crate::policies::{ForRole, Texts, for_role};
 use crate::{ROLE, Registry};
 
+use super::child::Known;
+use super::reach::{Reach, Windows};
+
 /// The only wire there is yet.
 const TRANSPORT: Transport = Transport::VhostUser;
 
@@ -27,12 +30,15 @@ const TRANSPORT: Transport = Transport::VhostUser;
 pub(super) struct Prepared {
     pub(super) name: String,
     /// Where its front-end connects.
-    pub(super) place: String,
+    place: String,
     kind: &'static str,
     policies: Option<Texts>,
     description: Value,
     descriptors: Vec<OwnedFd>,
     listener: OwnedFd,
+    /// What stays with the supervisor.
+    reach: Reach,
+    windows: Windows,
 }
 
 /// All devices, and what the supervisor keeps of them.
@@ -135,7 +141,9 @@ impl Everything {
         let Opened {
             description,
             descriptors,
-            terminal,
+            reach,
+            terminals,
+            windows,
             notes,
         } = opened;
         let Listening {
@@ -150,9 +158,11 @@ impl Everything {
             description,
             descriptors,
             listener,
+            reach: Reach::new(reach),
+            windows: Windows::new(windows),
         });
         self.guards.push(guard);
-        self.terminals.extend(terminal);
+        self.terminals.extend(terminals);
         for note in notes {
             if !self.notes.contains(&note) {
                 self.notes.push(note);
@@ -168,16 +178,26 @@ impl Prepared {
         self,
         program: BorrowedFd<'_>,
         options: &RunOptions,
-    ) -> Result<(vudev_jail::Child, OwnedFd), StartError> {
+    ) -> Result<(vudev_jail::Child, OwnedFd, Known), StartError> {
         let Self {
             name,
-            place: _,
+            place,
             kind,
             policies,
             description,
             mut descriptors,
             listener,
+            reach,
+            windows,
         } = self;
+        let mode = (!options.disable_sandbox).then_some(options.jail.seccomp_mode);
+        let known = Known {
+            name: name.clone(),
+            place,
+            mode,
+            reach,
+            windows,
+        };
         let start = Down::Start(Box::new(Start {
             name,
             kind: kind.to_owned(),
@@ -203,7 +223,7 @@ impl Prepared {
             .spawn()?;
         descriptors.insert(0, listener);
         send(&ours, &packet, &descriptors).map_err(StartError::Send)?;
-        Ok((child, ours))
+        Ok((child, ours, known))
     }
 }
 

@@ -3,14 +3,13 @@
 //! it.
 
 use std::fs::File as StdFile;
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
-use vudev_executor::{File, Handle};
+use vudev_executor::File;
 use vudev_host::options::{Key, Kind, OptionError, Table, Values};
-use vudev_host::{CreateError, DeviceKind, Opened, PolicySource, Registry};
+use vudev_host::{CreateError, DeviceKind, Given, Opened, PolicySource, Registry};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
 
@@ -52,6 +51,7 @@ static TABLE: Table = Table {
         )
         .default("4k"),
     ],
+    joins: false,
     example: "vhost=/tmp/vu-entropy",
 };
 
@@ -85,18 +85,11 @@ impl DeviceKind for EntropyKind {
     }
 
     /// In the device's process.
-    fn create(
-        handle: &Handle,
-        description: Description,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Entropy, CreateError> {
-        let got = descriptors.len();
-        let Ok([source]) = <[OwnedFd; 1]>::try_from(descriptors) else {
-            return Err(CreateError::Descriptors { expected: 1, got });
-        };
+    fn create(mut given: Given<Description>) -> Result<Entropy, CreateError> {
+        let [source] = given.take_descriptors()?;
         Ok(Entropy {
-            source: File::new(handle, source),
-            most: usize::try_from(description.most).unwrap_or(usize::MAX),
+            source: File::new(&given.handle, source),
+            most: usize::try_from(given.description.most).unwrap_or(usize::MAX),
         })
     }
 }

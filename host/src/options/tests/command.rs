@@ -188,6 +188,43 @@ fn each_mistake_is_one_line_with_a_remedy() {
 }
 
 #[test]
+fn flags_with_one_place_are_one_device_where_the_kind_says_so() {
+    let arguments = [
+        "--port",
+        "vhost=1,stdin",
+        "--port",
+        "vhost=2",
+        "--port",
+        "vhost=1",
+    ];
+    let run = run(&arguments);
+    let parts: Vec<_> = run
+        .devices
+        .iter()
+        .map(|d| d.values.further().len())
+        .collect();
+    assert_eq!(parts, [1, 0]);
+    assert!(!run.devices[0].values.further()[0].flag("stdin"));
+    let twice = wrong(&["--port", "vhost=1,stdin", "--port", "stdin,vhost=1"]);
+    assert!(
+        twice.contains("--port: stdin: column 1: port-0 has it already"),
+        "{twice}"
+    );
+    let other = wrong(&[
+        "--port",
+        "vhost=1",
+        "--port",
+        "vhost=2",
+        "--disk",
+        "a,vhost=2",
+    ]);
+    assert!(
+        other.contains("--disk: vhost: column 9: port-1 has it already"),
+        "{other}"
+    );
+}
+
+#[test]
 fn two_devices_cannot_share_a_socket_or_the_terminal() {
     let twice = wrong(&["--disk", "a,vhost=1", "--port", "vhost=1"]);
     assert_eq!(

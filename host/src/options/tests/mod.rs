@@ -43,6 +43,7 @@ pub(super) static DISK: Table = Table {
         Key::new("pci-address", Kind::PciAddress, "the slot").noted("a VMM's matter"),
         Key::flag("packed", "packed rings").refused("they are not built"),
     ],
+    joins: false,
     example: "path=disk.img,vhost=/tmp/vu-disk",
 };
 
@@ -51,5 +52,6 @@ pub(super) static PORT: Table = Table {
     device: "port",
     about: "a port for tests",
     keys: &[Key::flag("stdin", "keys").exclusive()],
+    joins: true,
     example: "vhost=/tmp/vu-port",
 };

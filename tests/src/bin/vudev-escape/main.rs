@@ -19,7 +19,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use vudev_executor::{File, Handle, Task};
 use vudev_host::options::{OptionError, Table, Values};
-use vudev_host::{CreateError, DeviceKind, Opened, Registry};
+use vudev_host::{CreateError, DeviceKind, Given, Opened, Registry};
 use vudev_jail::Arch;
 use vudev_tests::attempt::{Attempt, RESULT_PENDING};
 use vudev_tests::intruder::{self, Hands, Outside, ring::RawRing};
@@ -89,6 +89,7 @@ macro_rules! kind {
                     device: $name,
                     about: "a device that tries to break out of its jail",
                     keys: &[],
+                    joins: false,
                     example: "vhost=/tmp/vu-escape",
                 };
                 &TABLE
@@ -102,12 +103,8 @@ macro_rules! kind {
                 OPERATIONS
             }
 
-            fn create(
-                handle: &Handle,
-                _: Description,
-                descriptors: Vec<OwnedFd>,
-            ) -> Result<Escape, CreateError> {
-                create(handle, descriptors)
+            fn create(given: Given<Description>) -> Result<Escape, CreateError> {
+                create(&given.handle, given.descriptors)
             }
         }
     };

@@ -1,0 +1,148 @@
+//! What a device has outside that it cannot reach itself: host sockets that it may be connected to,
+//! and terminals whose size it is told. Only what its options name.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::termios::tcgetwinsize;
+
+use crate::kind::{Notice, Target};
+
+/// The targets of one device.
+#[derive(Debug, Default)]
+pub(crate) struct Reach(Vec<Target>);
+
+impl Reach {
+    pub(crate) fn new(targets: Vec<Target>) -> Self {
+        Self(targets)
+    }
+
+    /// A socket connected to a target; never waits.
+    ///
+    /// # Errors
+    /// Those of socket(2) and connect(2); EPERM for what is not in reach.
+    pub(crate) fn connect(&self, target: u8, number: u32) -> Result<OwnedFd, Errno> {
+        match self.0.get(usize::from(target)) {
+            Some(Target::Stream(path)) => connected(path, SocketType::STREAM),
+            Some(Target::Datagram(path)) => connected(path, SocketType::DGRAM),
+            Some(Target::NumberedStream(path)) => {
+                connected(&numbered(path, number), SocketType::STREAM)
+            }
+            None => Err(Errno::PERM),
+        }
+    }
+}
+
+/// `path_number`.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(format!("_{number}"));
+    name.into()
+}
+
+fn connected(path: &Path, socket_type: SocketType) -> Result<OwnedFd, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    // Nonblocking for connect(2) alone: a full backlog would be waited for.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, socket_type, flags, None)?;
+    connect(&socket, &address)?;
+    let set = rustix::fs::fcntl_getfl(&socket)?;
+    rustix::fs::fcntl_setfl(&socket, set - OFlags::NONBLOCK)?;
+    Ok(socket)
+}
+
+/// The terminals whose size one device is told.
+#[derive(Debug, Default)]
+pub(crate) struct Windows(Vec<Window>);
+
+#[derive(Debug)]
+struct Window {
+    terminal: OwnedFd,
+    /// Columns and rows, as the device knows them.
+    told: Cell<(u16, u16)>,
+}
+
+impl Windows {
+    /// Their sizes now are what the device's description says.
+    pub(crate) fn new(terminals: Vec<OwnedFd>) -> Self {
+        let window = |terminal| Window {
+            told: Cell::new(size(&terminal).unwrap_or_default()),
+            terminal,
+        };
+        Self(terminals.into_iter().map(window).collect())
+    }
+
+    /// One notice for each that has another size than was told last.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = Notice> + '_ {
+        (0..).zip(&self.0).filter_map(|(place, window)| {
+            let now = size(&window.terminal)?;
+            let (columns, rows) = now;
+            let changed = window.told.replace(now) != now;
+            changed.then_some(Notice::Window {
+                place,
+                columns,
+                rows,
+            })
+        })
+    }
+}
+
+fn size(terminal: &OwnedFd) -> Option<(u16, u16)> {
+    let size = tcgetwinsize(terminal).ok()?;
+    Some((size.ws_col, size.ws_row))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_connected_to_its_targets_and_to_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stream, datagram) = (folder.path().join("s"), folder.path().join("d"));
+        let numbered = UnixListener::bind(folder.path().join("v_1024")).unwrap();
+        let listener = UnixListener::bind(&stream).unwrap();
+        let log = UnixDatagram::bind(&datagram).unwrap();
+        let reach = Reach::new(vec![
+            Target::Stream(stream),
+            Target::NumberedStream(folder.path().join("v")),
+            Target::Datagram(datagram),
+        ]);
+        let mut byte = [0];
+        for (target, listener) in [(0, &listener), (1, &numbered)] {
+            let mut connection = UnixStream::from(reach.connect(target, 1024).unwrap());
+            connection.write_all(&[target]).unwrap();
+            listener.accept().unwrap().0.read_exact(&mut byte).unwrap();
+            assert_eq!(byte, [target]);
+        }
+        UnixDatagram::from(reach.connect(2, 0).unwrap())
+            .send(b"d")
+            .unwrap();
+        assert_eq!((log.recv(&mut byte).unwrap(), &byte), (1, b"d"));
+        assert_eq!(reach.connect(1, 1025).unwrap_err(), Errno::NOENT);
+        assert_eq!(reach.connect(3, 0).unwrap_err(), Errno::PERM);
+    }
+
+    #[test]
+    fn a_full_backlog_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let flags = SocketFlags::CLOEXEC;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let reach = Reach::new(vec![Target::Stream(path)]);
+        let first = reach.connect(0, 0).unwrap();
+        assert_eq!(reach.connect(0, 0).unwrap_err(), Errno::AGAIN);
+        let flags = rustix::fs::fcntl_getfl(&first).unwrap();
+        assert!(!flags.contains(OFlags::NONBLOCK));
+    }
+}
