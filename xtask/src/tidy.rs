@@ -52,6 +52,7 @@ const UNSAFE_FILES: &[&str] = &[
     "executor/tests/common/mod.rs",
     "executor/tests/events.rs",
     "executor/tests/operations.rs",
+    "jail/examples/shout.rs",
     "jail/tests/roles/attempts.rs",
     "jail/tests/roles/container.rs",
     "jail/tests/roles/role.rs",

@@ -11,8 +11,8 @@ use super::StepError;
 pub struct Limits {
     /// Greatest number of open descriptors: what the other side can make us hold.
     pub open_files: u64,
-    /// Bytes of locked memory, for what the process locks or pins from here on; a ring that has been
-    /// made stays counted. `None` leaves the limit as it is.
+    /// Bytes of locked memory, for what the process locks or pins from here on; a ring that has
+    /// been made stays counted. `None` leaves the limit as it is.
     pub locked_memory: Option<u64>,
 }
 

@@ -13,8 +13,11 @@
 mod attempts;
 mod container;
 mod denials;
+mod example;
 mod jail;
 mod role;
+#[path = "../../examples/shout.rs"]
+mod shout;
 mod support;
 mod verdicts;
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Some(role::NAME) => role::main(&arguments[1..]),
         Some(support::SUPERVISOR) => jail::supervisor(),
         Some(support::CONTAINER) => container::supervisor(),
+        Some(shout::DAEMON | example::SHOUT) => return example::run(),
         _ => {}
     }
     let tests = [
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         attempts::TESTS,
         verdicts::TESTS,
         denials::TESTS,
+        example::TESTS,
     ]
     .concat();
     let root = rustix::process::geteuid().is_root();
