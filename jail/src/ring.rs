@@ -13,8 +13,8 @@ use io_uring::{IoUring, opcode, squeue};
 
 use crate::policy::load::{PolicyError, check_loadable, walk};
 use crate::policy::parse::Statement;
-use crate::policy::token::SyntaxError;
-use crate::policy::{Action, Arch, Filter};
+use crate::policy::token::{Position, SyntaxError};
+use crate::policy::{Action, Arch, Filter, Place};
 use crate::source::Source;
 
 /// What a ring is restricted to (`IORING_REGISTER_RESTRICTIONS`).
@@ -35,7 +35,8 @@ impl RingList {
     /// Where the text is no list, and what was expected there.
     pub fn from_text(text: &str) -> Result<Self, PolicyError> {
         const NAME: &str = "<ring list>";
-        read(NAME, &BTreeMap::from([(NAME.to_owned(), text.to_owned())]))
+        let source = BTreeMap::from([(NAME.to_owned(), text.to_owned())]);
+        Ok(merged(read(NAME, &source)?))
     }
 
     /// Restricts a ring that was made disabled (`IORING_SETUP_R_DISABLED`). Once it is enabled,
@@ -54,61 +55,106 @@ impl RingList {
 
 /// Reads the list `name` (such as `block_device_vhost_user`).
 pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyError> {
+    Ok(merged(entries(name, source)?))
+}
+
+fn merged(entries: Vec<Entry>) -> RingList {
+    let mut opcodes = BTreeSet::new();
+    let mut flags = 0;
+    for entry in entries {
+        match entry.names {
+            Named::Opcode(opcode) => _ = opcodes.insert(opcode),
+            Named::Flag(flag) => flags |= flag,
+        }
+    }
+    RingList {
+        opcodes: opcodes.into_iter().collect(),
+        flags,
+    }
+}
+
+/// A line of a list. Two parts may name the same operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it allows.
+    pub names: Named,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a line of a list allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// `IORING_OP_*`
+    Opcode(u8),
+    /// One `IOSQE_*` bit.
+    Flag(u8),
+}
+
+/// Reads all lines of the list `name` and of the parts that it includes.
+pub fn entries(name: &str, source: &dyn Source) -> Result<Vec<Entry>, PolicyError> {
     let path = format!("ring/{name}.ring");
     check_loadable(name, &source.label(&path))?;
     read(&path, source)
 }
 
-fn read(path: &str, source: &dyn Source) -> Result<RingList, PolicyError> {
-    let mut opcodes = BTreeSet::new();
-    let mut flags = 0;
+fn read(path: &str, source: &dyn Source) -> Result<Vec<Entry>, PolicyError> {
+    let mut entries = Vec::new();
     // Two parts may need the same operation; a file that says it twice is a slip.
     let mut seen = BTreeMap::new();
     // Operation numbers are the same everywhere: the architecture plays no role.
     walk(path, Arch::X86_64, source, &mut |file, statement| {
-        let (name, filter, at) = match statement {
-            Statement::Rule { name, filter, at } => (name, filter, at),
-            Statement::Include { .. } => return Ok(()),
-            Statement::Default { at, .. } => {
-                return Err(SyntaxError::new(
-                    at,
-                    "a ring list has no `@default`: what it does not name completes with EACCES",
-                ));
-            }
-            Statement::Frequency { at, .. } => {
-                return Err(SyntaxError::new(
-                    at,
-                    "a ring list has no `@frequency`: the kernel looks operations up in a bit map",
-                ));
-            }
+        let Some((name, at)) = allowed_name(statement)? else {
+            return Ok(());
         };
-        if filter
-            != (Filter {
-                condition: None,
-                action: Action::Allow,
-            })
-        {
-            let message = format!("expected `{name}: 1`: a ring looks at no arguments");
-            return Err(SyntaxError::new(at, message));
-        }
         if let Some(first) = seen.insert((file.to_owned(), name.clone()), at) {
             let message = format!("`{name}` is on line {} already", first.line);
             return Err(SyntaxError::new(at, message));
         }
-        match (opcode(&name), flag(&name)) {
-            (Some(opcode), _) => _ = opcodes.insert(opcode),
-            (None, Some(flag)) => flags |= flag,
+        let names = match (opcode(&name), flag(&name)) {
+            (Some(opcode), _) => Named::Opcode(opcode),
+            (None, Some(flag)) => Named::Flag(flag),
             (None, None) => {
                 let message = format!("`{name}` is no IORING_OP_* or IOSQE_* that we know");
                 return Err(SyntaxError::new(at, message));
             }
-        }
+        };
+        entries.push(Entry {
+            names,
+            place: Place::new(file, at),
+        });
         Ok(())
     })?;
-    Ok(RingList {
-        opcodes: opcodes.into_iter().collect(),
-        flags,
-    })
+    Ok(entries)
+}
+
+/// The name that a line of a list allows; `None` of a line that only leads elsewhere.
+fn allowed_name(statement: Statement) -> Result<Option<(String, Position)>, SyntaxError> {
+    let (name, filter, at) = match statement {
+        Statement::Rule { name, filter, at } => (name, filter, at),
+        Statement::Include { .. } => return Ok(None),
+        Statement::Default { at, .. } => {
+            return Err(SyntaxError::new(
+                at,
+                "a ring list has no `@default`: what it does not name completes with EACCES",
+            ));
+        }
+        Statement::Frequency { at, .. } => {
+            return Err(SyntaxError::new(
+                at,
+                "a ring list has no `@frequency`: the kernel looks operations up in a bit map",
+            ));
+        }
+    };
+    let allowed = Filter {
+        condition: None,
+        action: Action::Allow,
+    };
+    if filter != allowed {
+        let message = format!("expected `{name}: 1`: a ring looks at no arguments");
+        return Err(SyntaxError::new(at, message));
+    }
+    Ok(Some((name, at)))
 }
 
 /// Operations that no device's list may have: each opens, connects, makes a descriptor from

@@ -118,6 +118,17 @@ pub struct Policy {
     pub frequencies: BTreeMap<u32, u64>,
 }
 
+/// What of a policy decided a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The place of the filter in its call's [`Rule::filters`].
+    pub filter: usize,
+    /// The place of the clause in its condition; 0 where there is no condition.
+    pub clause: usize,
+    /// What follows.
+    pub action: Action,
+}
+
 /// A system call as a filter sees it (`struct seccomp_data`, less the instruction pointer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -133,27 +144,39 @@ impl Policy {
     /// The verdict, straight from the rules. Calls of another architecture or of x32 kill the
     /// process whatever the policy says: its numbers are not theirs.
     pub fn evaluate(&self, call: &Call) -> Action {
-        let foreign = self
-            .arch
-            .foreign_numbers()
-            .is_some_and(|first| call.number >= first);
-        if call.arch != self.arch.audit() || foreign {
+        if self.is_foreign(call) {
             return Action::KillProcess;
         }
+        let decided = self.decide(call);
+        decided.map_or(self.default, |decision| decision.action)
+    }
+
+    /// What of the rules gives the verdict; `None` when it is the default, or the architecture.
+    pub fn decide(&self, call: &Call) -> Option<Decision> {
+        if self.is_foreign(call) {
+            return None;
+        }
         let args = call.args.map(|argument| argument & self.arch.word_mask());
-        let filters = self
-            .rules
-            .get(&call.number)
-            .map_or(&[][..], |rule| &rule.filters);
-        filters
-            .iter()
-            .find(|filter| filter.holds(&args))
-            .map_or(self.default, |filter| filter.action)
+        let rule = self.rules.get(&call.number)?;
+        let mut filters = rule.filters.iter().enumerate();
+        filters.find_map(|(filter, it)| {
+            Some(Decision {
+                filter,
+                clause: it.clause_that_holds(&args)?,
+                action: it.action,
+            })
+        })
+    }
+
+    fn is_foreign(&self, call: &Call) -> bool {
+        let foreign = self.arch.foreign_numbers();
+        call.arch != self.arch.audit() || foreign.is_some_and(|first| call.number >= first)
     }
 }
 
 impl Filter {
-    fn holds(&self, args: &[u64; 6]) -> bool {
+    /// The first of the condition's clauses that holds; the only one, if there is no condition.
+    fn clause_that_holds(&self, args: &[u64; 6]) -> Option<usize> {
         let atom = |atom: &Atom| {
             let argument = args
                 .get(usize::from(atom.argument))
@@ -161,8 +184,9 @@ impl Filter {
                 .unwrap_or_default();
             atom.operator.holds(argument, atom.value)
         };
-        self.condition
-            .as_ref()
-            .is_none_or(|clauses| clauses.iter().any(|c| c.iter().all(atom)))
+        match &self.condition {
+            None => Some(0),
+            Some(clauses) => clauses.iter().position(|c| c.iter().all(atom)),
+        }
     }
 }

@@ -60,15 +60,26 @@ pub(super) fn policy_path(name: &str, arch: Arch) -> String {
     format!("{arch}/{name}.policy")
 }
 
+/// Where each filter of a policy stands: by the call's number, as long as its rule's filters.
+pub type Places = BTreeMap<u32, Vec<Place>>;
+
 /// Reads a whole policy.
-pub(super) fn policy(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
+pub(super) fn policy(
+    name: &str,
+    arch: Arch,
+    source: &dyn Source,
+) -> Result<(Policy, Places), PolicyError> {
     let path = policy_path(name, arch);
     check_loadable(name, &source.label(&path))?;
     file(&path, arch, source)
 }
 
 /// As [`policy`], whatever the file's name is.
-pub(super) fn file(path: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
+pub(super) fn file(
+    path: &str,
+    arch: Arch,
+    source: &dyn Source,
+) -> Result<(Policy, Places), PolicyError> {
     let mut merged = Merged {
         policy: Policy {
             arch,
@@ -82,25 +93,21 @@ pub(super) fn file(path: &str, arch: Arch, source: &dyn Source) -> Result<Policy
     walk(path, arch, source, &mut |file, statement| {
         merged.add(file, statement)
     })?;
-    Ok(merged.policy)
+    Ok((merged.policy, merged.places))
 }
 
 /// A policy in the making, and where what it says was said: for the errors about contradictions.
 struct Merged {
     policy: Policy,
     default: Option<Place>,
-    /// Of each call's filters.
-    places: BTreeMap<u32, Vec<Place>>,
+    places: Places,
 }
 
 impl Merged {
     fn add(&mut self, file: &str, statement: Statement) -> Result<(), SyntaxError> {
-        let place = |at| Place {
-            file: file.to_owned(),
-            at,
-        };
+        let place = |at| Place::new(file, at);
         match statement {
-            Statement::Default { action, at } => self.set_default(action, place(at)),
+            Statement::Default { action, at } => self.set_default(action, at, place(at)),
             Statement::Rule { name, filter, at } => {
                 let number = self.number(&name, at)?;
                 let rule = self.policy.rules.entry(number).or_insert(Rule {
@@ -131,10 +138,15 @@ impl Merged {
             .ok_or_else(|| SyntaxError::new(at, format!("`{name}` is no system call of {arch}")))
     }
 
-    fn set_default(&mut self, action: Action, place: Place) -> Result<(), SyntaxError> {
+    fn set_default(
+        &mut self,
+        action: Action,
+        at: Position,
+        place: Place,
+    ) -> Result<(), SyntaxError> {
         match &self.default {
             Some(first) if self.policy.default != action => Err(SyntaxError::new(
-                place.at,
+                at,
                 format!("there is another `@default`, at {first}"),
             )),
             _ => {
@@ -162,16 +174,31 @@ pub(crate) fn check_loadable(name: &str, file: &str) -> Result<(), PolicyError> 
     }
 }
 
-/// Where a statement stands, for the error about the next one.
-struct Place {
-    file: String,
-    at: Position,
+/// Where a statement stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file as [`Source::label`] calls it.
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+    /// From 1.
+    pub column: u32,
+}
+
+impl Place {
+    pub(crate) fn new(file: &str, at: Position) -> Self {
+        let Position { line, column } = at;
+        Self {
+            file: file.to_owned(),
+            line,
+            column,
+        }
+    }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Position { line, column } = self.at;
-        write!(f, "{}:{line}:{column}", self.file)
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
 }
 
@@ -183,7 +210,11 @@ fn merge(
     place: Place,
     places: &mut Vec<Place>,
 ) -> Result<(), SyntaxError> {
-    let fail = |why: String| SyntaxError::new(place.at, format!("`{}` {why}", rule.name));
+    let at = Position {
+        line: place.line,
+        column: place.column,
+    };
+    let fail = |why: String| SyntaxError::new(at, format!("`{}` {why}", rule.name));
     let before = rule.filters.iter().zip(&*places).find(|(before, _)| {
         before.condition.is_none()
             || (before.condition == filter.condition && before.action != filter.action)

@@ -1,5 +1,5 @@
 //! Seccomp policies: minijail's policy language (`minijail0(5)`), read, merged and compiled to
-//! classic BPF. Nothing here touches the kernel; [`Jail::enter`](crate::Jail::enter) loads the result.
+//! classic BPF. Nothing here touches the kernel; [`crate::Jail::enter`] loads the result.
 //!
 //! The way of a policy: `token` splits a file, `parse` makes statements of it, `load` follows
 //! `@include` and merges same-name rules into a [`Policy`], [`compile()`] makes a [`Program`].
@@ -25,15 +25,25 @@ use std::collections::BTreeMap;
 use crate::source::Source;
 
 pub use self::arch::Arch;
-pub use self::ast::{Action, Atom, Call, Clause, Filter, Operator, Policy, Rule};
+pub use self::ast::{Action, Atom, Call, Clause, Decision, Filter, Operator, Policy, Rule};
 pub use self::bpf::{Instruction, Program, ProgramError};
 pub use self::constants::constant;
 pub use self::forbidden::{Violation, violations};
-pub use self::load::{INCLUDE_DEPTH_MAX, PolicyError, is_loadable};
+pub use self::load::{INCLUDE_DEPTH_MAX, Place, Places, PolicyError, is_loadable};
 pub use self::needed::missing;
 
 /// Reads the policy `name` (such as `block_device_vhost_user`) of `arch` from `source`.
 pub fn read(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
+    Ok(load::policy(name, arch, source)?.0)
+}
+
+/// As [`read`], and where each of its filters stands; with [`Policy::decide`], what a call is
+/// allowed by.
+pub fn read_with_places(
+    name: &str,
+    arch: Arch,
+    source: &dyn Source,
+) -> Result<(Policy, Places), PolicyError> {
     load::policy(name, arch, source)
 }
 
@@ -54,11 +64,8 @@ impl Policy {
     /// Where the text is no policy, and what was expected there.
     pub fn from_text(text: &str, arch: Arch) -> Result<Self, PolicyError> {
         const NAME: &str = "<policy>";
-        load::file(
-            NAME,
-            arch,
-            &BTreeMap::from([(NAME.to_owned(), text.to_owned())]),
-        )
+        let source = BTreeMap::from([(NAME.to_owned(), text.to_owned())]);
+        Ok(load::file(NAME, arch, &source)?.0)
     }
 
     /// Compiles it; fails only when the program would be longer than the kernel accepts.

@@ -472,3 +472,31 @@ fn a_call_has_a_bounded_number_of_filters() {
     let names = Vec::from_iter((0..257).map(|_| "read[arch=arm]")).join(",");
     assert!(error(&format!("{{{names}}}: 1")).contains(":1:1: expected at most 256 in a group"));
 }
+
+#[test]
+fn a_verdict_names_the_filter_and_clause_that_gave_it_and_where_it_stands() {
+    let source = files(&[
+        (
+            "a_device.policy",
+            "@include ./a.policy\nread: arg0 == 2\nwrite: 1\n",
+        ),
+        ("a.policy", "# Why.\n\nread: arg0 == 0 || arg0 == 1\n"),
+    ]);
+    let (policy, places) = read_with_places("a_device", Arch::X86_64, &source).unwrap();
+    let decided = |name, first| {
+        let call = call(Arch::X86_64, name, [first, 0, 0, 0, 0, 0]);
+        let Decision { filter, clause, .. } = policy.decide(&call)?;
+        Some((places[&call.number][filter].to_string(), clause))
+    };
+    assert_eq!(decided("read", 1), Some(("x86_64/a.policy:3:1".into(), 1)));
+    assert_eq!(
+        decided("read", 2),
+        Some(("x86_64/a_device.policy:2:1".into(), 0))
+    );
+    assert_eq!(
+        decided("write", 9),
+        Some(("x86_64/a_device.policy:3:1".into(), 0))
+    );
+    assert_eq!(decided("read", 3), None);
+    assert_eq!(decided("close", 0), None);
+}
