@@ -453,6 +453,7 @@ impl FrontEnd {
         }
         let usual = protocol::MQ
             | protocol::REPLY_ACK
+            | protocol::BACKEND_REQ
             | protocol::CONFIG
             | protocol::RESET_DEVICE
             | protocol::CONFIGURE_MEM_SLOTS;

@@ -190,6 +190,16 @@ impl Connection {
         }
     }
 
+    /// Waits for a request of the back-end's own, on a channel made for that, and tells its number
+    /// (those of [`crate::message::backend`]). It has no payload and wants no answer.
+    pub fn backend_request(&self) -> Result<u32, Error> {
+        let (header, payload) = self.receive("a request of the back-end")?;
+        match header.flags == VERSION && payload.is_empty() {
+            true => Ok(header.request),
+            false => Err(bad(header.request, format!("{header:?}, {payload:?}"))),
+        }
+    }
+
     /// Waits until the back-end closes the connection; answers that come before are dropped.
     pub fn wait_closed(&self) -> Result<(), Error> {
         while self.outcome()? != Outcome::Closed {}

@@ -49,12 +49,20 @@ requests! {
     SET_DEVICE_STATE_FD = 42, CHECK_DEVICE_STATE = 43,
 }
 
+/// Numbers of a back-end's own requests.
+pub mod backend {
+    /// The configuration space has changed.
+    pub const CONFIG_CHANGE: u32 = 2;
+}
+
 /// Bits of the protocol features.
 pub mod protocol {
     /// Several queues; `GET_QUEUE_NUM`.
     pub const MQ: u64 = 1 << 0;
     /// Acknowledgements on request.
     pub const REPLY_ACK: u64 = 1 << 3;
+    /// A channel for the back-end's own requests; `SET_BACKEND_REQ_FD`.
+    pub const BACKEND_REQ: u64 = 1 << 5;
     /// `GET_CONFIG` and `SET_CONFIG`.
     pub const CONFIG: u64 = 1 << 9;
     /// `RESET_DEVICE`.

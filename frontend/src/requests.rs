@@ -1,6 +1,6 @@
 //! The typed requests of a front-end, one method a message; the order is the caller's business.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::{
     Connection, Error, RegionLayout,
@@ -100,6 +100,19 @@ impl Connection {
     /// `GET_QUEUE_NUM`.
     pub fn queue_count(&self) -> Result<u64, Error> {
         self.ask_u64(request::GET_QUEUE_NUM)
+    }
+
+    /// `SET_BACKEND_REQ_FD` with one end of a new socket pair; the other is returned, see
+    /// [`Connection::backend_request`].
+    pub fn backend_channel(&self) -> Result<Self, Error> {
+        let (ours, theirs) = Self::pair()?;
+        self.set_backend_channel(theirs.as_fd())?;
+        Ok(ours)
+    }
+
+    /// `SET_BACKEND_REQ_FD` with whatever it is given.
+    pub fn set_backend_channel(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        self.tell(request::SET_BACKEND_REQ_FD, &[], &[socket])
     }
 
     /// `SET_VRING_NUM`: the ring's size.

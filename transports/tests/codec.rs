@@ -133,6 +133,7 @@ fn check_promises(request: &Request<MemoryFile>) {
         Request::Memory(MemoryRequest::Slots)
         | Request::Feature(_)
         | Request::Lifecycle(_)
+        | Request::BackendChannel(_)
         | Request::Ring { .. } => {}
     }
 }

@@ -69,6 +69,7 @@ fn incoming(request: Request) -> Incoming {
         } => Code::GetVringBase,
         Request::Config(ConfigRequest::Read { .. }) => Code::GetConfig,
         Request::Ring { .. } => Code::SetVringNum,
+        Request::BackendChannel(_) => Code::SetBackendReqFd,
         Request::Feature(_) | Request::Memory(_) | Request::Lifecycle(_) | Request::Config(_) => {
             Code::SetOwner
         }

@@ -99,6 +99,14 @@ pub trait Device: 'static {
         Err(ConfigReadOnly { offset })
     }
 
+    /// Completes when the configuration space has changed since this last completed, and not by the
+    /// driver's doing: a driver that wants to know is then told to read it again. One waits at a
+    /// time, and a wait that is dropped loses nothing; `vudev_executor::Notify` is made for it. A
+    /// device whose configuration never changes waits for ever, as this default does.
+    fn config_changed(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+
     /// Told which features the driver took, those of the framework among them, before any queue
     /// starts. [`Queue::features`] says the same.
     fn negotiated(&self, features: u64) {

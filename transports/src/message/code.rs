@@ -30,6 +30,7 @@ pub enum Code {
     SetProtocolFeatures = 16,
     GetQueueNum = 17,
     SetVringEnable = 18,
+    SetBackendReqFd = 21,
     GetConfig = 24,
     SetConfig = 25,
     ResetDevice = 34,
@@ -125,6 +126,8 @@ impl ProtocolFeatures {
     pub const MQ: Self = Self(1 << 0);
     /// A message may ask for an acknowledgement.
     pub const REPLY_ACK: Self = Self(1 << 3);
+    /// The back-end has a channel of its own to the front-end; SET_BACKEND_REQ_FD.
+    pub const BACKEND_REQ: Self = Self(1 << 5);
     /// The device's configuration space goes over this connection.
     pub const CONFIG: Self = Self(1 << 9);
     /// RESET_DEVICE.
@@ -136,6 +139,7 @@ impl ProtocolFeatures {
     pub const OFFERED: Self = Self(
         Self::MQ.0
             | Self::REPLY_ACK.0
+            | Self::BACKEND_REQ.0
             | Self::CONFIG.0
             | Self::RESET_DEVICE.0
             | Self::CONFIGURE_MEM_SLOTS.0,
@@ -163,6 +167,7 @@ impl fmt::Display for ProtocolFeatures {
         let names = [
             (Self::MQ, "MQ"),
             (Self::REPLY_ACK, "REPLY_ACK"),
+            (Self::BACKEND_REQ, "BACKEND_REQ"),
             (Self::CONFIG, "CONFIG"),
             (Self::RESET_DEVICE, "RESET_DEVICE"),
             (Self::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS"),
@@ -189,6 +194,7 @@ const TABLE_MAX: usize = 8 + MEMORY_TABLE_REGIONS_MAX * REGION_SIZE;
 const HEADER: usize = CONFIG_HEADER_SIZE;
 const CONFIG_MAX: usize = HEADER + CONFIG_SIZE_MAX;
 
+const BACKEND: Gate = Gate::Protocol(ProtocolFeatures::BACKEND_REQ);
 const CONFIG: Gate = Gate::Protocol(ProtocolFeatures::CONFIG);
 const SLOTS: Gate = Gate::Protocol(ProtocolFeatures::CONFIGURE_MEM_SLOTS);
 const RESET: Gate = Gate::Protocol(ProtocolFeatures::RESET_DEVICE);
@@ -215,7 +221,7 @@ const fn rule(
 /// Every message we speak. GET_QUEUE_NUM is open although MQ names it: the spec wants it answered
 /// by devices of one queue too.
 #[rustfmt::skip]
-static RULES: [Rule; 22] = {
+static RULES: [Rule; 23] = {
     use Answer::{Acknowledgement as Ack, Own, OwnOrEmpty as Nil};
     use Code::*;
     use Gate::Open;
@@ -237,6 +243,7 @@ static RULES: [Rule; 22] = {
     rule(SetProtocolFeatures, "SET_PROTOCOL_FEATURES", (U64, U64),             (0, 0), Open,   Ack),
     rule(GetQueueNum,         "GET_QUEUE_NUM",         (0, 0),                 (0, 0), Open,   Own),
     rule(SetVringEnable,      "SET_VRING_ENABLE",      (STATE, STATE),         (0, 0), Open,   Ack),
+    rule(SetBackendReqFd,     "SET_BACKEND_REQ_FD",    (0, 0),                 (1, 1), BACKEND, Ack),
     rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Nil),
     rule(SetConfig,           "SET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Ack),
     rule(ResetDevice,         "RESET_DEVICE",          (0, 0),                 (0, 0), RESET,  Ack),
@@ -335,7 +342,7 @@ mod tests {
         assert_eq!(agreed, ProtocolFeatures::OFFERED);
         assert_eq!(
             agreed.to_string(),
-            "MQ REPLY_ACK CONFIG RESET_DEVICE CONFIGURE_MEM_SLOTS"
+            "MQ REPLY_ACK BACKEND_REQ CONFIG RESET_DEVICE CONFIGURE_MEM_SLOTS"
         );
     }
 }

@@ -85,6 +85,14 @@ impl Header {
         self.payload_size
     }
 
+    /// The header of a request of ours, which has no payload and wants no answer.
+    pub(crate) fn request_bytes(request: u32) -> [u8; HEADER_SIZE] {
+        let mut bytes = [0; HEADER_SIZE];
+        bytes[0..4].copy_from_slice(&request.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&VERSION.to_ne_bytes());
+        bytes
+    }
+
     /// The header of a reply to `request`.
     pub(super) fn reply_bytes(request: u32, payload_size: u32) -> [u8; HEADER_SIZE] {
         let mut bytes = [0; HEADER_SIZE];

@@ -49,6 +49,8 @@ pub enum Request<M = Region> {
     },
     /// The device's configuration space.
     Config(ConfigRequest),
+    /// SET_BACKEND_REQ_FD: what we may send on without being asked.
+    BackendChannel(OwnedFd),
 }
 
 /// What both sides can do.
@@ -162,6 +164,7 @@ impl<M> Request<M> {
             Self::Memory(request) => Request::Memory(request.map_memory(map)?),
             Self::Ring { index, request } => Request::Ring { index, request },
             Self::Config(request) => Request::Config(request),
+            Self::BackendChannel(socket) => Request::BackendChannel(socket),
         })
     }
 }
@@ -243,6 +246,10 @@ fn parse_contents(
         Code::SetVringKick => ring_event(fields, descriptors, RingRequest::SetKick),
         Code::SetVringCall => ring_event(fields, descriptors, RingRequest::SetCall),
         Code::SetVringErr => ring_event(fields, descriptors, RingRequest::SetError),
+        Code::SetBackendReqFd => {
+            let socket = fields.only_descriptor(descriptors)?;
+            Ok(Request::BackendChannel(socket))
+        }
         Code::GetConfig => config_read(fields),
         Code::SetConfig => config_write(fields),
     }

@@ -73,6 +73,9 @@ pub enum Reason {
         #[source]
         reason: RingError,
     },
+    /// A backend channel is a socket.
+    #[error("the backend channel is not a socket")]
+    NotASocket,
     /// Memory cannot be put together like that.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -111,6 +114,7 @@ impl Reason {
             | Self::FeaturesNotOffered { .. }
             | Self::FeaturesWhileRunning
             | Self::NoSuchRing { .. }
+            | Self::NotASocket
             | Self::Memory(_)
             | Self::NoMemorySlot(_)
             | Self::NoSuchRegion(_)

@@ -10,6 +10,7 @@
 //! - When the front-end leaves, rings are stopped and drained, the device is reset, and
 //!   [`Session::run`] returns.
 
+mod backend_channel;
 mod error;
 mod memory;
 mod queue_setup;

@@ -7,6 +7,7 @@ use vudev_executor::{Handle, Notify};
 use vudev_virtio::spec::feature::VERSION_1;
 use vudev_virtio::{Device, GuestMemory, Identity};
 
+use super::backend_channel::BackendChannel;
 use super::error::{Reason, SessionError};
 use super::queue_setup::{QueueSetup, Surroundings};
 use crate::features::{self, PROTOCOL_FEATURES};
@@ -29,6 +30,7 @@ pub(super) struct State<D> {
     pub(super) rings: Vec<QueueSetup>,
     /// Notified when a ring ends.
     pub(super) changed: Rc<Notify>,
+    backend_channel: Option<BackendChannel>,
 }
 
 impl<D: Device> State<D> {
@@ -47,6 +49,7 @@ impl<D: Device> State<D> {
             memory: None,
             replaced: Vec::new(),
             changed: Rc::new(Notify::new()),
+            backend_channel: None,
         }
     }
 
@@ -72,6 +75,13 @@ impl<D: Device> State<D> {
             Request::Memory(request) => self.memory_request(request).await,
             Request::Ring { index, request } => self.ring_request(index, request).await,
             Request::Config(request) => self.config(request),
+            Request::BackendChannel(socket) => {
+                let channel = BackendChannel::new(&self.handle, &self.device, socket)?;
+                // The last one's ends first, so that no change goes to it any more.
+                self.backend_channel = None;
+                self.backend_channel = Some(channel);
+                Ok(None)
+            }
         }
     }
 
@@ -139,6 +149,7 @@ impl<D: Device> State<D> {
             replaced: _,
             rings: _,
             changed: _,
+            backend_channel: _,
         } = self;
         *features = None;
         running::reset(handle, &**device).await;

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures_util::future::{Either, select};
-use vudev_executor::{Executor, File, Handle};
+use vudev_executor::{Executor, File, Handle, Notify};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
 use vudev_transports::Session;
 use vudev_transports::session::SessionError;
@@ -27,6 +27,9 @@ use vudev_virtio::{Chain, ConfigReadOnly, Device, GuestBuffers, Identity, Queue,
 /// Ring operations of a test's executor.
 const OPERATIONS: u32 = 64;
 
+/// What makes a [`Mirror`]'s configuration change.
+pub(crate) const CHANGE: u8 = 0xff;
+
 /// A feature bit of [`Mirror`]'s own.
 pub(crate) const MIRROR_FEATURE: u64 = 1 << 5;
 
@@ -34,8 +37,9 @@ pub(crate) const MIRROR_FEATURE: u64 = 1 << 5;
 pub(crate) const RING_SIZE_MAX: u16 = 256;
 
 /// Answers every chain with the complement of its bytes. Sixteen bytes of configuration space, the
-/// first four of them writable.
+/// first four of them writable; when the first is set to [`CHANGE`], the last one changes by itself.
 pub(crate) struct Mirror {
+    pub(crate) changed: Notify,
     pub(crate) config: RefCell<[u8; 16]>,
     pub(crate) negotiated: RefCell<Vec<u64>>,
     pub(crate) resets: Cell<u32>,
@@ -50,6 +54,7 @@ impl Mirror {
             .zip(1..)
             .for_each(|(byte, number)| *byte = number);
         Self {
+            changed: Notify::new(),
             config: RefCell::new(config),
             negotiated: RefCell::default(),
             resets: Cell::new(0),
@@ -101,8 +106,17 @@ impl Device for Mirror {
         if offset + from.len() > 4 {
             return Err(ConfigReadOnly { offset });
         }
-        self.config.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
+        let mut config = self.config.borrow_mut();
+        config[offset..offset + from.len()].copy_from_slice(from);
+        if config[0] == CHANGE {
+            config[15] = config[15].wrapping_add(1);
+            self.changed.notify();
+        }
         Ok(())
+    }
+
+    async fn config_changed(&self) {
+        self.changed.notified().await;
     }
 
     fn negotiated(&self, features: u64) {

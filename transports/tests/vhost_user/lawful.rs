@@ -1,9 +1,12 @@
 //! Whatever a front-end may lawfully say, in whatever order, it works.
 
+use std::os::fd::AsFd;
+
+use vudev_frontend::message::backend::CONFIG_CHANGE;
 use vudev_frontend::message::{feature, long_words, protocol, request, words};
 use vudev_frontend::{Connection, Event, FrontEnd, LIMIT, RingStep, Step};
 
-use crate::common::{MIRROR_FEATURE, RING_SIZE_MAX, Slow, mirror, serve, serve_mirror};
+use crate::common::{CHANGE, MIRROR_FEATURE, RING_SIZE_MAX, Slow, mirror, serve, serve_mirror};
 
 #[test]
 fn chains_go_through_both_rings_and_come_back() {
@@ -346,6 +349,7 @@ fn protocol_features_that_nobody_offered_are_ignored() {
         let offered = connection.protocol_features().unwrap();
         let ours = protocol::MQ
             | protocol::REPLY_ACK
+            | protocol::BACKEND_REQ
             | protocol::CONFIG
             | protocol::RESET_DEVICE
             | protocol::CONFIGURE_MEM_SLOTS;
@@ -417,6 +421,47 @@ fn a_config_write_reaches_the_device_where_it_lets_it() {
             "flags that nobody knows"
         );
         assert_eq!(connection.config(0, 4).unwrap(), [1, 0xaa, 0xbb, 4]);
+    });
+    served.assert_all_left();
+}
+
+#[test]
+fn a_front_end_with_a_backend_channel_hears_of_changes_without_asking() {
+    let served = serve_mirror(|path| {
+        // A change before anybody listens is not lost.
+        let mut front = FrontEnd::connect(path).start().unwrap();
+        front.connection().set_config(0, 0, &[CHANGE]).unwrap();
+        let channel = front.connection().backend_channel().unwrap();
+        assert_eq!(channel.backend_request().unwrap(), CONFIG_CHANGE);
+        assert_eq!(front.connection().config(15, 1).unwrap(), [17]);
+        front.connection().set_config(0, 0, &[CHANGE]).unwrap();
+        assert_eq!(channel.backend_request().unwrap(), CONFIG_CHANGE);
+        // A new channel takes the old one's place.
+        let other = front.connection().backend_channel().unwrap();
+        assert!(channel.backend_request().is_err(), "closed");
+        front.connection().set_config(0, 0, &[CHANGE]).unwrap();
+        assert_eq!(other.backend_request().unwrap(), CONFIG_CHANGE);
+    });
+    served.assert_all_left();
+}
+
+#[test]
+fn a_backend_channel_that_is_no_socket_or_was_not_agreed_upon_is_refused() {
+    let served = serve_mirror(|path| {
+        let mut front = FrontEnd::connect(path).start().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let connection = front.connection();
+        let refused = connection.set_backend_channel(null.as_fd());
+        assert!(refused.is_err(), "{refused:?}");
+        assert_eq!(connection.config(0, 1).unwrap(), [1]);
+    });
+    served.assert_all_left();
+    let served = serve_mirror(|path| {
+        let mut front = FrontEnd::connect(path)
+            .without_protocol_features(protocol::BACKEND_REQ)
+            .start()
+            .unwrap();
+        assert!(front.connection().backend_channel().is_err());
     });
     served.assert_all_left();
 }
