@@ -67,6 +67,13 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
             &[hands.file.into(), at(&raw const handle), READ],
         )
     }),
+    // Namespaces have handles that need no capability since Linux 6.18, and the first of each kind
+    // has a known number.
+    refused(
+        "open_by_handle_at of the host's namespaces",
+        &[libc::ESTALE, libc::EPERM, libc::EBADF],
+        open_first_namespaces,
+    ),
     by_seccomp(
         "name_to_handle_at",
         "a name of its own root or file is no access; opening by it is EPERM",
@@ -86,6 +93,10 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     ),
     refused("openat /proc/self/maps", NO_PATH, |_| {
         call(libc::SYS_openat, &[HERE, text(c"/proc/self/maps"), READ])
+    }),
+    refused("openat /proc/self/mem to write", NO_PATH, |_| {
+        let write = libc::O_RDWR.into();
+        call(libc::SYS_openat, &[HERE, text(c"/proc/self/mem"), write])
     }),
     refused("openat /proc/1/root", NO_PATH, |_| {
         call(libc::SYS_openat, &[HERE, text(c"/proc/1/root"), READ])
@@ -146,7 +157,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         call(libc::SYS_truncate, &[text(c"/etc/passwd"), 0])
     }),
     refused("chmod", NO_PATH, |_| {
-        call(libc::SYS_chmod, &[text(c"/etc/passwd"), 0o777])
+        call(libc::SYS_chmod, &[text(c"/etc/passwd"), 0o644])
     }),
     refused("chown", NO_PATH, |_| {
         call(libc::SYS_chown, &[text(c"/etc/passwd"), 0, 0])
@@ -157,6 +168,12 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     }),
     refused("fanotify_init of a file system", &[libc::EPERM], |_| {
         call(libc::SYS_fanotify_init, &[0, 0])
+    }),
+    // Without a capability there are descriptors that only number what happens.
+    refused("fanotify_init and a mark at a path", NO_PATH, |_| {
+        let watcher = call(libc::SYS_fanotify_init, &[FAN_REPORT_FID, 0]);
+        let path = text(c"/etc/passwd");
+        call(libc::SYS_fanotify_mark, &[watcher, 1, 2, HERE, path])
     }),
     refused("execve", NO_PATH, |_| {
         call(libc::SYS_execve, &[text(c"/bin/true"), 0, 0])
@@ -203,6 +220,32 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         },
     ),
 ];
+
+/// `FD_NSFS_ROOT` (`linux/fcntl.h`), and the type of a handle there.
+const NAMESPACES: i64 = -10_003;
+const FILEID_NSFS: u64 = 0xf1;
+/// The first namespaces of IPC, host names, users, processes, network and mounts
+/// (`linux/nsfs.h`, `enum init_ns_id`); those of cgroups and times are a device's own.
+const FIRST_NAMESPACES: [u64; 6] = [1, 2, 3, 4, 7, 8];
+
+/// The first that can be opened, or what the last one said.
+fn open_first_namespaces(_: &Hands) -> i64 {
+    let mut opened = 0;
+    for id in FIRST_NAMESPACES {
+        let handle = [16 | FILEID_NSFS << 32, id, 0];
+        opened = call(
+            libc::SYS_open_by_handle_at,
+            &[NAMESPACES, at(&raw const handle), READ],
+        );
+        if opened >= 0 {
+            break;
+        }
+    }
+    opened
+}
+
+/// `linux/fanotify.h`.
+const FAN_REPORT_FID: i64 = 0x200;
 
 /// What it would execute is no program: that it is looked at is the point.
 fn execute_memory(_: &Hands) -> i64 {

@@ -1,7 +1,10 @@
 //! System calls by number, without a wrapper that would do something else first or refuse.
 #![expect(unsafe_code, reason = "an intruder does not use safe wrappers")]
 
+use std::arch::asm;
 use std::ffi::CStr;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// What an intruder looks for outside of its jail: a process, a listener at an abstract name, and
 /// message queue, semaphores and shared memory with a key. All have the same number, the test's.
@@ -40,8 +43,54 @@ pub(super) fn call(number: libc::c_long, arguments: &[i64]) -> i64 {
     }
 }
 
+/// A descriptor that a call has just given.
+pub(super) fn new_descriptor(result: i64) -> io::Result<OwnedFd> {
+    match RawFd::try_from(result) {
+        // SAFETY: new, and nobody else's: the caller passes what a call gave.
+        Ok(number @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+        Ok(errno) => Err(io::Error::from_raw_os_error(-errno)),
+        Err(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Makes a call by the door of 32-bit programs; what it gave, or a negative errno.
+pub(super) fn call_32(number: i32, [a, b, c]: [u32; 3]) -> i64 {
+    let result: i32;
+    // SAFETY: as for `call`. The compiler keeps `rbx` for itself, so it is swapped in and out;
+    // kernels clear the registers that 32-bit programs do not have.
+    unsafe {
+        asm!(
+            "xchg {a:r}, rbx",
+            "int 0x80",
+            "xchg {a:r}, rbx",
+            a = inout(reg) u64::from(a) => _,
+            inlateout("eax") number => result,
+            in("ecx") b,
+            in("edx") c,
+            in("esi") 0,
+            in("edi") 0,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    result.into()
+}
+
+/// A copy of these bytes, at most a page, at an address below 4 GiB; 0 if there is no room.
+pub(super) fn low_copy(bytes: &[u8]) -> u32 {
+    const PAGE: usize = 4096;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
+    let page = call(libc::SYS_mmap, &[0, 4096, 3, flags.into(), -1, 0]);
+    let Ok(address) = u32::try_from(page) else {
+        return 0;
+    };
+    let page = std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
+    // SAFETY: a new page, writable, of which at most its length is written.
+    unsafe { page.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len().min(PAGE)) };
+    address
+}
+
 fn last_errno() -> i32 {
-    std::io::Error::last_os_error()
+    io::Error::last_os_error()
         .raw_os_error()
         .unwrap_or(libc::EIO)
 }

@@ -1,7 +1,7 @@
 //! The kernel itself: its modules, clocks, keys, logs and processors.
 
 use super::hands::{at, call, text};
-use super::{Attempt, by_seccomp, refused};
+use super::{Attempt, by_seccomp, by_seccomp_if_there, refused};
 
 const FORBIDDEN: &[i32] = &[libc::EPERM];
 /// Or not built into this kernel.
@@ -20,10 +20,9 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
                 PROCESS_KEYRING,
             ],
         )
-        .max(0)
     }),
     by_seccomp("keyctl to join a session", KEYS, |_| {
-        call(libc::SYS_keyctl, &[1, 0]).max(0)
+        call(libc::SYS_keyctl, &[1, 0])
     }),
     refused(
         "request_key",
@@ -75,7 +74,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     }),
     by_seccomp("modify_ldt", "segments of its own process", |_| {
         let mut table = [0_u64; 16];
-        call(libc::SYS_modify_ldt, &[0, at(&raw mut table), 128]).max(0)
+        call(libc::SYS_modify_ldt, &[0, at(&raw mut table), 128])
     }),
     refused("settimeofday", FORBIDDEN, |_| {
         call(libc::SYS_settimeofday, &[0, 0])
@@ -99,12 +98,13 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     refused("syslog to read and clear", FORBIDDEN, |_| {
         call(libc::SYS_syslog, &[2, 0, 0])
     }),
-    by_seccomp(
+    by_seccomp_if_there(
         "syslog to read",
         "the kernel's log is anybody's where kernel.dmesg_restrict is 0",
+        FORBIDDEN,
         |_| {
             let mut buffer = [0_u8; 64];
-            call(libc::SYS_syslog, &[3, at(&raw mut buffer), 64]).max(0)
+            call(libc::SYS_syslog, &[3, at(&raw mut buffer), 64])
         },
     ),
     refused("vhangup", FORBIDDEN, |_| call(libc::SYS_vhangup, &[])),

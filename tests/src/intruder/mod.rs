@@ -6,20 +6,26 @@
 //! An attempt that passes by mistake must do no harm to the host that tests it: signals are 0,
 //! magic numbers wrong, the clock is set to what it shows.
 
+mod alone;
 mod files;
+mod foreign;
 mod hands;
 mod kernel;
+pub mod leaks;
 mod memory;
 mod namespaces;
 mod processes;
+mod reports;
 pub mod ring;
 mod rings;
 mod sockets;
 
 use std::os::fd::RawFd;
 
+use self::leaks::Leaked;
 use self::ring::RawRing;
 
+pub use self::alone::names as names_alone;
 pub use self::hands::Outside;
 pub use self::memory::Keyed;
 
@@ -46,8 +52,19 @@ pub struct Attempt {
 pub enum Filtered {
     /// The process ends with a report of the call that the attempt's name begins with.
     Killed,
+    /// The process ends so, and reports nothing.
+    Dies(Death),
     /// It fails with one of these.
     Fails(&'static [i32]),
+}
+
+/// How a process ends that reports nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// By a signal.
+    Signal(i32),
+    /// With an exit status.
+    Status(i32),
 }
 
 /// What the layers beside seccomp make of an attempt.
@@ -55,8 +72,10 @@ pub enum Filtered {
 pub enum Unfiltered {
     /// It fails with one of these.
     Fails(&'static [i32]),
-    /// Seccomp alone refuses it; why that is no way out.
-    SeccompAlone(&'static str),
+    /// It passes; why that is no way out.
+    Passes(&'static str),
+    /// It passes, or fails with one of these where the kernel lacks what is asked for.
+    PassesOrLacks(&'static str, &'static [i32]),
 }
 
 /// What an intruder has at hand.
@@ -70,6 +89,8 @@ pub struct Hands {
     pub terminal: Option<RawFd>,
     /// What there is outside.
     pub outside: Outside,
+    /// What has leaked.
+    pub leaked: Leaked,
     /// For attempts that are a family: which of it.
     pub member: u16,
 }
@@ -78,6 +99,11 @@ impl Attempt {
     /// Makes the attempt: 0 or more if it has passed, else a negative errno.
     pub fn make(&self, hands: &Hands) -> i64 {
         (self.run)(hands)
+    }
+
+    /// What comes of it in a jail with neither namespaces nor filter, of an ordinary user.
+    pub fn alone(&self) -> Unfiltered {
+        alone::exception(self.name).unwrap_or(self.unfiltered)
     }
 
     /// The system call that a report must name.
@@ -91,6 +117,9 @@ pub fn attempts() -> Vec<&'static Attempt> {
     [
         // Before others leave descriptors of their own.
         rings::ATTEMPTS,
+        leaks::ATTEMPTS,
+        foreign::ATTEMPTS,
+        reports::ATTEMPTS,
         files::ATTEMPTS,
         sockets::ATTEMPTS,
         processes::ATTEMPTS,
@@ -103,9 +132,8 @@ pub fn attempts() -> Vec<&'static Attempt> {
     .collect()
 }
 
-/// The attempt to submit the operation [`Hands::member`], and that to submit a listed one with
-/// the flag of this number.
-pub use self::rings::{FLAG, OPERATION};
+/// The families, by the name of their attempt; the member is a number.
+pub use self::rings::{FLAG, OPERATION, REGISTER, Refusals};
 
 /// An attempt that dies of seccomp and fails otherwise.
 const fn refused(name: &'static str, errnos: &'static [i32], run: fn(&Hands) -> i64) -> Attempt {
@@ -122,7 +150,7 @@ const fn by_seccomp(name: &'static str, reason: &'static str, run: fn(&Hands) ->
     Attempt {
         name,
         filtered: Filtered::Killed,
-        unfiltered: Unfiltered::SeccompAlone(reason),
+        unfiltered: Unfiltered::Passes(reason),
         run,
     }
 }
@@ -132,6 +160,31 @@ const fn unseen(name: &'static str, errnos: &'static [i32], run: fn(&Hands) -> i
     Attempt {
         name,
         filtered: Filtered::Fails(errnos),
+        unfiltered: Unfiltered::Fails(errnos),
+        run,
+    }
+}
+
+/// An attempt that seccomp alone refuses, if the kernel has what it asks for.
+const fn by_seccomp_if_there(
+    name: &'static str,
+    reason: &'static str,
+    lacks: &'static [i32],
+    run: fn(&Hands) -> i64,
+) -> Attempt {
+    Attempt {
+        name,
+        filtered: Filtered::Killed,
+        unfiltered: Unfiltered::PassesOrLacks(reason, lacks),
+        run,
+    }
+}
+
+/// An attempt that dies of seccomp before anything could be reported, and fails otherwise.
+const fn dies(name: &'static str, errnos: &'static [i32], run: fn(&Hands) -> i64) -> Attempt {
+    Attempt {
+        name,
+        filtered: Filtered::Dies(Death::Signal(libc::SIGSYS)),
         unfiltered: Unfiltered::Fails(errnos),
         run,
     }

@@ -124,15 +124,42 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         "a child has the same jail, and dies with it",
         |_| child(libc::SYS_clone, &[libc::SIGCHLD.into()]),
     ),
-    refused("setuid", &[libc::EINVAL], |_| {
-        call(libc::SYS_setuid, &[65_534])
+    refused(
+        "clone3 into a group of processes that is none",
+        &[libc::EBADF],
+        |hands| {
+            let file = u64::from(hands.file.cast_unsigned());
+            let signal = u64::from(libc::SIGCHLD.cast_unsigned());
+            let arguments = [CLONE_INTO_CGROUP, 0, 0, 0, signal, 0, 0, 0, 0, 0, file];
+            child(libc::SYS_clone3, &[at(&raw const arguments), 88])
+        },
+    ),
+    refused("fcntl F_SETOWN to a process outside", NOBODY, |hands| {
+        let owner = libc::F_SETOWN.into();
+        call(
+            libc::SYS_fcntl,
+            &[hands.file.into(), owner, hands.outside.process()],
+        )
     }),
+    refused(
+        "timer_create that signals a process outside",
+        &[libc::EINVAL],
+        |hands| {
+            // `struct sigevent`: value, signal, SIGEV_THREAD_ID, thread.
+            let thread = u64::from(hands.outside.0);
+            let event = [0_u64, 4 << 32, thread, 0, 0, 0, 0, 0];
+            let mut timer = 0_u64;
+            call(
+                libc::SYS_timer_create,
+                &[1, at(&raw const event), at(&raw mut timer)],
+            )
+        },
+    ),
+    refused("setuid", &[libc::EINVAL], |_| call(libc::SYS_setuid, &[1])),
     refused("setresuid", &[libc::EINVAL], |_| {
         call(libc::SYS_setresuid, &[1, 1, 1])
     }),
-    refused("setgid", &[libc::EINVAL], |_| {
-        call(libc::SYS_setgid, &[65_534])
-    }),
+    refused("setgid", &[libc::EINVAL], |_| call(libc::SYS_setgid, &[1])),
     refused("setgroups", FORBIDDEN, |_| {
         let group = 0_u32;
         call(libc::SYS_setgroups, &[1, at(&raw const group)])
@@ -182,9 +209,28 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         "it changes how its own memory is laid out",
         |_| call(libc::SYS_personality, &[0xffff_ffff]),
     ),
-    by_seccomp("setpgid", "its group is itself", |_| {
-        call(libc::SYS_setpgid, &[0, 0]).max(0)
-    }),
+    // It leads its session.
+    refused("setpgid", FORBIDDEN, |_| call(libc::SYS_setpgid, &[0, 0])),
+    by_seccomp(
+        "personality READ_IMPLIES_EXEC",
+        "memory of its own; what it would write there it can do by what is there",
+        |_| {
+            let before = call(libc::SYS_personality, &[0xffff_ffff]);
+            let set = call(libc::SYS_personality, &[before | 0x40_0000]);
+            call(libc::SYS_personality, &[before]);
+            set
+        },
+    ),
+    by_seccomp(
+        "seccomp to load a filter that allows everything",
+        "filters only add up: the strictest answer counts",
+        |_| {
+            // `BPF_RET | BPF_K` of SECCOMP_RET_ALLOW.
+            let (instruction, count) = (0x7fff_0000_0000_0006_u64, 1_u64);
+            let program = [count, at(&raw const instruction).cast_unsigned()];
+            call(libc::SYS_seccomp, &[1, 0, at(&raw const program)])
+        },
+    ),
     by_seccomp(
         "rt_sigaction of SIGSYS",
         "without the filter there is no SIGSYS",
@@ -194,6 +240,8 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         call(libc::SYS_chroot, &[text(c"/")])
     }),
 ];
+
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 fn vectors(hands: &Hands, number: libc::c_long) -> i64 {
     let mut buffer = [0_u8; 8];

@@ -29,7 +29,7 @@ const ENTRY: usize = 64;
 const COMPLETION: usize = 16;
 
 /// What the executor takes for a completion that belongs to nobody.
-const NO_SLOT: u64 = u64::MAX;
+pub(super) const NO_SLOT: u64 = u64::MAX;
 
 /// A submission entry; what is not given is zero.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +46,8 @@ pub struct Entry {
     pub second: i64,
     /// The length.
     pub length: u32,
+    /// In whose name.
+    pub personality: u16,
 }
 
 /// The shared memory of this process's ring, which the executor has mapped.
@@ -57,12 +59,29 @@ pub struct RawRing {
 }
 
 impl RawRing {
-    /// Finds it in `/proc`, which only works before the jail closes.
-    pub fn of_this_process() -> io::Result<Self> {
+    /// Finds it in `/proc`, which only works before the jail closes. `another` is not it.
+    pub fn of_this_process(another: Option<RawFd>) -> io::Result<Self> {
         Ok(Self {
-            fd: descriptor()?,
+            fd: descriptor(another)?,
             rings: mapping(OFFSET_RINGS)?,
             entries: mapping(OFFSET_ENTRIES)?,
+        })
+    }
+
+    /// Another ring, mapped now; or a negative errno. Its first entry can be submitted.
+    pub(super) fn mapped(fd: RawFd) -> Result<Self, i64> {
+        let map = |offset: u64| {
+            let shared = libc::MAP_SHARED.into();
+            let offset = offset.cast_signed();
+            match call(libc::SYS_mmap, &[0, 4096, 3, shared, fd.into(), offset]) {
+                errno @ ..0 => Err(errno),
+                place => usize::try_from(place).map_err(|_| 0),
+            }
+        };
+        Ok(Self {
+            fd,
+            rings: ptr::with_exposed_provenance_mut(map(OFFSET_RINGS)?),
+            entries: ptr::with_exposed_provenance_mut(map(OFFSET_ENTRIES)?),
         })
     }
 
@@ -88,6 +107,7 @@ impl RawRing {
             to.add(16).cast::<i64>().write(entry.first);
             to.add(24).cast::<u32>().write(entry.length);
             to.add(32).cast::<u64>().write(NO_SLOT);
+            to.add(42).cast::<u16>().write(entry.personality);
         }
         self.word(SUBMISSION_TAIL)
             .store(tail.wrapping_add(1), Ordering::Release);
@@ -129,13 +149,13 @@ impl RawRing {
 }
 
 /// The ring's number.
-fn descriptor() -> io::Result<RawFd> {
+fn descriptor(another: Option<RawFd>) -> io::Result<RawFd> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
-        if target.as_os_str() == RING {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.parse().ok());
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        if target.as_os_str() == RING && number != another {
             return number.ok_or_else(|| io::ErrorKind::InvalidData.into());
         }
     }

@@ -1,8 +1,13 @@
 //! Rings: new ones, other rules for this one, and what seccomp does not see, the operations.
 
+use std::io;
+use std::os::fd::AsRawFd;
+
 use super::hands::{at, call, text};
-use super::ring::Entry;
-use super::{Attempt, Filtered, Hands, Unfiltered, by_seccomp, refused, unseen};
+use super::ring::{Entry, NO_SLOT};
+use super::{
+    Attempt, Filtered, Hands, Unfiltered, by_seccomp, by_seccomp_if_there, refused, unseen,
+};
 
 const HERE: i32 = libc::AT_FDCWD;
 /// What a restricted ring says to what it does not list.
@@ -10,48 +15,111 @@ const UNLISTED: &[i32] = &[libc::EACCES];
 const NEW_RING: &str = "an unrestricted ring asks the same Landlock, capabilities and namespaces \
                         as the calls do";
 
-/// The member is the operation; the kernel refuses what it does not know before it looks at lists.
+/// The member is the operation.
 pub const OPERATION: &str = "an operation that is not listed";
-/// The member is the flag's number. A drain is refused by EOPNOTSUPP where completions may be
-/// left out, and a flag that the kernel does not know by EINVAL.
+/// The member is the flag's number.
 pub const FLAG: &str = "a listed operation with a flag that is not listed";
+/// The member is what is to be registered.
+pub const REGISTER: &str = "io_uring_register of anything";
+
+/// What a restricted ring says to members of the families. It looks at its list last: what this
+/// kernel does not know, or can never do, it refuses before that.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusals {
+    last_operation: u16,
+}
+
+impl Refusals {
+    /// Of this kernel, which is asked by a ring without restrictions.
+    pub fn of_this_kernel() -> io::Result<Self> {
+        let ring = super::leaks::ring()?;
+        // `struct io_uring_probe`: the last operation that is known comes first.
+        let mut probe = [0_u8; 16 + 256 * 8];
+        let probed = call(
+            libc::SYS_io_uring_register,
+            &[ring.as_raw_fd().into(), 8, at(&raw mut probe), 256],
+        );
+        match probed {
+            0.. => Ok(Self {
+                last_operation: probe[0].into(),
+            }),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// To an operation that is not listed.
+    pub fn operation(self, number: u16) -> &'static [i32] {
+        match number {
+            known if known <= self.last_operation => UNLISTED,
+            _ => UNKNOWN,
+        }
+    }
+
+    /// To a listed operation with this flag.
+    pub fn flag(self, number: u16) -> &'static [i32] {
+        match number {
+            IOSQE_KNOWN_END.. => UNKNOWN,
+            _ => UNLISTED,
+        }
+    }
+
+    /// To a registration.
+    pub fn registration(self, number: u16) -> &'static [i32] {
+        match number {
+            // What Linux 6.1 has, the oldest that this program runs on.
+            0..=25 => UNLISTED,
+            _ => &[libc::EACCES, libc::EINVAL],
+        }
+    }
+}
+
+const UNKNOWN: &[i32] = &[libc::EINVAL];
+/// One past `IOSQE_CQE_SKIP_SUCCESS_BIT`.
+const IOSQE_KNOWN_END: u16 = 7;
 
 pub(super) static ATTEMPTS: &[Attempt] = &[
     by_seccomp("io_uring_setup", NEW_RING, |_| {
         let mut parameters = [0_u64; 15];
-        match call(libc::SYS_io_uring_setup, &[4, at(&raw mut parameters)]) {
-            // The limit of locked memory is shared with others of the id: no refusal.
-            NO_MEMORY => 0,
-            ring => ring,
-        }
+        call(libc::SYS_io_uring_setup, &[4, at(&raw mut parameters)])
     }),
-    refused("io_uring_register a probe", &[libc::EACCES], |hands| {
-        hands.ring.register(8)
+    refused(REGISTER, &[libc::EACCES], |hands| {
+        hands.ring.register(hands.member.into())
     }),
-    refused(
-        "io_uring_register other restrictions",
-        &[libc::EACCES],
-        |hands| hands.ring.register(11),
+    by_seccomp_if_there(
+        "io_uring_register without a ring, to send itself a message",
+        "who has no other ring's descriptor has nobody to write to",
+        // Linux before 6.13.
+        &[libc::EINVAL, libc::EBADF],
+        message_itself,
     ),
     refused(
         "io_uring_register of ring descriptors elsewhere",
         &[libc::EOPNOTSUPP, libc::EBADF],
         |hands| call(libc::SYS_io_uring_register, &[hands.file.into(), 8, 0, 0]),
     ),
-    unseen(OPERATION, &[libc::EACCES, libc::EINVAL], |hands| {
+    unseen(OPERATION, UNLISTED, |hands| {
         hands.ring.submit(&Entry {
             operation: u8::try_from(hands.member).unwrap_or(u8::MAX),
             ..Entry::default()
         })
     }),
+    unseen(FLAG, UNLISTED, |hands| {
+        hands.ring.submit(&Entry {
+            operation: READV,
+            flags: 1 << hands.member,
+            file: hands.file,
+            ..Entry::default()
+        })
+    }),
+    // Nobody has registered one, and nobody can.
     unseen(
-        FLAG,
-        &[libc::EACCES, libc::EOPNOTSUPP, libc::EINVAL],
+        "a listed operation in the name of somebody else",
+        &[libc::EINVAL],
         |hands| {
             hands.ring.submit(&Entry {
                 operation: READV,
-                flags: 1 << hands.member,
                 file: hands.file,
+                personality: 1,
                 ..Entry::default()
             })
         },
@@ -157,7 +225,6 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
 ];
 
 const READV: u8 = 1;
-const NO_MEMORY: i64 = -(libc::ENOMEM as i64);
 
 /// An entry with a path.
 fn path(operation: u8, length: u32) -> Entry {
@@ -175,7 +242,17 @@ const DESCRIPTORS: i32 = 4096;
 
 fn others(hands: &Hands) -> impl Iterator<Item = i32> {
     let own = hands.ring.descriptor();
-    (0..DESCRIPTORS).filter(move |number| *number != own)
+    (0..DESCRIPTORS).filter(move |number| *number != own && !hands.leaked.contains(*number))
+}
+
+/// `IORING_REGISTER_SEND_MSG_RING` of an `IORING_OP_MSG_RING` for its own ring.
+fn message_itself(hands: &Hands) -> i64 {
+    let ring = u64::from(hands.ring.descriptor().cast_unsigned());
+    let entry = [40 | ring << 32, NO_SLOT, 0, 0, 0, 0, 0, 0];
+    call(
+        libc::SYS_io_uring_register,
+        &[-1, 31, at(&raw const entry), 1],
+    )
 }
 
 fn enter_another(hands: &Hands) -> i64 {
@@ -199,6 +276,7 @@ fn map_another(hands: &Hands) -> i64 {
 fn lead_elsewhere(hands: &Hands) -> i64 {
     let known = |number: i32, kind: u32| {
         let given = number == hands.file || Some(number) == hands.terminal;
+        let given = given || hands.leaked.contains(number);
         given || number < 3 && kind == CHARACTERS || matches!(kind, SOCKET | ANONYMOUS)
     };
     let led =

@@ -1,7 +1,7 @@
 //! Sockets of every family that leads somewhere, and what pipes and terminals could smuggle.
 
 use super::hands::{at, call};
-use super::{Attempt, Filtered, Hands, Unfiltered, by_seccomp, refused};
+use super::{Attempt, Hands, by_seccomp, by_seccomp_if_there, refused};
 
 const STREAM: i64 = libc::SOCK_STREAM as i64;
 const DATAGRAM: i64 = libc::SOCK_DGRAM as i64;
@@ -56,23 +56,22 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         "it speaks of its own, empty network namespace, and may change nothing there",
         |_| call(libc::SYS_socket, &[libc::AF_NETLINK.into(), RAW, 0]),
     ),
-    Attempt {
-        name: "socket AF_VSOCK, connect to the host",
-        filtered: Filtered::Killed,
-        unfiltered: Unfiltered::SeccompAlone(
-            "vsock knew no network namespaces for long: only seccomp refuses it",
-        ),
-        run: connect_vsock,
-    },
+    by_seccomp_if_there(
+        "socket AF_VSOCK, connect to the host",
+        "vsock knew no network namespaces for long: only seccomp refuses it",
+        &[],
+        connect_vsock,
+    ),
     refused(
         "socket AF_PACKET",
         &[libc::EPERM, libc::EAFNOSUPPORT],
         |_| call(libc::SYS_socket, &[libc::AF_PACKET.into(), RAW, 0]),
     ),
-    by_seccomp(
+    by_seccomp_if_there(
         "socket AF_ALG",
         "ciphers of the kernel, where it has them, and nobody's data",
-        |_| call(libc::SYS_socket, &[libc::AF_ALG.into(), 5, 0]).max(0),
+        &[libc::EAFNOSUPPORT],
+        |_| call(libc::SYS_socket, &[libc::AF_ALG.into(), 5, 0]),
     ),
     by_seccomp("socketpair", "both ends are its own", |_| {
         let mut pair = [0_i32; 2];
@@ -128,6 +127,13 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         &[libc::EIO, libc::EPERM, libc::ENOTTY],
         |hands| terminal(hands, libc::TIOCSTI.cast_signed()),
     ),
+    // It leads a session that has none; the supervisor's is not to be taken.
+    refused("ioctl TIOCSCTTY", &[libc::EPERM], |hands| {
+        terminal(hands, libc::TIOCSCTTY.cast_signed())
+    }),
+    refused("ioctl TIOCSPGRP", &[libc::ENOTTY], |hands| {
+        terminal(hands, libc::TIOCSPGRP.cast_signed())
+    }),
     refused("ioctl TIOCLINUX", &[libc::ENOTTY, libc::EPERM], |hands| {
         terminal(hands, TIOCLINUX)
     }),
@@ -165,15 +171,20 @@ fn connect_internet(kind: i64) -> i64 {
     call(libc::SYS_connect, &[socket, at(&raw const address), 16])
 }
 
-/// `struct sockaddr_vm` of port 1 of the host (2). That nobody listens is no refusal.
+/// `struct sockaddr_vm` of port 1 of the host (2). That an answer is awaited is a pass.
 fn connect_vsock(_: &Hands) -> i64 {
     let socket = call(
         libc::SYS_socket,
         &[libc::AF_VSOCK.into(), STREAM | 0o4000, 0],
     );
     let address = [40_u32, 1, 2, 0];
-    call(libc::SYS_connect, &[socket, at(&raw const address), 16]).max(0)
+    match call(libc::SYS_connect, &[socket, at(&raw const address), 16]) {
+        AWAITED => 0,
+        result => result,
+    }
 }
+
+const AWAITED: i64 = -(libc::EINPROGRESS as i64);
 
 /// A command to the terminal if there is one, and else to `/dev/null`.
 fn terminal(hands: &Hands, command: i64) -> i64 {

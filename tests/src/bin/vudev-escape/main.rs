@@ -7,8 +7,8 @@
 //! attempt, member (two bytes each) and number outside (four) to byte 8 makes an attempt of
 //! [`intruder`]'s table.
 //!
-//! The same device is there under its own policies, under those of the real ones, and without a
-//! filter; and in a process of [`bare`], without a host.
+//! The same device is there under its own policies and under those of the real ones; and there is a
+//! process of [`bare`], without a host.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal};
@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use vudev_executor::{File, Handle, Task};
 use vudev_host::options::{OptionError, Table, Values};
 use vudev_host::{CreateError, DeviceKind, Given, Opened, Registry};
-use vudev_jail::Arch;
 use vudev_tests::attempt::{Attempt, RESULT_PENDING};
+use vudev_tests::intruder::leaks::{LEAKS, Leaked, leaks};
 use vudev_tests::intruder::{self, Hands, Outside, ring::RawRing};
 use vudev_virtio::{ConfigReadOnly, Device, Identity, Queue, QueueError};
 
@@ -36,21 +36,8 @@ fn main() -> ExitCode {
         .with::<EscapeKind>()
         .with::<AsBlock>()
         .with::<AsSerial>()
-        .with::<Unfiltered>()
-        .with_policies(POLICIES)
-        .with_policies(&[(
-            "x86_64/unfiltered_device_vhost_user.policy",
-            every_call().leak(),
-        )]);
+        .with_policies(POLICIES);
     vudev_host::run(&registry)
-}
-
-/// A policy that forbids nothing. A policy's default cannot allow, so it names every call.
-fn every_call() -> String {
-    const CALLS: u32 = 1024;
-    (0..CALLS)
-        .filter_map(|number| Arch::HOST?.syscall_name(number))
-        .fold(String::new(), |text, name| text + name + ": 1\n")
 }
 
 /// What a device needs, and no more: the embedded parts, and a ring that may not allocate.
@@ -62,10 +49,6 @@ const POLICIES: &[(&str, &str)] = &[
     (
         "ring/escape_device_vhost_user.ring",
         "@include ./vhost_user.ring\n@include ./common_device.ring\n",
-    ),
-    (
-        "ring/unfiltered_device_vhost_user.ring",
-        "@include ./vhost_user.ring\n@include ./common_device.ring\n@include ./block.ring\n",
     ),
 ];
 
@@ -113,12 +96,13 @@ macro_rules! kind {
 kind!(EscapeKind, "escape", "escape");
 kind!(AsBlock, "as-block", "block");
 kind!(AsSerial, "as-serial", "serial");
-kind!(Unfiltered, "unfiltered", "unfiltered");
 
-/// A file of its own, and the terminal that it was started from, if it was: a console has one.
+/// A file of its own; what leaks to it; and the terminal that it was started from, if it was: a
+/// console has one.
 fn open(values: &Values) -> Result<Opened<Description>, OptionError> {
     let file = tempfile::tempfile().map_err(|error| values.error("vhost", error))?;
     let mut descriptors = vec![file.into()];
+    descriptors.extend(leaks(std::process::id()).map_err(|error| values.error("vhost", error))?);
     let input = io::stdin();
     if input.is_terminal() {
         let terminal = input.as_fd().try_clone_to_owned();
@@ -129,11 +113,15 @@ fn open(values: &Values) -> Result<Opened<Description>, OptionError> {
 
 fn create(handle: &Handle, mut descriptors: Vec<OwnedFd>) -> Result<Escape, CreateError> {
     let got = descriptors.len();
-    if !(1..=2).contains(&got) {
-        return Err(CreateError::Descriptors { expected: 1, got });
-    }
+    let expected = 1 + LEAKS;
+    let terminal = match got.checked_sub(expected) {
+        Some(0) => None,
+        Some(1) => descriptors.pop(),
+        _ => return Err(CreateError::Descriptors { expected, got }),
+    };
+    let leaked = descriptors.split_off(1);
     let file = descriptors.swap_remove(0);
-    Escape::new(handle, file, descriptors.pop()).map_err(|source| CreateError::Io {
+    Escape::new(handle, file, leaked, terminal).map_err(|source| CreateError::Io {
         step: "find the ring",
         source,
     })
@@ -151,6 +139,7 @@ const NO_ATTEMPT: i64 = i32::MIN as i64;
 struct Escape {
     handle: Handle,
     file: File,
+    leaked: Vec<OwnedFd>,
     terminal: Option<OwnedFd>,
     ring: RawRing,
     result: Rc<Cell<i32>>,
@@ -158,13 +147,19 @@ struct Escape {
 }
 
 impl Escape {
-    fn new(handle: &Handle, file: OwnedFd, terminal: Option<OwnedFd>) -> io::Result<Self> {
+    fn new(
+        handle: &Handle,
+        file: OwnedFd,
+        leaked: Vec<OwnedFd>,
+        terminal: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         Ok(Self {
             handle: handle.clone(),
             file: File::new(handle, file),
+            leaked,
             terminal,
             // Before the jail closes, as an intruder who comes later could not: generous to it.
-            ring: RawRing::of_this_process()?,
+            ring: RawRing::of_this_process(None)?,
             result: Rc::new(Cell::new(0)),
             running: RefCell::new(None),
         })
@@ -191,11 +186,13 @@ impl Escape {
 
     /// One of the table's.
     fn intrude(&self, [a, b, c, d, outside @ ..]: [u8; 8]) {
+        let leaked = Leaked::of(&self.leaked, None).expect("it was given all of them");
         let hands = Hands {
             ring: self.ring,
             file: self.file.as_fd().as_raw_fd(),
             terminal: self.terminal.as_ref().map(AsRawFd::as_raw_fd),
             outside: Outside(u32::from_le_bytes(outside)),
+            leaked,
             member: u16::from_le_bytes([c, d]),
         };
         let number = usize::from(u16::from_le_bytes([a, b]));
