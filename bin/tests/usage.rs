@@ -111,6 +111,46 @@ fn a_policy_that_is_missing_or_wrong_is_named_before_anything_starts() -> Result
 }
 
 #[test]
+fn a_policy_directory_that_cannot_be_read_is_told_with_the_remedy() -> Result<()> {
+    let folder = TempDir::new()?;
+    let folder = folder.path();
+    let told = |directory: &str, named: &[&str]| {
+        let jail = format!("seccomp-policy-dir={directory}");
+        let device = ["--serial", "type=sink,vhost=s"];
+        refused(folder, &["--jail", &jail, device[0], device[1]], named)
+    };
+    let list = "/serial_device_vhost_user.ring:";
+    told(
+        "/nowhere",
+        &["/nowhere/", list, "\"/nowhere\" is no directory"],
+    )?;
+
+    fs::create_dir(folder.join("policies"))?;
+    told(
+        "policies",
+        &["policies/", list, "must be laid out as seccomp/"],
+    )?;
+
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../seccomp");
+    let other = match std::env::consts::ARCH {
+        "aarch64" => "x86_64",
+        _ => "aarch64",
+    };
+    std::os::unix::fs::symlink(ours.join("ring"), folder.join("policies/ring"))?;
+    std::os::unix::fs::symlink(ours.join(other), folder.join("policies").join(other))?;
+    let theirs = format!("has files for {other}, and none for this");
+    told("policies", &["serial_device_vhost_user.policy:", &theirs])?;
+
+    // Its writer may never come.
+    fs::remove_file(folder.join("policies/ring"))?;
+    let status = Command::new("mkfifo")
+        .arg(folder.join("policies/serial_device_vhost_user.ring"))
+        .status()?;
+    assert!(status.success());
+    told("policies", &[list, "it is not a regular file"])
+}
+
+#[test]
 fn help_and_version_are_answers_and_no_mistakes() -> Result<()> {
     let folder = TempDir::new()?;
     for (argument, wanted) in [

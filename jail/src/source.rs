@@ -1,8 +1,14 @@
 //! Where policy files come from: embedded in this program, or a directory of the operator's.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::Arch;
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
@@ -72,17 +78,74 @@ impl Directory {
 impl Source for Directory {
     fn read(&self, name: &str) -> io::Result<String> {
         let mut text = String::new();
-        let file = std::fs::File::open(self.path(name))?;
-        file.take(FILE_SIZE_MAX + 1).read_to_string(&mut text)?;
+        self.open(name)?
+            .take(FILE_SIZE_MAX + 1)
+            .read_to_string(&mut text)?;
         match text.len() as u64 > FILE_SIZE_MAX {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
+            true => Err(refused(format!(
+                "it is larger than {} KiB, which no policy is",
+                FILE_SIZE_MAX >> 10
+            ))),
             false => Ok(text),
         }
     }
 
+    /// Absolute, so that it is found by who did not type it.
     fn label(&self, name: &str) -> String {
-        self.path(name).display().to_string()
+        let path = self.path(name);
+        let path = std::path::absolute(&path).unwrap_or(path);
+        path.display().to_string()
     }
+}
+
+impl Directory {
+    /// Opens a regular file, without waiting for what may be behind a name that is none: a FIFO
+    /// waits for its writer, a device for whatever it likes.
+    fn open(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(self.path(name), flags, Mode::empty());
+        let file = File::from(opened.map_err(|errno| self.explained(name, errno))?);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(refused("it is not a regular file".to_owned())),
+        }
+    }
+
+    /// What to do about it, where that can be told.
+    fn explained(&self, name: &str, errno: Errno) -> io::Error {
+        let remedy = match errno {
+            Errno::NOENT | Errno::NOTDIR if !self.root.is_dir() => {
+                format!("{:?} is no directory", self.root)
+            }
+            Errno::NOENT | Errno::NOTDIR => match self.another_arch(name) {
+                Some(other) => format!("the directory has files for {other}, and none for this"),
+                None => {
+                    "the directory must be laid out as seccomp/ of vudev's source, or hold the \
+                         files of one architecture and the ring's"
+                        .to_owned()
+                }
+            },
+            Errno::ACCESS => "who starts the devices must be able to read it".to_owned(),
+            _ => return errno.into(),
+        };
+        let error = io::Error::from(errno);
+        io::Error::new(error.kind(), format!("{error}: {remedy}"))
+    }
+
+    /// Another architecture that the directory has, if it lacks the one that `name` is of.
+    fn another_arch(&self, name: &str) -> Option<Arch> {
+        let (wanted, _) = name.split_once('/')?;
+        let there = |arch: &str| self.root.join(arch).is_dir();
+        let of_arch = Arch::ALL.iter().any(|arch| arch.name() == wanted);
+        let mut others = Arch::ALL.into_iter();
+        (of_arch && !there(wanted))
+            .then(|| others.find(|arch| there(arch.name())))
+            .flatten()
+    }
+}
+
+fn refused(problem: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
 
 /// Files by value, for tests and for programs that make their policies.
@@ -113,8 +176,43 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_end_is_refused() {
-        let error = Directory::new("/dev").read("zero").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let tree = tempfile::tempdir().unwrap();
+        let directory = Directory::new(tree.path());
+        let mode = Mode::from_raw_mode(0o600);
+        let fifo = tree.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", tree.path().join("zero")).unwrap();
+        std::fs::create_dir(tree.path().join("folder")).unwrap();
+        for name in ["fifo", "zero", "folder"] {
+            let error = directory.read(name).unwrap_err();
+            assert_eq!(error.to_string(), "it is not a regular file", "{name}");
+        }
+        File::create(tree.path().join("huge"))
+            .and_then(|file| file.set_len(1 << 40))
+            .unwrap();
+        let error = directory.read("huge").unwrap_err().to_string();
+        assert_eq!(error, "it is larger than 256 KiB, which no policy is");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_what_should_be_there() {
+        let tree = tempfile::tempdir().unwrap();
+        let error = |root: &Path, name| {
+            let error = Directory::new(root).read(name).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            error.to_string()
+        };
+        let nowhere = tree.path().join("nowhere");
+        assert!(error(&nowhere, "ring/a.ring").ends_with("nowhere\" is no directory"));
+        let empty = error(tree.path(), "ring/a.ring");
+        assert!(empty.contains("laid out as seccomp/"), "{empty}");
+        std::fs::create_dir(tree.path().join("aarch64")).unwrap();
+        let other = error(tree.path(), "x86_64/a.policy");
+        assert!(
+            other.ends_with("has files for aarch64, and none for this"),
+            "{other}"
+        );
+        assert_eq!(error(tree.path(), "ring/a.ring"), empty);
     }
 }
