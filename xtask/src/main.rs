@@ -10,6 +10,7 @@ mod process;
 mod source;
 mod test;
 mod tidy;
+mod tightness;
 mod tools;
 mod user;
 mod workspace;
@@ -26,6 +27,7 @@ usage: cargo xtask COMMAND
   test            builds and tests everything: units, contracts, guests; as root also as a user
   lint            fmt, clippy, doc and tidy, all without a warning
   tidy            only the house rules that no other tool knows
+  tightness       records what the tests make jailed devices call, and names unused rules
   guest           fetches and assembles the guest that demo and test use (they do it themselves)
 ";
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         ["test", filters @ ..] => test::run(filters),
         ["lint"] => lint::run(),
         ["tidy"] => tidy::run(),
+        ["tightness", runs @ ..] => tightness::run(runs),
         ["guest"] => guest::ensure().map(|_| ()),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

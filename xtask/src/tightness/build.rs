@@ -1,0 +1,154 @@
+//! The builds whose device processes are recorded, each with the suites that belong to it. They
+//! have target folders of their own: what is recorded stands in the place of the program there.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::process::{output, say, text};
+use crate::workspace;
+
+/// What a program is built as.
+#[derive(Clone, Copy)]
+pub(super) struct Build {
+    pub(super) linkage: Linkage,
+    pub(super) profile: Profile,
+}
+
+/// Where the C library is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Linkage {
+    Dynamic,
+    Static,
+}
+
+/// Debug builds look at more: descriptors at each close, for one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    Debug,
+    Release,
+}
+
+/// Suites that are left out, and why.
+const LEFT_OUT: [(&str, &str); 5] = [
+    ("author", "starts a program with policies of its own"),
+    ("escape", "starts an intruder, whose attempts are no use"),
+    ("intruder", "as escape"),
+    ("modes", "as escape"),
+    ("usage", "starts no device"),
+];
+
+/// A program and its suites.
+pub(super) struct Program {
+    /// What the suites start.
+    pub(super) path: PathBuf,
+    pub(super) suites: Vec<Suite>,
+}
+
+/// A test program; it runs its tests by itself.
+pub(super) struct Suite {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// The folder of its package, where cargo would start it.
+    pub(super) folder: PathBuf,
+}
+
+impl Build {
+    /// Builds it. `--target` keeps the flags away from build scripts and macros, which cannot be
+    /// static.
+    pub(super) fn make(self) -> Result<Program> {
+        let (name, flags) = match self.linkage {
+            Linkage::Dynamic => ("dynamic", ""),
+            Linkage::Static => ("static", "-C target-feature=+crt-static"),
+        };
+        let (profile, profile_flags): (_, &[&str]) = match self.profile {
+            Profile::Debug => ("debug", &[]),
+            Profile::Release => ("release", &["--release"]),
+        };
+        say(&format!("building: {name} {profile}"));
+        let target = workspace::target()?.join("tightness").join(name);
+        let version = text(std::process::Command::new("rustc").arg("-vV"))?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+        let host = host.context("rustc names no host")?;
+        let messages = output(
+            workspace::cargo()
+                .env("CARGO_TARGET_DIR", &target)
+                .env("RUSTFLAGS", flags)
+                .args(["test", "--no-run", "--tests", "--message-format", "json"])
+                .args(["-p", "vudev", "-p", "vudev-tests", "--target", host])
+                .args(profile_flags),
+        )?;
+        Ok(Program {
+            path: target.join(host).join(profile).join("vudev"),
+            suites: suites(&String::from_utf8(messages)?),
+        })
+    }
+}
+
+/// The test programs that cargo says it has built.
+fn suites(messages: &str) -> Vec<Suite> {
+    let artifacts = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut suites: Vec<_> = artifacts
+        .filter(|artifact| artifact["target"]["kind"][0] == "test")
+        .filter_map(|artifact| {
+            let manifest = Path::new(artifact["manifest_path"].as_str()?);
+            Some(Suite {
+                name: artifact["target"]["name"].as_str()?.to_owned(),
+                path: artifact["executable"].as_str()?.into(),
+                folder: manifest.parent()?.to_owned(),
+            })
+        })
+        .filter(|suite| LEFT_OUT.iter().all(|(name, _)| *name != suite.name))
+        .collect();
+    suites.sort_by(|a, b| a.name.cmp(&b.name));
+    suites
+}
+
+/// Puts a script in the place of a program, which moves to a folder beside it, for as long as
+/// this lives.
+pub(super) struct Wrapped {
+    plain: PathBuf,
+    path: PathBuf,
+}
+
+impl Wrapped {
+    pub(super) fn new(program: &Path, folder: &Path, before: &str) -> Result<Self> {
+        let plain = plain(program);
+        fs::create_dir_all(plain.parent().context("a program in a folder")?)?;
+        let wrapped = Self {
+            path: program.to_owned(),
+            plain,
+        };
+        fs::rename(&wrapped.path, &wrapped.plain)?;
+        fs::write(&wrapped.path, script(&wrapped.plain, folder, before))?;
+        fs::set_permissions(&wrapped.path, fs::Permissions::from_mode(0o755))?;
+        Ok(wrapped)
+    }
+}
+
+impl Drop for Wrapped {
+    fn drop(&mut self) {
+        // Cargo would put it back as well, at its next build.
+        let _ = fs::rename(&self.plain, &self.path);
+    }
+}
+
+/// Where the program itself is while it is wrapped: under its own name, which it prints.
+pub(super) fn plain(program: &Path) -> PathBuf {
+    program.with_file_name("plain").join("vudev")
+}
+
+/// Runs the program under strace, with one file a process in `folder`. `-D` leaves the program its
+/// process id and its parent. Arguments are numbers, but for those calls from which a process's
+/// device is known. A user who cannot write there runs the program unrecorded.
+pub(super) fn script(plain: &Path, folder: &Path, before: &str) -> String {
+    let (plain, folder) = (plain.display(), folder.display());
+    format!(
+        "#!/bin/sh\n{before}\n[ -w '{folder}' ] || exec '{plain}' \"$@\"\nexec strace -D -f -ff -qq -n -v -s 400 -e signal=none \
+         -e 'raw=!recvmsg' -o '{folder}'/$$ '{plain}' \"$@\"\n"
+    )
+}
