@@ -23,6 +23,11 @@ pub(crate) struct Apt {
 impl Apt {
     /// A new root in `folder` for these suites of the mirror that the host uses.
     pub(crate) fn new(folder: &Path, suites: &[&str]) -> Result<Self> {
+        Self::with_foreign(folder, suites, &[])
+    }
+
+    /// As [`Apt::new`], with packages of foreign architectures too: `name:architecture`.
+    pub(crate) fn with_foreign(folder: &Path, suites: &[&str], foreign: &[&str]) -> Result<Self> {
         let mirror = mirror()?;
         ensure!(
             Path::new(KEYRING).exists(),
@@ -35,7 +40,8 @@ impl Apt {
         let source = |suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
         let sources: String = suites.iter().map(source).collect();
         fs::write(folder.join("etc/sources.list"), sources)?;
-        let configuration = acquire_options()? + &configuration(&folder.display().to_string());
+        let own = configuration(&folder.display().to_string(), foreign);
+        let configuration = acquire_options()? + &own;
         fs::write(folder.join("apt.conf"), configuration)?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -78,9 +84,11 @@ impl Apt {
                 .current_dir(&folder),
         )
         .with_context(|| format!("fetching {package}; is the network there?"))?;
+        let (name, architecture) = package.split_once(':').unwrap_or((package, ""));
+        let (start, end) = (format!("{name}_"), format!("{architecture}.deb"));
         let found = debs(&folder)?.into_iter().find(|deb| {
-            deb.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(package))
+            let file = deb.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&start) && file.ends_with(&end)
         });
         found.with_context(|| format!("apt-get brought no {package}"))
     }
@@ -172,7 +180,8 @@ fn acquire_options() -> Result<String> {
     Ok(options.map(|line| format!("{line}\n")).collect())
 }
 
-fn configuration(folder: &str) -> String {
+fn configuration(folder: &str, foreign: &[&str]) -> String {
+    let foreign: String = foreign.iter().map(|name| format!(" \"{name}\";")).collect();
     format!(
         r#"Dir::Etc "{folder}/etc";
 Dir::Etc::sourcelist "{folder}/etc/sources.list";
@@ -187,7 +196,7 @@ Dir::State::status "{folder}/state/status";
 Dir::Cache "{folder}/cache";
 Dir::Log "{folder}";
 APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architectures {{ "amd64";{foreign} }};
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Debug::NoLocking "true";

@@ -18,8 +18,8 @@ use crate::process::{say, text};
 use crate::{kernel, tools, workspace};
 
 /// The release whose kernel and programs the guest has, and where its newer packages are.
-const RELEASE: &str = "trixie";
-const BACKPORTS: &str = "trixie-backports";
+pub(crate) const RELEASE: &str = "trixie";
+pub(crate) const BACKPORTS: &str = "trixie-backports";
 
 /// The cloud kernel's modules that vudev's devices need, in the order of loading. The console's
 /// driver, ext4 and PCI are built in.
@@ -247,7 +247,7 @@ fn check_qemu(assets: &Assets) -> Result<()> {
     Ok(())
 }
 
-fn only_file(folder: &Path, prefix: &str) -> Result<PathBuf> {
+pub(crate) fn only_file(folder: &Path, prefix: &str) -> Result<PathBuf> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -257,7 +257,7 @@ fn only_file(folder: &Path, prefix: &str) -> Result<PathBuf> {
     bail!("there is no {prefix}… in {}", folder.display())
 }
 
-fn remove(folder: &Path) -> Result<()> {
+pub(crate) fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", folder.display()))

@@ -1,6 +1,7 @@
 //! The project's chores: what cargo cannot do alone. It holds no code of the product.
 
 mod apt;
+mod arm64;
 mod demo;
 mod guest;
 mod kernel;
@@ -28,6 +29,7 @@ usage: cargo xtask COMMAND
   lint            fmt, clippy, doc and tidy, all without a warning
   tidy            only the house rules that no other tool knows
   tightness       records what the tests make jailed devices call, and names unused rules
+  arm64           builds all for 64-bit ARM, and tests it there in an emulated machine
   guest           fetches and assembles the guest that demo and test use (they do it themselves)
 ";
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["lint"] => lint::run(),
         ["tidy"] => tidy::run(),
         ["tightness", runs @ ..] => tightness::run(runs),
+        ["arm64", filters @ ..] => arm64::run(arm64::ARM64, filters),
         ["guest"] => guest::ensure().map(|_| ()),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

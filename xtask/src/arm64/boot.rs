@@ -1,0 +1,172 @@
+//! Boots the emulated machine with the suites in its memory, and reads from its serial line what
+//! became of them. Every file lies where it lies on the host, for suites are built with paths.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use vudev_harness::archive::Archive;
+use vudev_harness::{Child, Lines};
+
+use super::build::Built;
+use super::excluded::EXCLUDED;
+use super::parts::Parts;
+use super::report::Report;
+use crate::process::text;
+use crate::workspace;
+
+/// The machine's first program, and what it starts once for each user.
+const INIT: &str = include_str!("init.sh");
+const SUITES: &str = include_str!("suites.sh");
+
+/// How long all suites may take.
+const DEADLINE: Duration = Duration::from_secs(60 * 60);
+
+/// Suites, and what they write to temporary files, are in memory, twice while they are unpacked.
+const MEMORY: &str = "3G";
+
+/// Runs the suites, each test in a process of its own.
+pub(super) fn run(parts: &Parts, built: &Built, filters: &[&str]) -> Result<Report> {
+    let folder = tempfile::Builder::new().prefix("vudev-arm64-").tempdir()?;
+    let initramfs = folder.path().join("initramfs");
+    write_initramfs(&initramfs, parts, built, filters)?;
+    let mut command = parts.qemu();
+    command
+        .args([
+            "-M",
+            "virt",
+            "-cpu",
+            "cortex-a57",
+            "-smp",
+            "2",
+            "-m",
+            MEMORY,
+        ])
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-nodefaults",
+            "-no-user-config",
+        ])
+        .args([
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+            "-kernel",
+        ])
+        .arg(parts.kernel())
+        .arg("-initrd")
+        .arg(&initramfs)
+        // Only a panic is said between the lines of the suites.
+        .args([
+            "-append",
+            "console=ttyAMA0 panic=-1 loglevel=1 random.trust_cpu=on",
+        ]);
+    let mut qemu = Child::start_with("QEMU", &command, |command| {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+    })?;
+    let mut lines = Lines::new(qemu.take_stdout().context("QEMU's output")?);
+    let mut report = Report::new();
+    let deadline = Instant::now() + DEADLINE;
+    while let Some(line) = lines.next(deadline)? {
+        report.take(&line);
+    }
+    report.end()?;
+    Ok(report)
+}
+
+fn write_initramfs(path: &Path, parts: &Parts, built: &Built, filters: &[&str]) -> Result<()> {
+    let mut image = Image {
+        archive: Archive::new(BufWriter::new(File::create(path)?)),
+        folders: BTreeSet::new(),
+    };
+    for folder in ["/bin", "/dev", "/etc", "/new", "/proc", "/sys", "/tmp"] {
+        image.folder(Path::new(folder))?;
+    }
+    image.archive.character_device("dev/console", 5, 1)?;
+    image.program(Path::new("/bin/busybox"), &parts.busybox())?;
+    image.archive.program("init", INIT.as_bytes())?;
+    image.archive.program("suites.sh", SUITES.as_bytes())?;
+
+    let suites = built.suites.iter().map(|suite| {
+        let (program, folder) = (suite.program.display(), suite.folder.display());
+        format!("{}|{program}|{folder}\n", suite.name)
+    });
+    image.text("suites", &suites.collect::<String>())?;
+    let excluded = EXCLUDED
+        .iter()
+        .map(|one| format!("{} {}\n", one.suite, one.test));
+    image.text("excluded", &excluded.collect::<String>())?;
+    // Every line contains an empty word.
+    image.text("wanted", &format!("{}\n", filters.join("\n")))?;
+    image.text("temporary", &format!("{}\n", built.temporary.display()))?;
+    image.folder(&built.temporary)?;
+
+    let suites = built.suites.iter().map(|suite| &suite.program);
+    for program in built.programs.iter().chain(suites) {
+        image.program(program, program)?;
+    }
+    for file in tracked_files()? {
+        image.file(&file)?;
+    }
+    image.archive.finish()?;
+    Ok(())
+}
+
+/// Some suites read files of the workspace.
+fn tracked_files() -> Result<Vec<PathBuf>> {
+    let root = workspace::root();
+    let listed = text(Command::new("git").arg("ls-files").current_dir(&root))?;
+    let files = listed.lines().map(|line| root.join(line));
+    Ok(files.filter(|path| path.is_file()).collect())
+}
+
+/// An archive that makes the folders above a file.
+struct Image {
+    archive: Archive<BufWriter<File>>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Image {
+    fn folder(&mut self, folder: &Path) -> Result<()> {
+        let mut path = PathBuf::new();
+        for part in folder.components() {
+            let Component::Normal(part) = part else {
+                continue;
+            };
+            path.push(part);
+            if self.folders.insert(path.clone()) {
+                self.archive.directory(&path.to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn program(&mut self, place: &Path, from: &Path) -> Result<()> {
+        self.folder(place.parent().context("a program without a folder")?)?;
+        let bytes = fs::read(from).with_context(|| from.display().to_string())?;
+        self.archive.program(&inside(place), &bytes)?;
+        Ok(())
+    }
+
+    fn file(&mut self, file: &Path) -> Result<()> {
+        self.folder(file.parent().context("a file without a folder")?)?;
+        self.archive.file(&inside(file), &fs::read(file)?)?;
+        Ok(())
+    }
+
+    fn text(&mut self, name: &str, text: &str) -> Result<()> {
+        Ok(self.archive.file(name, text.as_bytes())?)
+    }
+}
+
+/// Names in an archive have no slash in front.
+fn inside(path: &Path) -> String {
+    path.to_string_lossy().trim_start_matches('/').to_owned()
+}

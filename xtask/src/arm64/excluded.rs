@@ -1,0 +1,35 @@
+//! What is not run in the emulated machine, by name and with the reason. It runs nothing.
+
+/// A test, or all of a suite (`*`), that is left out.
+pub(super) struct Excluded {
+    /// The suite: its source file without `.rs`.
+    pub(super) suite: &'static str,
+    /// The test's name.
+    pub(super) test: &'static str,
+    /// Why.
+    pub(super) reason: &'static str,
+}
+
+const fn all_of(suite: &'static str, reason: &'static str) -> Excluded {
+    Excluded {
+        suite,
+        test: "*",
+        reason,
+    }
+}
+
+/// All of them. An entry that names nothing any more is an error.
+pub(super) const EXCLUDED: &[Excluded] = &[
+    all_of("tests/tests/guest", "it boots guests of its own in QEMU"),
+    all_of(
+        "frontend/tests/storage_daemon",
+        "it needs qemu-storage-daemon",
+    ),
+];
+
+/// The entry for a test.
+pub(super) fn find(suite: &str, test: &str) -> Option<&'static Excluded> {
+    EXCLUDED
+        .iter()
+        .find(|one| one.suite == suite && (one.test == "*" || one.test == test))
+}
