@@ -22,7 +22,7 @@ use vudev_jail::{Embedded, SigsysReport, Spawn};
 use vudev_tests::intruder::leaks::{LEAKED_RING, leaks, ring};
 use vudev_tests::intruder::{
     Attempt, BARE_NAME, BARE_TAG, Death, FLAG, Filtered, Keyed, OPERATION, Outside, REGISTER,
-    Refusals, Unfiltered, attempts, names_alone,
+    Refusals, Unfiltered, attempts,
 };
 use vudev_tests::{Child, Lines, Terminal};
 
@@ -405,10 +405,12 @@ fn with_neither_namespaces_nor_filter_only_what_is_listed_passes() -> Result<()>
     victim.end_well()
 }
 
+/// Other architectures lack some of the calls that are attempted.
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn each_exception_is_that_of_one_attempt() {
     let attempts: Vec<_> = attempts().iter().map(|attempt| attempt.name).collect();
-    let mut exceptions: Vec<_> = names_alone().collect();
+    let mut exceptions: Vec<_> = vudev_tests::intruder::names_alone().collect();
     let count = exceptions.len();
     exceptions.sort_unstable();
     exceptions.dedup();

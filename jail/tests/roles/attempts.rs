@@ -52,7 +52,10 @@ const FORBIDDEN: [(&str, [u64; 6]); 17] = [
 ];
 
 fn a_forbidden_call_ends_the_role_and_is_named() {
-    for (name, args) in FORBIDDEN {
+    let host = Arch::HOST.unwrap();
+    // `open` and `fork` are not everywhere.
+    let exists = |(name, _): &(&str, _)| host.syscall_number(name).is_some();
+    for (name, args) in FORBIDDEN.into_iter().filter(exists) {
         let role = Role::start("forbidden", name);
         let message = role.hear();
         assert_eq!(message.first(), Some(&TAG), "{name}: {message:?}");
@@ -86,7 +89,13 @@ fn the_ring_refuses_what_its_list_does_not_name() {
     assert!(others.len() > 40 * "READ: 13\n".len(), "{others}");
     let flags = role.hear_text();
     assert_eq!(flags.lines().count(), 6, "{flags}");
-    for line in others.lines().chain(flags.lines()) {
+    // What this kernel has not heard of is not looked up in the list.
+    let unknown = format!(": -{}", libc::EINVAL);
+    let known = others.trim_end().lines().rev();
+    let known = known.skip_while(|line| line.ends_with(&unknown));
+    let known: Vec<_> = known.chain(flags.lines()).collect();
+    assert!(known.len() > 40, "{others}");
+    for line in known {
         assert!(line.ends_with(&format!(": -{}", libc::EACCES)), "{line}");
     }
     assert_eq!(role.hear_text(), "ready");

@@ -16,9 +16,11 @@ const LANDLOCK: &[i32] = &[libc::EACCES];
 const READ_ONLY: &[i32] = &[libc::EROFS, libc::EACCES];
 
 pub(super) static ATTEMPTS: &[Attempt] = &[
+    #[cfg(not(target_arch = "aarch64"))]
     refused("open /etc/passwd", NO_PATH, |_| {
         call(libc::SYS_open, &[text(c"/etc/passwd"), READ])
     }),
+    #[cfg(not(target_arch = "aarch64"))]
     refused("open the root", LANDLOCK, |_| {
         call(libc::SYS_open, &[text(c"/"), READ])
     }),
@@ -53,6 +55,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
             &[HERE, text(c"/"), at(&raw const how), 24],
         )
     }),
+    #[cfg(not(target_arch = "aarch64"))]
     refused("creat", READ_ONLY, |_| {
         call(libc::SYS_creat, &[text(c"/file"), 0o600])
     }),
@@ -156,9 +159,11 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     refused("truncate", NO_PATH, |_| {
         call(libc::SYS_truncate, &[text(c"/etc/passwd"), 0])
     }),
+    #[cfg(not(target_arch = "aarch64"))]
     refused("chmod", NO_PATH, |_| {
         call(libc::SYS_chmod, &[text(c"/etc/passwd"), 0o644])
     }),
+    #[cfg(not(target_arch = "aarch64"))]
     refused("chown", NO_PATH, |_| {
         call(libc::SYS_chown, &[text(c"/etc/passwd"), 0, 0])
     }),

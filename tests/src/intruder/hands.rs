@@ -1,6 +1,7 @@
 //! System calls by number, without a wrapper that would do something else first or refuse.
 #![expect(unsafe_code, reason = "an intruder does not use safe wrappers")]
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 use std::ffi::CStr;
 use std::io;
@@ -54,6 +55,7 @@ pub(super) fn new_descriptor(result: i64) -> io::Result<OwnedFd> {
 }
 
 /// Makes a call by the door of 32-bit programs; what it gave, or a negative errno.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn call_32(number: i32, [a, b, c]: [u32; 3]) -> i64 {
     let result: i32;
     // SAFETY: as for `call`. The compiler keeps `rbx` for itself, so it is swapped in and out;
@@ -76,6 +78,7 @@ pub(super) fn call_32(number: i32, [a, b, c]: [u32; 3]) -> i64 {
 }
 
 /// A copy of these bytes, at most a page, at an address below 4 GiB; 0 if there is no room.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn low_copy(bytes: &[u8]) -> u32 {
     const PAGE: usize = 4096;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;

@@ -68,10 +68,13 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     refused("delete_module", FORBIDDEN_OR_ABSENT, |_| {
         call(libc::SYS_delete_module, &[text(c"none"), 0])
     }),
+    #[cfg(target_arch = "x86_64")]
     refused("iopl", FORBIDDEN_OR_ABSENT, |_| call(libc::SYS_iopl, &[3])),
+    #[cfg(target_arch = "x86_64")]
     refused("ioperm", &[libc::EPERM, libc::ENOSYS, libc::EIO], |_| {
         call(libc::SYS_ioperm, &[0x80, 1, 1])
     }),
+    #[cfg(target_arch = "x86_64")]
     by_seccomp("modify_ldt", "segments of its own process", |_| {
         let mut table = [0_u64; 16];
         call(libc::SYS_modify_ldt, &[0, at(&raw mut table), 128])

@@ -8,6 +8,7 @@
 
 mod alone;
 mod files;
+#[cfg(target_arch = "x86_64")]
 mod foreign;
 mod hands;
 mod kernel;
@@ -118,6 +119,7 @@ pub fn attempts() -> Vec<&'static Attempt> {
         // Before others leave descriptors of their own.
         rings::ATTEMPTS,
         leaks::ATTEMPTS,
+        #[cfg(target_arch = "x86_64")]
         foreign::ATTEMPTS,
         reports::ATTEMPTS,
         files::ATTEMPTS,

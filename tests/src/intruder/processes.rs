@@ -114,6 +114,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     refused("ioprio_set to real time", FORBIDDEN, |_| {
         call(libc::SYS_ioprio_set, &[1, 0, 1 << 13])
     }),
+    #[cfg(not(target_arch = "aarch64"))]
     by_seccomp(
         "fork",
         "a child has the same jail, and dies with it",
@@ -201,6 +202,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
         &[libc::EINVAL],
         |_| call(libc::SYS_seccomp, &[99, 0, 0]),
     ),
+    #[cfg(target_arch = "x86_64")]
     refused("arch_prctl of no known code", &[libc::EINVAL], |_| {
         call(libc::SYS_arch_prctl, &[0x7777, 0])
     }),

@@ -80,7 +80,7 @@ fn without_a_channel(_: &Hands) -> i64 {
     let kept = call(libc::SYS_fcntl, &[CHANNEL, duplicate, 0]);
     call(libc::SYS_close, &[CHANNEL]);
     let opened = open();
-    call(libc::SYS_dup2, &[kept, CHANNEL]);
+    call(libc::SYS_dup3, &[kept, CHANNEL, 0]);
     call(libc::SYS_close, &[kept]);
     opened
 }
