@@ -33,6 +33,8 @@ pub mod ring_flag {
 
 /// Device types (chapter 5): those of the devices that there are.
 pub mod device_id {
+    /// Network device (5.1).
+    pub const NET: u32 = 1;
     /// Block device (5.2).
     pub const BLOCK: u32 = 2;
     /// Console device (5.3).

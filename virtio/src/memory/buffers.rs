@@ -86,6 +86,21 @@ impl GuestBuffers {
         Ok(bytes)
     }
 
+    /// Copies from the front without moving past it, as much as there is; how much that was.
+    pub fn peek(&self, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        for piece in self.iovecs() {
+            let count = piece.iov_len.min(into.len() - done);
+            if count == 0 {
+                break;
+            }
+            self.slice(piece.iov_base.addr(), count)
+                .copy_to(&mut into[done..done + count]);
+            done += count;
+        }
+        done
+    }
+
     /// Copies to the front, and moves past it.
     ///
     /// # Errors

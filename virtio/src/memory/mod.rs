@@ -5,6 +5,7 @@
 //! Bytes are copied in and out volatile, or named by iovecs that only the kernel follows.
 
 mod buffers;
+mod framed;
 mod guard;
 mod region;
 mod ring_view;
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
 pub use self::buffers::{GuestBuffers, ShortBuffers};
+pub use self::framed::Framed;
 pub use self::guard::install_sigbus_guard;
 pub use self::region::{Region, RegionLayout};
 pub(crate) use self::ring_view::{Descriptor, RingView};

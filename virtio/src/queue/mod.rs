@@ -166,6 +166,12 @@ impl Queue {
         self.shared.complete(chain, written);
     }
 
+    /// [`Queue::complete`] of several chains at once: the driver sees all of them or none. For what
+    /// only makes sense together, as a frame over several receive buffers does.
+    pub fn complete_together(&self, chains: impl IntoIterator<Item = (Chain, u32)>) {
+        self.shared.complete_together(chains);
+    }
+
     /// Un-takes a chain, as if it had never been taken: the newest first. For buffers that wait
     /// for data which has not come when the queue stops. One that is not the newest is logged and
     /// completed with no byte written.
@@ -189,6 +195,25 @@ impl Queue {
                 return Poll::Ready(Some(output));
             }
             Pin::new(&mut stopped).poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// As [`Queue::until_stop`], for waits with chains in hand: `None` as well when the memory under
+    /// the queue was replaced. Then every chain is to be put back, or completed, within moments:
+    /// the front-end waits until nobody uses the old memory. They can be taken again at once.
+    pub async fn until_recall<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut stopped = self.shared.stop.wait();
+        let mut recalled = pin!(self.shared.recalled.notified());
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            if Pin::new(&mut stopped).poll(cx).is_ready() || recalled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
         })
         .await
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use vudev_executor::{Call, Handle, Kick, Latch, Sleep, TurnEnd};
+use vudev_executor::{Call, Handle, Kick, Latch, Notify, Sleep, TurnEnd};
 
 use super::split::SplitRing;
 use super::{QueueError, QueueParts};
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) handle: Handle,
     pub(super) ledger: Rc<Ledger>,
     pub(super) stop: Latch,
+    /// Notified when chains that wait for the world are to be let go of.
+    pub(super) recalled: Notify,
     ring: RefCell<SplitRing>,
     kick: RefCell<Option<Kick>>,
     call: RefCell<Option<Call>>,
@@ -80,6 +82,7 @@ impl Shared {
             handle: handle.clone(),
             ledger,
             stop: Latch::new(),
+            recalled: Notify::new(),
             ring: RefCell::new(ring),
             kick: RefCell::new(kick),
             call: RefCell::new(call),
@@ -174,6 +177,23 @@ impl Shared {
         }
     }
 
+    /// Several at once: the driver sees all of them or none.
+    pub(super) fn complete_together(
+        self: &Rc<Self>,
+        chains: impl IntoIterator<Item = (Chain, u32)>,
+    ) {
+        let mut ring = self.ring.borrow_mut();
+        for (mut chain, written) in chains {
+            if self.settle(&mut chain) && !ring.memory_lost() {
+                ring.stage(chain.head(), written.min(chain.writable_bytes()));
+            }
+        }
+        if !ring.memory_lost() {
+            ring.publish();
+            self.book_turn();
+        }
+    }
+
     pub(super) fn put_back(self: &Rc<Self>, mut chain: Chain) {
         if !self.settle(&mut chain) {
             return;
@@ -219,6 +239,7 @@ impl Shared {
             Ok(()) => {
                 // The ring is looked at again, in case a kick was for entries of this memory.
                 self.wake();
+                self.recalled.notify();
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),

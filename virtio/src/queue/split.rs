@@ -178,8 +178,18 @@ impl SplitRing {
 
     /// Publishes a chain as used.
     pub(super) fn complete(&mut self, head: u16, written: u32) {
+        self.stage(head, written);
+        self.publish();
+    }
+
+    /// Writes a chain's entry, which the driver sees once it is published.
+    pub(super) fn stage(&mut self, head: u16, written: u32) {
         self.view.set_used_entry(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the driver all that was staged.
+    pub(super) fn publish(&mut self) {
         self.view.set_used_index(self.next_used);
     }
 
