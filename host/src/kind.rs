@@ -68,6 +68,10 @@ pub struct Opened<D> {
     pub description: D,
     /// Sent to the device's process, at most [`DESCRIPTORS_MAX`].
     pub descriptors: Vec<OwnedFd>,
+    /// Sockets that the device listens on, beside the one for front-ends. They are bound once
+    /// everything has been opened, their descriptors come after those above, in this order, and
+    /// their names are removed at the end.
+    pub listens: Vec<Listen>,
     /// What the device may be connected to while it runs, by its place in this list, see
     /// [`Broker`]. At most 256.
     pub reach: Vec<Target>,
@@ -80,6 +84,17 @@ pub struct Opened<D> {
     /// What the user should know about values that were accepted but have no effect here; each
     /// is logged once.
     pub notes: Vec<String>,
+}
+
+/// A stream socket that a device listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// In whose argument it is named: 0 is the device's first flag, and others are its
+    /// [`Values::further`] ones, counted from 1.
+    pub part: usize,
+    /// The key that names its path. A key of [`crate::options::Kind::Path`] which two devices
+    /// cannot share should be exclusive.
+    pub key: &'static str,
 }
 
 /// A host path that a device may be connected to. The device names its place in
@@ -152,6 +167,7 @@ impl<D> Opened<D> {
         Self {
             description,
             descriptors,
+            listens: Vec::new(),
             reach: Vec::new(),
             terminals: Vec::new(),
             windows: Vec::new(),
@@ -164,6 +180,7 @@ impl<D> Opened<D> {
         let Self {
             description,
             descriptors,
+            listens,
             reach,
             terminals,
             windows,
@@ -172,6 +189,7 @@ impl<D> Opened<D> {
         Opened {
             description: describe(description),
             descriptors,
+            listens,
             reach,
             terminals,
             windows,

@@ -1,5 +1,5 @@
-//! Binds the socket that a device's `vhost=` names, and removes it at the end. It accepts nobody;
-//! and it never removes what is not a socket, or is somebody else's.
+//! Binds the sockets that a device's `vhost=` and its other keys name, and removes them at the
+//! end. It accepts nobody; and it never removes what is not a socket, or is somebody else's.
 //!
 //! In two steps, so that a command with several devices finds every mistake before it changes
 //! anything: [`Claim::check`] looks, [`Claim::bind`] binds.
@@ -23,14 +23,30 @@ const PATH_MAX: usize = 107;
 /// Front-ends that may wait while one is served; there is seldom more than one.
 const BACKLOG: i32 = 8;
 
+/// Whoever may wait at a device's own sockets: programs of the host, which come by the hundred.
+const BACKLOG_OF_DEVICE: i32 = 1024;
+
 /// Only the user who started the command may connect: a front-end can do to the device all that
 /// its guest can.
 const MODE: Mode = Mode::from_raw_mode(0o600);
 
+/// A key and its path.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    values: &'a Values,
+    key: &'static str,
+}
+
+impl<'a> Wanted<'a> {
+    fn path(self) -> &'a Path {
+        self.values.path(self.key)
+    }
+}
+
 /// A path that can be listened on, with nothing changed yet.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
-    values: &'a Values,
+    wanted: Wanted<'a>,
     place: Place,
     /// A socket that nobody listens on any more.
     stale: Option<Identity>,
@@ -65,31 +81,32 @@ struct Place {
 struct Identity(u64, u64);
 
 impl<'a> Claim<'a> {
-    /// Finds out whether the device's socket can be bound; a socket there that refuses connections
-    /// is left over from an earlier run and does not count. Changes nothing.
+    /// Finds out whether the socket that the key names can be bound; a socket there that refuses
+    /// connections is left over from an earlier run and does not count. Changes nothing.
     ///
     /// # Errors
     /// The path is too long, its directory cannot be entered, or something is there already.
-    pub(crate) fn check(values: &'a Values) -> Result<Self, OptionError> {
-        let path = values.socket();
+    pub(crate) fn check(values: &'a Values, key: &'static str) -> Result<Self, OptionError> {
+        let wanted = Wanted { values, key };
+        let path = wanted.path();
         let length = path.as_os_str().len();
         if length > PATH_MAX {
             let error = fault(
-                values,
+                wanted,
                 format!("the path has {length} bytes, more than {PATH_MAX}"),
             );
             return Err(
                 error.remedy("use a shorter path, or one relative to the directory you are in")
             );
         }
-        let place = Place::of(path, values)?;
+        let place = Place::of(path, wanted)?;
         let stale = match place.find() {
             Ok(None) => None,
-            Ok(Some(stat)) => stale_socket(&stat, path, values)?,
-            Err(errno) => return Err(unreachable_path(values, errno)),
+            Ok(Some(stat)) => stale_socket(&stat, path, wanted)?,
+            Err(errno) => return Err(unreachable_path(wanted, errno)),
         };
         Ok(Self {
-            values,
+            wanted,
             place,
             stale,
         })
@@ -101,7 +118,7 @@ impl<'a> Claim<'a> {
     /// The socket cannot be made, or the path has been taken meanwhile.
     pub(crate) fn bind(self) -> Result<Listening, OptionError> {
         let Self {
-            values,
+            wanted,
             place,
             stale,
         } = self;
@@ -113,27 +130,31 @@ impl<'a> Claim<'a> {
                 .flatten()
                 .filter(|stat| Identity::of(stat) == stale);
             if let Some(stat) = still
-                && stale_socket(&stat, values.socket(), values)?.is_some()
+                && stale_socket(&stat, wanted.path(), wanted)?.is_some()
             {
                 place
                     .remove()
-                    .map_err(|errno| cannot(values, "remove the old socket", errno))?;
+                    .map_err(|errno| cannot(wanted, "remove the old socket", errno))?;
             }
         }
-        let descriptor = bound(values)?;
+        let descriptor = bound(wanted)?;
         let ours = match place.find() {
             Ok(Some(stat)) => Identity::of(&stat),
             Ok(None) => {
                 return Err(fault(
-                    values,
+                    wanted,
                     "the socket vanished while it was being bound",
                 ));
             }
-            Err(errno) => return Err(cannot(values, "find the socket", errno)),
+            Err(errno) => return Err(cannot(wanted, "find the socket", errno)),
         };
         let guard = SocketGuard { place, ours };
-        rustix::net::listen(&descriptor, BACKLOG)
-            .map_err(|errno| cannot(values, "listen", errno))?;
+        let backlog = match wanted.key {
+            key if key == VHOST.name => BACKLOG,
+            _ => BACKLOG_OF_DEVICE,
+        };
+        rustix::net::listen(&descriptor, backlog)
+            .map_err(|errno| cannot(wanted, "listen", errno))?;
         Ok(Listening { descriptor, guard })
     }
 }
@@ -151,7 +172,7 @@ impl Drop for SocketGuard {
 }
 
 impl Place {
-    fn of(path: &Path, values: &Values) -> Result<Self, OptionError> {
+    fn of(path: &Path, wanted: Wanted<'_>) -> Result<Self, OptionError> {
         let bytes = path.as_os_str().as_bytes();
         let at = bytes
             .iter()
@@ -160,7 +181,7 @@ impl Place {
         let (directory, name) = bytes.split_at(at);
         let name = OsStr::from_bytes(name).to_owned();
         if name.is_empty() || name == "." || name == ".." {
-            let error = fault(values, format!("{} names a directory", shown(path)));
+            let error = fault(wanted, format!("{} names a directory", shown(path)));
             return Err(error.remedy("write the path of a socket in it"));
         }
         let directory = if directory.is_empty() {
@@ -172,7 +193,7 @@ impl Place {
         match rustix::fs::open(directory, flags, Mode::empty()) {
             Ok(directory) => Ok(Self { directory, name }),
             Err(errno) => Err(no_directory(
-                values,
+                wanted,
                 Path::new(OsStr::from_bytes(directory)),
                 errno,
             )),
@@ -203,12 +224,12 @@ impl Identity {
 fn stale_socket(
     stat: &Stat,
     path: &Path,
-    values: &Values,
+    wanted: Wanted<'_>,
 ) -> Result<Option<Identity>, OptionError> {
     if !is_socket(stat) {
         let what = describe(FileType::from_raw_mode(stat.st_mode));
         let error = fault(
-            values,
+            wanted,
             format!("{} is {what} and not a socket", shown(path)),
         );
         return Err(error.remedy("use another path; nothing has been removed"));
@@ -219,14 +240,14 @@ fn stale_socket(
         // EAGAIN: its backlog is full. EPROTOTYPE: it is not of the stream type, and in use.
         Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::PROTOTYPE) => {
             let error = fault(
-                values,
+                wanted,
                 format!("another process listens on {}", shown(path)),
             );
             Err(error.remedy("use another path, or end that process"))
         }
         Err(errno) => {
             let problem = format!("cannot find out whether {} is in use: {errno}", shown(path));
-            Err(fault(values, problem).remedy("use another path"))
+            Err(fault(wanted, problem).remedy("use another path"))
         }
     }
 }
@@ -237,29 +258,26 @@ fn probe(path: &Path) -> Result<(), Errno> {
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
-fn bound(values: &Values) -> Result<OwnedFd, OptionError> {
+fn bound(wanted: Wanted<'_>) -> Result<OwnedFd, OptionError> {
     let make = || {
         let socket = stream(SocketFlags::CLOEXEC)?;
         // Before the bind, which gives this mode to the file: so it is never open to more, and the
         // umask of the process stays as it is.
         rustix::fs::fchmod(&socket, MODE)?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(values.socket())?)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(wanted.path())?)?;
         Ok(socket)
     };
     make().map_err(|errno| match errno {
         Errno::ADDRINUSE => {
-            let problem = format!(
-                "{} has been taken by another process",
-                shown(values.socket())
-            );
-            fault(values, problem).remedy("use another path")
+            let problem = format!("{} has been taken by another process", shown(wanted.path()));
+            fault(wanted, problem).remedy("use another path")
         }
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
-            cannot(values, "make the socket", errno).remedy("use a directory that you may write to")
+            cannot(wanted, "make the socket", errno).remedy("use a directory that you may write to")
         }
-        Errno::MFILE => cannot(values, "make the socket", errno)
+        Errno::MFILE => cannot(wanted, "make the socket", errno)
             .remedy("raise the limit of open files (ulimit -n)"),
-        errno => cannot(values, "make the socket", errno),
+        errno => cannot(wanted, "make the socket", errno),
     })
 }
 
@@ -289,33 +307,33 @@ fn shown(path: &Path) -> String {
     repeat(&path.to_string_lossy())
 }
 
-fn fault(values: &Values, problem: impl std::fmt::Display) -> OptionError {
-    values.error(VHOST.name, problem)
+fn fault(wanted: Wanted<'_>, problem: impl std::fmt::Display) -> OptionError {
+    wanted.values.error(wanted.key, problem)
 }
 
-fn cannot(values: &Values, what: &str, errno: Errno) -> OptionError {
+fn cannot(wanted: Wanted<'_>, what: &str, errno: Errno) -> OptionError {
     fault(
-        values,
-        format!("cannot {what} at {}: {errno}", shown(values.socket())),
+        wanted,
+        format!("cannot {what} at {}: {errno}", shown(wanted.path())),
     )
 }
 
-fn no_directory(values: &Values, directory: &Path, errno: Errno) -> OptionError {
+fn no_directory(wanted: Wanted<'_>, directory: &Path, errno: Errno) -> OptionError {
     let directory = shown(directory);
     match errno {
-        Errno::NOENT => fault(values, format!("there is no directory {directory}"))
+        Errno::NOENT => fault(wanted, format!("there is no directory {directory}"))
             .remedy("make it, or use another path"),
         Errno::NOTDIR => {
-            fault(values, format!("{directory} is not a directory")).remedy("use another path")
+            fault(wanted, format!("{directory} is not a directory")).remedy("use another path")
         }
         errno => fault(
-            values,
+            wanted,
             format!("cannot enter the directory {directory}: {errno}"),
         )
         .remedy("use another path"),
     }
 }
 
-fn unreachable_path(values: &Values, errno: Errno) -> OptionError {
-    cannot(values, "look", errno).remedy("use another path")
+fn unreachable_path(wanted: Wanted<'_>, errno: Errno) -> OptionError {
+    cannot(wanted, "look", errno).remedy("use another path")
 }

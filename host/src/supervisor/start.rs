@@ -14,9 +14,9 @@ use serde_json::Value;
 use vudev_jail::{Spawn, SpawnError};
 
 use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, WireError};
-use crate::kind::{DESCRIPTORS_MAX, Opened};
+use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
 use crate::options::listen::{Claim, Listening, SocketGuard};
-use crate::options::{DeviceRequest, OptionError, RunOptions};
+use crate::options::{DeviceRequest, OptionError, RunOptions, VHOST, Values};
 use crate::policies::{ForRole, Texts, for_role};
 use crate::{ROLE, Registry};
 
@@ -79,14 +79,15 @@ pub(super) fn prepare(
         .iter()
         .map(|d| open(registry, options, d))
         .collect::<Result<_, _>>()?;
-    let claims: Vec<_> = options
+    let claims: Vec<Vec<_>> = options
         .devices
         .iter()
-        .map(|d| Claim::check(&d.values))
+        .zip(&opened)
+        .map(|(request, (opened, _))| claims(&request.values, &opened.listens))
         .collect::<Result<_, _>>()?;
-    let bound: Vec<_> = claims
+    let bound: Vec<Vec<_>> = claims
         .into_iter()
-        .map(Claim::bind)
+        .map(|claims| claims.into_iter().map(Claim::bind).collect())
         .collect::<Result<_, _>>()?;
 
     let mut everything = Everything {
@@ -102,6 +103,17 @@ pub(super) fn prepare(
     Ok(everything)
 }
 
+/// All that a device listens on, the socket for its front-ends first.
+fn claims<'a>(values: &'a Values, listens: &[Listen]) -> Result<Vec<Claim<'a>>, OptionError> {
+    let own = listens.iter().map(|&Listen { part, key }| match part {
+        0 => Claim::check(values, key),
+        further => Claim::check(&values.further()[further - 1], key),
+    });
+    std::iter::once(Claim::check(values, VHOST.name))
+        .chain(own)
+        .collect()
+}
+
 fn open(
     registry: &Registry,
     options: &RunOptions,
@@ -112,7 +124,7 @@ fn open(
         .expect("the command line knows only our kinds");
     let mut opened = entry.open(&request.values)?;
     assert!(
-        opened.descriptors.len() <= DESCRIPTORS_MAX,
+        opened.descriptors.len() + opened.listens.len() <= DESCRIPTORS_MAX,
         "{} opens too much",
         entry.name()
     );
@@ -136,20 +148,24 @@ impl Everything {
         request: &DeviceRequest,
         opened: Opened<Value>,
         policies: Option<Texts>,
-        listening: Listening,
+        listening: Vec<Listening>,
     ) {
         let Opened {
             description,
-            descriptors,
+            mut descriptors,
+            listens: _,
             reach,
             terminals,
             windows,
             notes,
         } = opened;
-        let Listening {
-            descriptor: listener,
-            guard,
-        } = listening;
+        let mut sockets = Vec::with_capacity(listening.len());
+        for Listening { descriptor, guard } in listening {
+            sockets.push(descriptor);
+            self.guards.push(guard);
+        }
+        let listener = sockets.remove(0);
+        descriptors.extend(sockets);
         self.devices.push(Prepared {
             name: request.name(),
             place: format!("{:?}", request.values.socket()),
@@ -161,7 +177,6 @@ impl Everything {
             reach: Reach::new(reach),
             windows: Windows::new(windows),
         });
-        self.guards.push(guard);
         self.terminals.extend(terminals);
         for note in notes {
             if !self.notes.contains(&note) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::PORT;
 use crate::options::listen::{Claim, Listening};
+use crate::options::table::VHOST;
 use crate::options::{Values, quote};
 
 struct Scene {
@@ -26,7 +27,7 @@ impl Scene {
 
     fn listen(&self, name: &str) -> Result<Listening, String> {
         let values = port(&self.path(name));
-        let listening = Claim::check(&values).and_then(Claim::bind);
+        let listening = Claim::check(&values, VHOST.name).and_then(Claim::bind);
         listening.map_err(|error| error.to_string())
     }
 
@@ -72,8 +73,8 @@ fn a_check_alone_changes_nothing() {
     let scene = Scene::new();
     drop(UnixListener::bind(scene.path("stale")).expect("bound"));
     let (stale, new) = (port(&scene.path("stale")), port(&scene.path("new")));
-    Claim::check(&stale).expect("free");
-    Claim::check(&new).expect("free");
+    Claim::check(&stale, VHOST.name).expect("free");
+    Claim::check(&new, VHOST.name).expect("free");
     assert!(scene.path("stale").exists() && !scene.path("new").exists());
 }
 
@@ -103,14 +104,14 @@ fn a_socket_taken_between_check_and_bind_is_not_removed() {
     let scene = Scene::new();
     drop(UnixListener::bind(scene.path("s")).expect("bound"));
     let values = port(&scene.path("s"));
-    let claim = Claim::check(&values).expect("stale");
+    let claim = Claim::check(&values, VHOST.name).expect("stale");
     std::fs::remove_file(scene.path("s")).expect("removed");
     let _other = UnixListener::bind(scene.path("s")).expect("bound");
     claim.bind().expect_err("taken");
     UnixStream::connect(scene.path("s")).expect("the other one still listens");
 
     let values = port(&scene.path("t"));
-    let claim = Claim::check(&values).expect("free");
+    let claim = Claim::check(&values, VHOST.name).expect("free");
     std::fs::write(scene.path("t"), "mine").expect("written");
     let error = claim.bind().expect_err("taken").to_string();
     assert!(
