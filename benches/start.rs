@@ -6,14 +6,14 @@
 //! are ready: their sockets have been listening for some time then.
 
 use std::fs;
-use std::io::{BufRead, BufReader, PipeReader, pipe};
+use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use criterion::{BenchmarkId, Criterion, SamplingMode};
-use vudev_harness::Child;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Devices of one command, and what is promised for all of them together, on two processors.
 const COMMANDS: [(usize, Option<Duration>); 3] = [
@@ -69,8 +69,7 @@ fn start(count: usize) -> Result<Duration> {
 /// A `vudev` whose devices are all ready.
 struct Running {
     process: Child,
-    /// Kept: a log that nobody reads is an error.
-    _log: BufReader<PipeReader>,
+    log: BufReader<PipeReader>,
 }
 
 impl Running {
@@ -82,21 +81,26 @@ impl Running {
             command.args(["--serial", &options]);
         }
         let (log, errors) = pipe()?;
-        let process = Child::start_with("vudev", &command, |command| {
-            command.stdin(Stdio::null()).stderr(errors);
-        })?;
-        let mut log = BufReader::new(log);
+        // Cargo's own, which would have the dynamic linker look into more folders.
+        command.env_remove("LD_LIBRARY_PATH");
+        let process = command.stdin(Stdio::null()).stderr(errors).spawn()?;
+        // It holds the writing end of the log.
+        drop(command);
+        let mut running = Self {
+            process,
+            log: BufReader::new(log),
+        };
         let mut line = String::new();
         while !(line.ends_with(" is ready\n") || line.ends_with(" are ready\n")) {
             line.clear();
-            if log.read_line(&mut line)? == 0 {
+            if running.log.read_line(&mut line)? == 0 {
                 bail!("vudev has ended");
             }
             if line.contains("error: ") {
                 bail!("vudev says: {line}");
             }
         }
-        Ok(Self { process, _log: log })
+        Ok(running)
     }
 
     /// The memory of each device, in KiB: none as an ordinary user, who may not look at processes
@@ -109,11 +113,23 @@ impl Running {
     }
 
     fn stop(mut self) -> Result<()> {
-        let status = self.process.stop()?;
+        kill_process(Pid::from_child(&self.process), Signal::TERM)?;
+        // To its end: the log of a hundred devices' ends has to go somewhere.
+        let mut said = String::new();
+        self.log.read_to_string(&mut said)?;
+        let status = self.process.wait()?;
         if !status.success() {
-            bail!("vudev ended with {status}");
+            bail!("vudev ended with {status}; it said:\n{said}");
         }
         Ok(())
+    }
+}
+
+impl Drop for Running {
+    /// A benchmark that fails leaves no process behind; its devices end with it.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
