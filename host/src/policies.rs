@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 use vudev_executor::Allowed;
-use vudev_jail::policy::{self, ProgramError};
+use vudev_jail::policy::{self, Policy, ProgramError};
 use vudev_jail::ring::{RingList, allow_list};
 use vudev_jail::{Arch, Denials, Directory, Embedded, PolicyError, Program, Source};
 
@@ -69,12 +69,11 @@ impl Policies {
         source: &dyn Source,
         denials: Denials,
     ) -> Result<Self, PoliciesError> {
-        let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
-        let name = name(entry, transport);
-        let RingList { opcodes, flags } = allow_list(&name, source)?;
-        let program = denials.apply(policy::read(&name, arch, source)?).compile();
+        let written = Written::read(&name(entry, transport), source)?;
+        let RingList { opcodes, flags } = written.ring;
+        let program = denials.apply(written.policy).compile();
         let program = program.map_err(|source| PoliciesError::Program {
-            policy: format!("{arch}/{name}.policy"),
+            policy: written.file,
             source,
         })?;
         Ok(Self {
@@ -98,13 +97,32 @@ impl Policies {
     }
 }
 
+/// Both halves as their files have them.
+struct Written {
+    /// The policy's file.
+    file: String,
+    policy: Policy,
+    ring: RingList,
+}
+
+impl Written {
+    fn read(name: &str, source: &dyn Source) -> Result<Self, PoliciesError> {
+        let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
+        Ok(Self {
+            ring: allow_list(name, source)?,
+            policy: policy::read(name, arch, source)?,
+            file: format!("{arch}/{name}.policy"),
+        })
+    }
+}
+
 /// The policies of a device behind a transport.
 fn name(entry: &Entry, transport: Transport) -> String {
     format!("{}_{}", entry.policy(), transport.policy_suffix())
 }
 
 /// What a role's policies are made of, and what its user should know of them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ForRole {
     /// The texts that it must be sent.
     pub(crate) texts: Option<Texts>,
@@ -121,38 +139,43 @@ pub(crate) fn for_role(
 ) -> Result<ForRole, PoliciesError> {
     let Some(directory) = directory else {
         let built = Built { registry };
-        Policies::read(entry, transport, &built, Denials::AsWritten)?;
         return Ok(ForRole {
             texts: None,
-            warning: judge(&name(entry, transport), &built)?,
+            warning: judge(Written::read(&name(entry, transport), &built)?)?,
         });
     };
     let recorder = Recorder {
         directory: Directory::new(directory),
         texts: RefCell::default(),
     };
-    Policies::read(entry, transport, &recorder, Denials::AsWritten)?;
-    let texts = recorder.texts.into_inner();
+    let warning = judge(Written::read(&name(entry, transport), &recorder)?)?;
     Ok(ForRole {
-        warning: judge(&name(entry, transport), &texts)?,
-        texts: Some(texts),
+        warning,
+        texts: Some(recorder.texts.into_inner()),
     })
 }
 
 /// Refuses a policy that no process can live with; a warning about one that undoes the jail.
-fn judge(name: &str, source: &dyn Source) -> Result<Option<String>, PoliciesError> {
-    let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
-    let compiled = policy::read(name, arch, source)?;
-    let missing = policy::missing(&compiled);
-    let policy = format!("{arch}/{name}.policy");
+fn judge(written: Written) -> Result<Option<String>, PoliciesError> {
+    let Written { file, policy, .. } = written;
+    let missing = policy::missing(&policy);
     if !missing.is_empty() {
-        return Err(PoliciesError::Missing { policy, missing });
+        return Err(PoliciesError::Missing {
+            policy: file,
+            missing,
+        });
     }
-    let found: Vec<_> = policy::violations(&compiled)
+    if let Err(source) = policy.compile() {
+        return Err(PoliciesError::Program {
+            policy: file,
+            source,
+        });
+    }
+    let found: Vec<_> = policy::violations(&policy)
         .iter()
         .map(ToString::to_string)
         .collect();
-    let warning = format!("{policy} allows what no device may: {}", found.join(", "));
+    let warning = format!("{file} allows what no device may: {}", found.join(", "));
     Ok((!found.is_empty()).then_some(warning))
 }
 
@@ -215,7 +238,14 @@ mod tests {
         };
         texts.insert(name.clone(), built.read(&name).unwrap_or_default());
         texts.insert(format!("{arch}/mine_device.policy"), text.to_owned());
-        judge("mine_device", &texts)
+        judge(Written {
+            file: format!("{arch}/mine_device.policy"),
+            policy: policy::read("mine_device", arch, &texts)?,
+            ring: RingList {
+                opcodes: Vec::new(),
+                flags: 0,
+            },
+        })
     }
 
     #[test]

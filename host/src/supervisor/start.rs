@@ -2,6 +2,7 @@
 //! process a device started and told what it is to be. Until the first process is started, an
 //! error leaves nothing behind.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -74,10 +75,11 @@ pub(super) fn prepare(
     registry: &Registry,
     options: &RunOptions,
 ) -> Result<Everything, OptionError> {
+    let mut policies = BTreeMap::new();
     let opened: Vec<_> = options
         .devices
         .iter()
-        .map(|d| open(registry, options, d))
+        .map(|d| open(registry, options, &mut policies, d))
         .collect::<Result<_, _>>()?;
     let claims: Vec<Vec<_>> = options
         .devices
@@ -114,9 +116,11 @@ fn claims<'a>(values: &'a Values, listens: &[Listen]) -> Result<Vec<Claim<'a>>, 
         .collect()
 }
 
+/// Policies are read once for each kind, however many devices there are of it.
 fn open(
     registry: &Registry,
     options: &RunOptions,
+    policies: &mut BTreeMap<&'static str, ForRole>,
     request: &DeviceRequest,
 ) -> Result<(Opened<Value>, Option<Texts>), OptionError> {
     let entry = registry
@@ -131,13 +135,20 @@ fn open(
     if options.disable_sandbox {
         return Ok((opened, None));
     }
-    let directory = options.jail.seccomp_policy_dir.as_deref();
-    let ForRole { texts, warning } =
-        for_role(registry, entry, TRANSPORT, directory).map_err(|error| match directory {
-            Some(_) => OptionError::new("jail", error).key("seccomp-policy-dir"),
-            // The user can do nothing about what this program is made of.
-            None => OptionError::new(entry.name(), error),
-        })?;
+    let ForRole { texts, warning } = match policies.get(request.kind) {
+        Some(known) => known.clone(),
+        None => {
+            let directory = options.jail.seccomp_policy_dir.as_deref();
+            let read = for_role(registry, entry, TRANSPORT, directory);
+            let read = read.map_err(|error| match directory {
+                Some(_) => OptionError::new("jail", error).key("seccomp-policy-dir"),
+                // The user can do nothing about what this program is made of.
+                None => OptionError::new(entry.name(), error),
+            })?;
+            policies.insert(request.kind, read.clone());
+            read
+        }
+    };
     opened.notes.extend(warning);
     Ok((opened, texts))
 }
