@@ -16,8 +16,8 @@ use crate::operation::{Operation, PIECES_MAX, STREAM_POSITION};
 /// What a ring that is restricted must allow: `IORING_OP_READV` for [`File::read`] and
 /// [`File::read_at`], `IORING_OP_WRITEV` for [`File::write`] and [`File::write_at`],
 /// `IORING_OP_FSYNC` for [`File::sync`], `IORING_OP_FALLOCATE` for [`File::allocate`],
-/// `IORING_OP_POLL_ADD` for [`File::readable`] and [`File::writable`]. What it does not allow
-/// fails with `EACCES`.
+/// `IORING_OP_POLL_ADD` for [`File::readable`], [`File::writable`] and [`File::hung_up`]. What it
+/// does not allow fails with `EACCES`.
 #[derive(Clone)]
 pub struct File {
     handle: Handle,
@@ -108,6 +108,13 @@ impl File {
     /// Completes when a write would not wait, or would fail.
     pub fn writable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
         self.poll_once(libc::POLLOUT)
+    }
+
+    /// Completes when the other side is gone altogether: a socket shut down both ways, a terminal
+    /// that nobody has open. What there is left to read does not matter.
+    pub fn hung_up(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
+        // The kernel tells of POLLHUP and POLLERR unasked.
+        self.poll_once(0)
     }
 
     fn poll_once(&self, events: i16) -> Op<PlainRequest> {

@@ -1,31 +1,48 @@
-//! The way in: from a descriptor to the guest's receive buffers. It does not hold a chain while it
-//! waits, and does not hold bytes at all.
+//! The way in: from the other end of the port to the guest's receive buffers. It does not hold a
+//! chain while it waits, and does not hold bytes at all.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::pending;
+use std::io;
+use std::rc::Rc;
 
-use vudev_executor::File;
-use vudev_virtio::{Queue, QueueError};
+use vudev_executor::{Notify, Vectored};
+use vudev_virtio::{GuestBuffers, Queue, QueueError};
 
-use super::{finish, is_memory_lost, rest};
+use super::link::{Connection, Link};
+use super::{is_memory_lost, rest};
 use crate::passing::is_passing;
 
 /// Where input comes from.
 pub(super) struct Input {
-    /// `None` when there is none, or no more. It outlives front-ends.
-    file: RefCell<Option<File>>,
+    /// `None` when there is never any. It outlives front-ends.
+    link: Option<Rc<Link>>,
+    /// The last connection whose input has ended. It may take output still.
+    ended: Cell<Option<u64>>,
+    label: String,
+}
+
+/// Whether a port may be given input now.
+pub(super) trait Gate {
+    /// Whether the guest has opened the port.
+    fn is_open(&self) -> bool;
+
+    /// Told when that may have changed.
+    fn news(&self) -> &Notify;
 }
 
 impl Input {
-    pub(super) fn new(file: Option<File>) -> Self {
+    pub(super) fn new(link: Option<Rc<Link>>, label: String) -> Self {
         Self {
-            file: RefCell::new(file),
+            link,
+            ended: Cell::new(None),
+            label,
         }
     }
 
     /// Serves the receive queue.
-    pub(super) async fn serve(&self, mut queue: Queue) -> Result<(), QueueError> {
-        while let Some(file) = self.wait(&queue).await {
+    pub(super) async fn serve(&self, mut queue: Queue, gate: &impl Gate) -> Result<(), QueueError> {
+        while let Some(connection) = self.wait(&queue, gate).await {
             let Some(mut chain) = queue.next().await? else {
                 return Ok(());
             };
@@ -33,7 +50,8 @@ impl Input {
                 queue.complete(chain, 0);
                 continue;
             }
-            let moved = finish(&queue, file.read(chain.writable.take())).await;
+            let read = connection.file.read(chain.writable.take());
+            let moved = finish(&queue, read).await;
             chain.writable = moved.buffers;
             match moved.result {
                 Ok(read) if read > 0 => {
@@ -41,7 +59,7 @@ impl Input {
                 }
                 Ok(_) => {
                     queue.put_back(chain);
-                    self.end("the input has ended");
+                    self.end(&connection, "the input has ended");
                 }
                 Err(error) if is_passing(&error) => {
                     queue.put_back(chain);
@@ -52,32 +70,63 @@ impl Input {
                 Err(error) if is_memory_lost(&error) => queue.complete(chain, 0),
                 Err(error) => {
                     queue.put_back(chain);
-                    self.end(&format!("the input is gone: {error}"));
+                    self.end(&connection, &format!("the input is gone: {error}"));
                 }
             }
         }
         Ok(())
     }
 
-    /// The input, once there is something to read; `None` when a stop is asked for.
-    async fn wait(&self, queue: &Queue) -> Option<File> {
+    /// The input, once there is something to read and the guest wants it; `None` when a stop is
+    /// asked for.
+    async fn wait(&self, queue: &Queue, gate: &impl Gate) -> Option<Connection> {
+        let Some(link) = &self.link else {
+            return queue.until_stop(pending()).await;
+        };
         loop {
-            let file = self.file.borrow().clone();
-            let Some(file) = file else {
-                return queue.until_stop(pending()).await;
+            if !gate.is_open() {
+                queue.until_stop(gate.news().notified()).await?;
+                continue;
+            }
+            let current = link.current();
+            let current = current.filter(|it| self.ended.get() != Some(it.generation));
+            let Some(connection) = current else {
+                queue.until_stop(link.changed()).await?;
+                continue;
             };
-            match queue.until_stop(file.readable()).await? {
-                Ok(()) => return Some(file),
+            match queue.until_stop(connection.file.readable()).await? {
+                Ok(()) if gate.is_open() => return Some(connection),
+                Ok(()) => {}
                 Err(error) if is_passing(&error) => {
                     rest(queue).await?;
                 }
-                Err(error) => self.end(&format!("the input is gone: {error}")),
+                Err(error) => self.end(&connection, &format!("the input is gone: {error}")),
             }
         }
     }
 
-    fn end(&self, why: &str) {
-        log::info!("{why}");
-        self.file.take();
+    fn end(&self, connection: &Connection, why: &str) {
+        log::info!("{}{why}", self.label);
+        self.ended.set(Some(connection.generation));
     }
+}
+
+/// How a read that a stop may interrupt has ended.
+struct Moved {
+    result: io::Result<usize>,
+    buffers: GuestBuffers,
+}
+
+/// Awaits `operation`; a stop ends it early. Either way its answer counts: bytes may have moved
+/// before the end came, and forgetting them would lose or double them.
+async fn finish(queue: &Queue, mut operation: impl Vectored<GuestBuffers>) -> Moved {
+    // It is polled before the stop is looked at, so it has begun: only then can it be cancelled.
+    let (result, buffers) = match queue.until_stop(&mut operation).await {
+        Some(output) => output,
+        None => {
+            operation.cancel();
+            operation.await
+        }
+    };
+    Moved { result, buffers }
 }

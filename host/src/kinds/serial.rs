@@ -152,7 +152,7 @@ impl DeviceKind for Serial {
     }
 
     fn operations(_description: &SerialDescription) -> u32 {
-        console::OPERATIONS
+        console::operations(1)
     }
 
     fn create(given: Given<SerialDescription>) -> Result<Console, CreateError> {
