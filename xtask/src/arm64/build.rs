@@ -65,7 +65,7 @@ pub(super) fn build(architecture: Architecture, parts: &Parts) -> Result<Built> 
     let mut built = Built {
         programs: Vec::new(),
         suites: Vec::new(),
-        temporary: target.join("tmp"),
+        temporary: target.join(architecture.triple).join("tmp"),
     };
     for line in String::from_utf8(output.stdout)?.lines() {
         built.take(line)?;

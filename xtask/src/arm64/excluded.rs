@@ -22,6 +22,10 @@ const fn all_of(suite: &'static str, reason: &'static str) -> Excluded {
 pub(super) const EXCLUDED: &[Excluded] = &[
     all_of("tests/tests/guest", "it boots guests of its own in QEMU"),
     all_of(
+        "jail/tests/policy_properties",
+        "it compiles thousands of policies, which takes minutes here, and loads none",
+    ),
+    all_of(
         "frontend/tests/storage_daemon",
         "it needs qemu-storage-daemon",
     ),
