@@ -13,4 +13,4 @@ pub mod console;
 mod passing;
 
 pub use block::{Block, BlockConfig, BlockError};
-pub use console::Console;
+pub use console::{Console, ConsoleConfig};
