@@ -72,6 +72,8 @@ pub struct Opened<D> {
     /// everything has been opened, their descriptors come after those above, in this order, and
     /// their names are removed at the end.
     pub listens: Vec<Listen>,
+    /// Symbolic links to what was opened, made when everything is, and removed at the end.
+    pub aliases: Vec<Alias>,
     /// What the device may be connected to while it runs, by its place in this list, see
     /// [`Broker`]. At most 256.
     pub reach: Vec<Target>,
@@ -95,6 +97,17 @@ pub struct Listen {
     /// The key that names its path. A key of [`crate::options::Kind::Path`] which two devices
     /// cannot share should be exclusive.
     pub key: &'static str,
+}
+
+/// A symbolic link that leads to something of the device's for as long as it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// In whose argument it is named, as [`Listen::part`].
+    pub part: usize,
+    /// The key that names its path, of [`crate::options::Kind::Path`].
+    pub key: &'static str,
+    /// Where it leads.
+    pub target: PathBuf,
 }
 
 /// A host path that a device may be connected to. The device names its place in
@@ -168,6 +181,7 @@ impl<D> Opened<D> {
             description,
             descriptors,
             listens: Vec::new(),
+            aliases: Vec::new(),
             reach: Vec::new(),
             terminals: Vec::new(),
             windows: Vec::new(),
@@ -181,6 +195,7 @@ impl<D> Opened<D> {
             description,
             descriptors,
             listens,
+            aliases,
             reach,
             terminals,
             windows,
@@ -190,6 +205,7 @@ impl<D> Opened<D> {
             description: describe(description),
             descriptors,
             listens,
+            aliases,
             reach,
             terminals,
             windows,

@@ -31,7 +31,7 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 pub use broker::Broker;
-pub use kind::{CreateError, DeviceKind, Given, Listen, Notice, Opened, Target};
+pub use kind::{Alias, CreateError, DeviceKind, Given, Listen, Notice, Opened, Target};
 pub use registry::{Entry, PolicySource, Registry};
 
 /// `argv[0]` of a device's process, by which the binary knows its part.

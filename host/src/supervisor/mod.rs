@@ -6,6 +6,7 @@
 //! named. There is no heartbeat on purpose. One would wake every idle device for ever, and could
 //! only kill a device whose front-end may be content; an idle device costs nothing here.
 
+mod alias;
 mod child;
 mod denied;
 mod ending;
@@ -155,6 +156,7 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
     let Everything {
         devices,
         guards,
+        aliases,
         terminals,
         notes,
     } = everything;
@@ -184,7 +186,7 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
     let done = executor.run(async {
         let as_asked = supervisor.run(options, devices, program, terminals).await;
         // The last thing that somebody sees: no socket is left when all is said.
-        drop(guards);
+        drop((guards, aliases));
         lines.flush(handle).await;
         as_asked
     });

@@ -21,6 +21,7 @@ use crate::options::{DeviceRequest, OptionError, RunOptions, VHOST, Values};
 use crate::policies::{ForRole, Texts, for_role};
 use crate::{ROLE, Registry};
 
+use super::alias::AliasGuard;
 use super::child::Known;
 use super::reach::{Reach, Windows};
 
@@ -47,6 +48,8 @@ pub(super) struct Everything {
     pub(super) devices: Vec<Prepared>,
     /// Remove the sockets at the end.
     pub(super) guards: Vec<SocketGuard>,
+    /// Remove the symbolic links at the end.
+    pub(super) aliases: Vec<AliasGuard>,
     /// Terminals to be put into raw mode.
     pub(super) terminals: Vec<OwnedFd>,
     /// For the user, once.
@@ -95,11 +98,16 @@ pub(super) fn prepare(
     let mut everything = Everything {
         devices: Vec::new(),
         guards: Vec::new(),
+        aliases: Vec::new(),
         terminals: Vec::new(),
         notes: options.notes(),
     };
     for ((request, (opened, policies)), listening) in options.devices.iter().zip(opened).zip(bound)
     {
+        for alias in &opened.aliases {
+            let values = part(&request.values, alias.part);
+            everything.aliases.push(AliasGuard::make(values, alias)?);
+        }
         everything.add(request, opened, policies, listening);
     }
     Ok(everything)
@@ -107,13 +115,20 @@ pub(super) fn prepare(
 
 /// All that a device listens on, the socket for its front-ends first.
 fn claims<'a>(values: &'a Values, listens: &[Listen]) -> Result<Vec<Claim<'a>>, OptionError> {
-    let own = listens.iter().map(|&Listen { part, key }| match part {
-        0 => Claim::check(values, key),
-        further => Claim::check(&values.further()[further - 1], key),
-    });
+    let own = listens
+        .iter()
+        .map(|listen| Claim::check(part(values, listen.part), listen.key));
     std::iter::once(Claim::check(values, VHOST.name))
         .chain(own)
         .collect()
+}
+
+/// The argument of one of a device's flags.
+fn part(values: &Values, part: usize) -> &Values {
+    match part {
+        0 => values,
+        further => &values.further()[further - 1],
+    }
 }
 
 /// Policies are read once for each kind, however many devices there are of it.
@@ -165,6 +180,7 @@ impl Everything {
             description,
             mut descriptors,
             listens: _,
+            aliases: _,
             reach,
             terminals,
             windows,
