@@ -78,7 +78,7 @@ impl Values {
     }
 
     /// Takes in another flag's values for the same device, see [`Table::joins`].
-    pub(super) fn join(&mut self, further: Self) {
+    pub(crate) fn join(&mut self, further: Self) {
         self.further.push(further.of_device(self.number));
     }
 

@@ -5,7 +5,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, OFlags};
-use rustix::net::SocketAddrUnix;
 use rustix::termios::{isatty, tcgetwinsize};
 use vudev_devices::console::{PORTS_MAX, detached};
 
@@ -17,6 +16,9 @@ use crate::options::{OptionError, Values};
 
 /// Descriptors 0 to 2 stay free for what they stand for.
 const FIRST_DESCRIPTOR: i32 = 3;
+
+/// `sun_path` has 108 bytes with its NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Where syslog(3) sends to.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -229,11 +231,11 @@ fn check_type(values: &Values) -> Result<(), OptionError> {
             return Err(error.remedy("give type=unix-stream, or leave it out"));
         }
     }
-    let is_socket = matches!(to, "unix" | "unix-stream" | "syslog");
-    if is_socket && let Err(errno) = SocketAddrUnix::new(socket_path(values)) {
-        let path = shown(socket_path(values));
-        let error = values.error("path", format!("{path}: {}", reason(errno)));
-        return Err(error.remedy("use a path of 107 bytes or less"));
+    let length = socket_path(values).as_os_str().len();
+    if matches!(to, "unix" | "unix-stream" | "syslog") && length > SOCKET_PATH_MAX {
+        let problem = format!("the path has {length} bytes, more than {SOCKET_PATH_MAX}");
+        let error = values.error("path", problem);
+        return Err(error.remedy("use a shorter path, or one relative to the directory you are in"));
     }
     check_inputs(values)
 }

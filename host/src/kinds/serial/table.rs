@@ -10,7 +10,7 @@ const NO_UART: &str = "an emulated UART is part of a VMM, only a virtio console 
 
 pub(super) static TABLE: Table = Table {
     device: "serial",
-    about: "a console (virtio-console): hvc0 of a Linux guest, or ports with names",
+    about: "a console (virtio-console), or ports with names",
     keys: &[
         Key::new(
             "type",
