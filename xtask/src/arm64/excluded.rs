@@ -21,6 +21,11 @@ const fn all_of(suite: &'static str, reason: &'static str) -> Excluded {
 /// All of them. An entry that names nothing any more is an error.
 pub(super) const EXCLUDED: &[Excluded] = &[
     all_of("tests/tests/guest", "it boots guests of its own in QEMU"),
+    Excluded {
+        suite: "bin/tests/check",
+        test: "without_user_namespaces_no_device_is_started_with_less",
+        reason: "it needs all of setpriv(1), of which busybox has a part",
+    },
     all_of(
         "jail/tests/policy_properties",
         "it compiles thousands of policies, which takes minutes here, and loads none",
