@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use vudev_host::Registry;
-use vudev_host::kinds::{Block, Serial};
+use vudev_host::kinds::{Block, Net, Serial};
 
 fn main() -> ExitCode {
-    vudev_host::run(&Registry::new().with::<Serial>().with::<Block>())
+    let registry = Registry::new();
+    vudev_host::run(&registry.with::<Serial>().with::<Block>().with::<Net>())
 }

@@ -10,7 +10,9 @@
 
 pub mod block;
 pub mod console;
+pub mod net;
 mod passing;
 
 pub use block::{Block, BlockConfig, BlockError};
 pub use console::{Console, ConsoleConfig};
+pub use net::{Net, NetConfig};

@@ -2,6 +2,7 @@
 //! its jail, and how it is made of that inside. The devices themselves are `vudev-devices`.
 
 mod block;
+mod net;
 mod serial;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 use crate::options::{OptionError, Values, repeat};
 
 pub use block::Block;
+pub use net::Net;
 pub use serial::{Serial, SerialDescription};
 
 /// An open file and what it is.

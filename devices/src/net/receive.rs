@@ -1,0 +1,345 @@
+//! The way in: one read at a time, into as many receive buffers as the longest frame needs. Buffers
+//! that a frame did not fill stay for the next one, and go back to the guest, newest first, when
+//! the queue stops or its memory changes.
+//!
+//! The kernel's header comes into memory of ours, and goes to the guest from there, fitted to what
+//! was negotiated and with the number of buffers, which a tap does not write. A byte of ours behind
+//! the buffers tells a frame that was longer than they are.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use rustix::io::Errno;
+use vudev_executor::{File, Vectored as _};
+use vudev_virtio::{Chain, Framed, Queue, QueueError};
+
+use super::Net;
+use super::filter::LOOKED_AT;
+use super::header;
+use super::spec::{FRAME_MAX, HEADER_SIZE, feature};
+use super::transmit::PIECES_MAX;
+use crate::passing::is_passing;
+
+/// The kernel's header, room for a frame, and a byte that is written when the room was too small.
+type Frame = Framed<HEADER_SIZE, 1>;
+
+/// Buffers are not added to a read beyond so many pieces: what is left is for the last chain's.
+const PIECES_WANTED_MAX: usize = PIECES_MAX / 2;
+
+/// How long a read waits for as many buffers as the longest frame needs. A driver that refills in
+/// batches does it within that; one that never has so many is not waited for again.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// How long a tap is left alone that fails in a way that it should not.
+const PAUSE: Duration = Duration::from_millis(10);
+
+impl Net {
+    /// Serves a receive queue.
+    pub(super) async fn receive(&self, mut queue: Queue, pair: u16) -> Result<(), QueueError> {
+        let _served = self.served(pair);
+        let mergeable = queue.features() & feature::MRG_RXBUF != 0;
+        let mut window = Window::new(mergeable);
+        let ended = self.receive_into(&mut queue, &mut window, pair).await;
+        window.put_back(&queue);
+        ended
+    }
+
+    async fn receive_into(
+        &self,
+        queue: &mut Queue,
+        window: &mut Window,
+        pair: u16,
+    ) -> Result<(), QueueError> {
+        let switched = &self.switched[usize::from(pair)];
+        while !queue.is_stopping() {
+            let tap = match self.taps.get(usize::from(pair)) {
+                Some(tap) if self.link.get() && self.is_attached(pair) => tap,
+                _ => {
+                    window.put_back(queue);
+                    queue.until_stop(switched.notified()).await;
+                    continue;
+                }
+            };
+            if !window.fill(self, queue).await? {
+                window.put_back(queue);
+                continue;
+            }
+            let (result, interrupted) = read(tap, window, queue, switched.notified()).await;
+            match result {
+                Ok(bytes) => self.deliver(bytes, window, queue),
+                Err(error) => self.not_read(&error, tap, queue, pair).await,
+            }
+            if interrupted {
+                window.put_back(queue);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a frame to the guest, if it is one that it wants and can take.
+    fn deliver(&self, bytes: usize, window: &mut Window, queue: &Queue) {
+        let Some(payload) = bytes.checked_sub(HEADER_SIZE) else {
+            return;
+        };
+        if payload > window.room {
+            return self.drops.too_long.count(&window.room);
+        }
+        let Some(mut header) = header::fit(window.frame.head(), self.offloads.get()) else {
+            return self
+                .drops
+                .unfit
+                .count(&"an offload that it has not, or not any more");
+        };
+        let filter = self.filter.borrow();
+        if !filter.is_open() && !filter.passes(&window.begin()) {
+            return;
+        }
+        let chains = window.chains_for(payload);
+        let [.., low, high] = &mut header;
+        [*low, *high] = chains.to_le_bytes();
+        window.complete(&header, usize::from(chains), payload, queue);
+    }
+
+    async fn not_read(&self, error: &io::Error, tap: &File, queue: &Queue, pair: u16) {
+        match Errno::from_io_error(error) {
+            // Cancelled: a stop, or something like it.
+            Some(Errno::CANCELED) => {}
+            // A descriptor that does not wait by itself.
+            Some(_) if is_passing(error) => {
+                queue.until_recall(tap.readable()).await;
+            }
+            // Let go of, on purpose.
+            Some(Errno::BADFD) if !self.is_attached(pair) => {}
+            Some(Errno::BADFD) => self.tap_is_gone(error),
+            // EFAULT, of memory that shrank or of a tap that just goes, and the unforeseen.
+            _ => {
+                self.drops.unread.count(error);
+                queue.until_recall(queue.handle().sleep(PAUSE)).await;
+            }
+        }
+    }
+}
+
+/// Reads a frame into the window. A stop, a recall or `switched` cuts it short, which the second
+/// answer tells; even then a frame may have come.
+async fn read(
+    tap: &File,
+    window: &mut Window,
+    queue: &Queue,
+    switched: impl Future<Output = ()>,
+) -> (io::Result<usize>, bool) {
+    let mut operation = tap.read(std::mem::take(&mut window.frame));
+    let mut switched = pin!(switched);
+    let either = select(&mut operation, switched.as_mut());
+    let waited = queue.until_recall(either).await;
+    let (result, frame, interrupted) = match waited {
+        Some(Either::Left(((result, frame), _))) => (result, frame, false),
+        Some(Either::Right(_)) | None => {
+            operation.cancel();
+            let (result, frame) = operation.await;
+            (result, frame, true)
+        }
+    };
+    window.frame = frame;
+    (result, interrupted)
+}
+
+/// The receive buffers that the next frame goes into.
+struct Window {
+    mergeable: bool,
+    /// In the order they were taken. Of the first, `writable` is the place of the header; what is
+    /// behind that, and all of the others, is in `frame`, in the same order.
+    chains: VecDeque<Chain>,
+    frame: Frame,
+    /// Bytes of the buffers in `frame`.
+    room: usize,
+    /// What the driver has shown that it can give, if that is less than the longest frame.
+    ceiling: usize,
+}
+
+impl Window {
+    fn new(mergeable: bool) -> Self {
+        Self {
+            mergeable,
+            chains: VecDeque::new(),
+            frame: Frame::new(),
+            room: 0,
+            ceiling: usize::MAX,
+        }
+    }
+
+    /// Takes buffers until the longest frame fits, or the driver has no more; false when a stop is
+    /// asked for.
+    async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
+        let longest = net.longest_frame();
+        loop {
+            self.take_available(longest, net, queue)?;
+            self.ceiling = self.ceiling.max(self.room);
+            if self.is_enough(longest, queue) {
+                return Ok(true);
+            }
+            let next = if self.chains.is_empty() {
+                queue.next().await?
+            } else {
+                let handle = queue.handle().clone();
+                let next = pin!(queue.next());
+                match select(next, pin!(handle.sleep(PATIENCE))).await {
+                    Either::Left((next, _)) => next?,
+                    Either::Right(_) => {
+                        self.ceiling = self.room;
+                        return Ok(true);
+                    }
+                }
+            };
+            let Some(chain) = next else {
+                return Ok(false);
+            };
+            self.take(chain, net, queue);
+        }
+    }
+
+    fn is_enough(&self, longest: usize, queue: &Queue) -> bool {
+        let has_all = self.chains.len() >= usize::from(queue.size());
+        let full = self.frame.pieces() >= PIECES_WANTED_MAX;
+        !self.chains.is_empty()
+            && (!self.mergeable || has_all || full || self.room >= longest.min(self.ceiling))
+    }
+
+    fn take_available(
+        &mut self,
+        longest: usize,
+        net: &Net,
+        queue: &mut Queue,
+    ) -> Result<(), QueueError> {
+        while self.chains.is_empty()
+            || self.mergeable && self.room < longest && self.frame.pieces() < PIECES_WANTED_MAX
+        {
+            let Some(chain) = queue.try_next()? else {
+                break;
+            };
+            self.take(chain, net, queue);
+        }
+        Ok(())
+    }
+
+    /// Adds a chain. One that cannot hold even a header, or is in too many pieces, is given back.
+    fn take(&mut self, mut chain: Chain, net: &Net, queue: &Queue) {
+        let mut buffers = chain.writable.take();
+        let is_first = self.chains.is_empty();
+        let payload = if buffers.len() < HEADER_SIZE {
+            None
+        } else if is_first {
+            buffers.split_off(HEADER_SIZE).ok().inspect(|_| {
+                chain.writable = buffers;
+            })
+        } else {
+            Some(buffers)
+        };
+        let most = PIECES_MAX - self.frame.pieces();
+        let Some(payload) = payload.filter(|payload| pieces(payload) <= most) else {
+            net.drops
+                .unusable
+                .count(&"too small for a header, or in too many pieces");
+            return queue.complete(chain, 0);
+        };
+        self.room += payload.len();
+        self.frame.edit_guest(|guest| guest.push_back(payload));
+        self.chains.push_back(chain);
+    }
+
+    /// The first bytes of the frame, as far as there are any.
+    fn begin(&self) -> [u8; LOOKED_AT] {
+        let mut begin = [0; LOOKED_AT];
+        let mut done = 0;
+        for buffers in self.frame.guest() {
+            done += buffers.peek(&mut begin[done..]);
+            if done == LOOKED_AT {
+                break;
+            }
+        }
+        begin
+    }
+
+    /// How many chains a frame of so many bytes fills.
+    fn chains_for(&self, payload: usize) -> u16 {
+        let mut left = payload;
+        let mut chains = 0;
+        for buffers in self.frame.guest() {
+            chains += 1;
+            left = left.saturating_sub(buffers.len());
+            if left == 0 {
+                break;
+            }
+        }
+        chains
+    }
+
+    /// Gives the first `count` chains to the driver, with a frame in them.
+    fn complete(
+        &mut self,
+        header: &[u8; HEADER_SIZE],
+        count: usize,
+        payload: usize,
+        queue: &Queue,
+    ) {
+        if let Some(first) = self.chains.front_mut() {
+            // Its room was split off for just this.
+            let _ = first.writable.write(header);
+        }
+        let Self {
+            chains,
+            frame,
+            room,
+            ..
+        } = self;
+        frame.edit_guest(|guest| {
+            let (mut left, mut head) = (payload, HEADER_SIZE);
+            let used = chains.drain(..count).zip(guest.drain(..count));
+            queue.complete_together(used.map(|(chain, buffers)| {
+                let filled = left.min(buffers.len());
+                left -= filled;
+                *room -= buffers.len();
+                let written = filled + std::mem::take(&mut head);
+                (chain, u32::try_from(written).unwrap_or(u32::MAX))
+            }));
+            // The chain that is the first now has the header's place.
+            if let (Some(chain), Some(mut buffers)) = (chains.front_mut(), guest.pop_front())
+                && let Ok(rest) = buffers.split_off(HEADER_SIZE)
+            {
+                *room -= HEADER_SIZE;
+                chain.writable = buffers;
+                guest.push_front(rest);
+            }
+        });
+    }
+
+    /// Gives all buffers back as if they had never been taken.
+    fn put_back(&mut self, queue: &Queue) {
+        self.frame.edit_guest(VecDeque::clear);
+        self.room = 0;
+        while let Some(chain) = self.chains.pop_back() {
+            queue.put_back(chain);
+        }
+    }
+}
+
+fn pieces(buffers: &vudev_virtio::GuestBuffers) -> usize {
+    use vudev_executor::IoBuffers as _;
+    buffers.iovecs().len()
+}
+
+impl Net {
+    /// Bytes of the longest frame that may come, without its header.
+    fn longest_frame(&self) -> usize {
+        use super::spec::{ETHERNET_HEADER, VLAN_TAG};
+        let large = feature::GUEST_OFFLOADS & !feature::GUEST_CSUM;
+        match self.offloads.get() & large {
+            0 => usize::from(self.config.mtu) + ETHERNET_HEADER + VLAN_TAG,
+            _ => FRAME_MAX,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+# The network device inside a VMM's own process: no transport.
+@include ./common_device.ring
+@include ./net.ring

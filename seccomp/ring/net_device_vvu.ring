@@ -1,0 +1,4 @@
+# The network device as a virtio-vhost-user back-end.
+@include ./common_device.ring
+@include ./vvu.ring
+@include ./net.ring
