@@ -7,10 +7,9 @@
 )]
 
 use std::fs::File;
-use std::io::{Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
-use vudev_devices::block::{BlockConfig, measure};
+use vudev_devices::block::BlockConfig;
 use vudev_executor::{Executor, Faults};
 use vudev_frontend::Buffer;
 use vudev_virtio::Device;
@@ -18,8 +17,8 @@ use vudev_virtio::Device;
 mod common;
 
 use common::disk::{
-    Answer, FLUSH, GET_ID, IN, IO_ERROR, OK, OUT, SECTOR, UNSUPPORTED, UNTOLD, disk, disk_with,
-    header, image, pattern,
+    Answer, FLUSH, GET_ID, IN, IO_ERROR, OK, OUT, SECTOR, UNSUPPORTED, UNTOLD, contents,
+    direct_image, disk, disk_with, header, image, pattern,
 };
 use common::run;
 
@@ -30,13 +29,6 @@ fn refused(status: u8, room: usize) -> Answer {
         data: vec![UNTOLD; room],
         written: if room == 0 { 1 } else { 0 },
     }
-}
-
-fn contents(mut file: &File) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    file.rewind().unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    bytes
 }
 
 #[test]
@@ -117,7 +109,7 @@ fn a_read_only_disk_can_be_read_and_flushed_but_not_written() {
             read_only: true,
             ..BlockConfig::default()
         };
-        let mut disk = disk_with(&handle, &file, config, 0);
+        let mut disk = disk(&handle, &file, config);
         assert_eq!(disk.write(0, &[0xaa; 512]).await, refused(IO_ERROR, 0));
         assert_eq!(disk.read(0, 512).await.data, pattern(0, 1));
         assert_eq!(disk.request(FLUSH, 0, &[], 0).await.status, OK);
@@ -242,6 +234,22 @@ fn a_file_that_has_become_shorter_gives_errors_beyond_its_end_and_tells_what_was
 }
 
 #[test]
+fn a_full_disk_is_an_error_and_the_next_request_is_served() {
+    // Takes no byte more, and reads as zeros.
+    let full = File::options().read(true).write(true).open("/dev/full");
+    let full = full.unwrap();
+    run(async |handle| {
+        let config = BlockConfig {
+            capacity: 4096,
+            ..BlockConfig::default()
+        };
+        let mut disk = disk(&handle, &full, config);
+        assert_eq!(disk.write(0, &[1; 512]).await, refused(IO_ERROR, 0));
+        assert_eq!(disk.read(0, 512).await.data, [0; 512]);
+    });
+}
+
+#[test]
 fn a_write_that_the_file_refuses_is_an_error() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(4096).unwrap();
@@ -253,24 +261,6 @@ fn a_write_that_the_file_refuses_is_an_error() {
     });
 }
 
-/// A file opened as the supervisor opens it for `direct`, on a real file system.
-fn direct_image(sectors: usize) -> (tempfile::NamedTempFile, File, u32) {
-    let named = tempfile::NamedTempFile::new().unwrap();
-    named
-        .as_file()
-        .write_all_at(&pattern(0, sectors), 0)
-        .unwrap();
-    named.as_file().sync_all().unwrap();
-    let direct = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(named.path())
-        .unwrap();
-    let alignment = measure(&direct).unwrap().direct_alignment.unwrap_or(4096);
-    (named, direct, alignment)
-}
-
 #[test]
 fn direct_access_takes_memory_at_any_address_and_requests_longer_than_a_bounce_buffer() {
     const SECTORS: usize = 1024;
@@ -279,7 +269,6 @@ fn direct_access_takes_memory_at_any_address_and_requests_longer_than_a_bounce_b
         let config = BlockConfig {
             direct: true,
             direct_alignment: alignment,
-            block_size: alignment.max(512),
             ..BlockConfig::default()
         };
         let mut disk = disk(&handle, &direct, config);
@@ -306,23 +295,6 @@ fn direct_access_takes_memory_at_any_address_and_requests_longer_than_a_bounce_b
                 .write_all_at(&pattern(0, SECTORS), 0)
                 .unwrap();
         }
-    });
-}
-
-#[test]
-fn direct_access_to_part_of_an_aligned_block_is_an_error() {
-    let (_named, direct, alignment) = direct_image(64);
-    run(async |handle| {
-        let config = BlockConfig {
-            direct: true,
-            direct_alignment: alignment.max(4096),
-            block_size: alignment.max(4096),
-            ..BlockConfig::default()
-        };
-        let mut disk = disk(&handle, &direct, config);
-        assert_eq!(disk.read(0, 512).await, refused(IO_ERROR, 512));
-        assert_eq!(disk.read(1, 4096).await, refused(IO_ERROR, 4096));
-        assert_eq!(disk.read(8, 4096).await.data, pattern(8, 8));
     });
 }
 

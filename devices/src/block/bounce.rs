@@ -1,13 +1,13 @@
-//! A few aligned buffers for O_DIRECT, lent to requests whose own memory is not aligned. Not for
-//! requests that are: those go straight to guest memory.
+//! A few aligned buffers for O_DIRECT, lent to requests that are not aligned, or whose memory
+//! is not. Not for those that are: they go straight to guest memory.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use vudev_executor::{Bytes, Notify};
 
-/// How many bytes one buffer holds; longer requests go through it piece by piece. At least the
-/// greatest block size.
+/// How many bytes one buffer holds; longer requests go through it piece by piece. Two blocks of the
+/// greatest alignment at least, so that the first and the last block of a piece have room.
 pub(super) const BOUNCE_SIZE: usize = 128 * 1024;
 
 /// How many buffers there are at most. Each costs [`BOUNCE_SIZE`] of memory once it was needed, so

@@ -1,30 +1,18 @@
-//! What a disk is: its description as the operator gives it, what can be wrong with that, and the
-//! configuration space a guest sees of it. Not how requests are carried out.
+//! What a disk is: its description as the operator gives it, and what can be wrong with that. Not
+//! what a guest sees of it, and not how requests are carried out.
 
-use std::io;
-use std::os::fd::AsFd;
-
-use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 use serde::{Deserialize, Serialize};
 
-use super::request::{ID_SIZE, Limits, SECTOR_SIZE};
-
-/// How many bytes of configuration space there are: the fields up to and including those of
-/// WRITE_ZEROES, which is as far as front-ends ask without negotiating more (virtio 1.3, 5.2.4).
-pub(super) const CONFIG_SIZE: usize = 60;
-
-/// VIRTIO_BLK_F_*: virtio 1.3, 5.2.3.
-pub(super) const F_SEG_MAX: u64 = 1 << 2;
-pub(super) const F_RO: u64 = 1 << 5;
-pub(super) const F_BLK_SIZE: u64 = 1 << 6;
-pub(super) const F_FLUSH: u64 = 1 << 9;
-pub(super) const F_MQ: u64 = 1 << 12;
+use super::request::ID_SIZE;
 
 /// The least logical block size: a sector.
 const BLOCK_SIZE_MIN: u32 = 512;
 
 /// The greatest logical block size: Linux guests take no greater one.
 const BLOCK_SIZE_MAX: u32 = 65_536;
+
+/// The greatest physical block, and the coarsest direct access: two of it fit a bounce buffer.
+const PHYSICAL_BLOCK_SIZE_MAX: u32 = 65_536;
 
 /// The greatest queue: a chain is no longer than its queue, and no `readv` takes more than 1,024
 /// buffers (UIO_MAXIOV).
@@ -49,15 +37,27 @@ const OPERATIONS_MAX: u32 = 1024;
 pub struct BlockConfig {
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether the guest can give space back to the file system.
+    pub sparse: bool,
+    /// Whether a write is durable when it is complete, until the driver chooses otherwise.
+    pub write_through: bool,
     /// The logical block size that the guest is told, in bytes: a power of two from 512 on.
     pub block_size: u32,
-    /// The disk's length in bytes. What does not fill a sector (or, with `direct`, an aligned
+    /// What the file writes as a whole, in bytes ([`measure`] tells): a power of two, not less than
+    /// `block_size`. Guests lay out their data by it.
+    ///
+    /// [`measure`]: super::measure
+    pub physical_block_size: u32,
+    /// The file's length in bytes. What does not fill a block (or, with `direct`, an aligned
     /// block) at the end is not part of the disk.
     pub capacity: u64,
     /// Whether the file was opened with O_DIRECT.
     pub direct: bool,
     /// What O_DIRECT wants buffers, offsets and lengths to be multiples of, in bytes
-    /// ([`measure`] tells); without meaning if not `direct`.
+    /// ([`measure`] tells); without meaning if not `direct`. Where it is more than a sector, a
+    /// guest's write to a part of so many bytes reads and writes them all.
+    ///
+    /// [`measure`]: super::measure
     pub direct_alignment: u32,
     /// What GET_ID answers: at most 20 bytes; none is an empty name.
     pub id: Option<String>,
@@ -71,7 +71,10 @@ impl Default for BlockConfig {
     fn default() -> Self {
         Self {
             read_only: false,
+            sparse: true,
+            write_through: false,
             block_size: 512,
+            physical_block_size: 512,
             capacity: 0,
             direct: false,
             direct_alignment: 512,
@@ -89,14 +92,12 @@ pub enum BlockError {
     /// The block size is one that no guest takes.
     #[error("block size {0} is not a power of two from 512 to 65536")]
     BlockSize(u32),
-    /// O_DIRECT cannot read or write single blocks.
-    #[error("block size {block_size} is less than the {alignment} bytes that direct access needs")]
-    DirectAlignment {
-        /// The block size asked for.
-        block_size: u32,
-        /// What the file needs.
-        alignment: u32,
-    },
+    /// Physical blocks are no whole number of logical ones.
+    #[error("physical block size {0} is not a power of two from the block size to 65536")]
+    PhysicalBlockSize(u32),
+    /// O_DIRECT wants what no bounce buffer has.
+    #[error("direct access in blocks of {0} bytes, not a power of two up to 65536")]
+    DirectAlignment(u32),
     /// The name is too long for GET_ID.
     #[error("id has {0} bytes, more than 20")]
     Id(usize),
@@ -113,6 +114,7 @@ impl BlockConfig {
     pub fn check(&self) -> Result<(), BlockError> {
         let Self {
             block_size,
+            physical_block_size,
             direct_alignment,
             queues,
             queue_size,
@@ -122,12 +124,14 @@ impl BlockConfig {
         if !block_size.is_power_of_two() || !sizes.contains(&block_size) {
             return Err(BlockError::BlockSize(block_size));
         }
-        let aligned = direct_alignment.is_power_of_two() && direct_alignment <= block_size;
+        let sizes = block_size..=PHYSICAL_BLOCK_SIZE_MAX;
+        if !physical_block_size.is_power_of_two() || !sizes.contains(&physical_block_size) {
+            return Err(BlockError::PhysicalBlockSize(physical_block_size));
+        }
+        let aligned =
+            direct_alignment.is_power_of_two() && direct_alignment <= PHYSICAL_BLOCK_SIZE_MAX;
         if self.direct && !aligned {
-            return Err(BlockError::DirectAlignment {
-                block_size,
-                alignment: direct_alignment,
-            });
+            return Err(BlockError::DirectAlignment(direct_alignment));
         }
         match &self.id {
             Some(id) if id.len() > ID_SIZE => return Err(BlockError::Id(id.len())),
@@ -143,21 +147,10 @@ impl BlockConfig {
         Ok(())
     }
 
-    /// The features of its own that this disk offers.
-    pub(super) fn features(&self) -> u64 {
-        let access = if self.read_only { F_RO } else { F_FLUSH };
-        let queues = if self.queues > 1 { F_MQ } else { 0 };
-        F_SEG_MAX | F_BLK_SIZE | access | queues
-    }
-
-    /// What requests are held to.
-    pub(super) fn limits(&self) -> Limits {
-        let granularity = u64::from(self.alignment()).max(SECTOR_SIZE);
-        Limits {
-            capacity: self.capacity - self.capacity % granularity,
-            granularity,
-            read_only: self.read_only,
-        }
+    /// The length of the disk on a file of `length` bytes: whole blocks.
+    pub(super) fn whole_blocks(&self, length: u64) -> u64 {
+        let block = u64::from(self.alignment().max(self.block_size));
+        length - length % block
     }
 
     /// What the file wants addresses, offsets and lengths to be multiples of; 1 = nothing.
@@ -187,43 +180,6 @@ impl BlockConfig {
         bytes.iter_mut().zip(id).for_each(|(to, from)| *to = *from);
         bytes
     }
-
-    /// The configuration space; what is not offered is zero (virtio 1.3, 5.2.4).
-    pub(super) fn space(&self) -> [u8; CONFIG_SIZE] {
-        let sectors = self.limits().capacity / SECTOR_SIZE;
-        // A chain is as long as its queue at most; two of it are header and status.
-        let seg_max = u32::from(self.queue_size.saturating_sub(2));
-        let mut space = [0; CONFIG_SIZE];
-        let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &sectors.to_le_bytes());
-        put(12, &seg_max.to_le_bytes());
-        put(20, &self.block_size.to_le_bytes());
-        put(34, &self.queues.to_le_bytes());
-        space
-    }
-}
-
-/// What a file or block device says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Measure {
-    /// Its length in bytes.
-    pub capacity: u64,
-    /// What O_DIRECT wants buffers, offsets and lengths to be multiples of; `None` if it cannot
-    /// be opened so, or if the file system does not tell.
-    pub direct_alignment: Option<u32>,
-}
-
-/// Measures an open file or block device. Its stream position moves.
-pub fn measure(file: impl AsFd) -> io::Result<Measure> {
-    // Seeking finds the length of block devices too, without an ioctl.
-    let capacity = rustix::fs::seek(&file, SeekFrom::End(0))?;
-    let statx = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
-    let wanted = statx.stx_dio_mem_align.max(statx.stx_dio_offset_align);
-    let told = statx.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && wanted != 0;
-    Ok(Measure {
-        capacity,
-        direct_alignment: told.then_some(wanted),
-    })
 }
 
 #[cfg(test)]
@@ -237,43 +193,21 @@ mod tests {
         }
     }
 
-    fn u32_at(space: &[u8], at: usize) -> u32 {
-        u32::from_le_bytes(space[at..at + 4].try_into().unwrap())
-    }
-
     #[test]
-    fn the_space_tells_sectors_segments_block_size_and_queues() {
-        let space = config().space();
-        assert_eq!(space[..8], 19u64.to_le_bytes());
-        assert_eq!(u32_at(&space, 12), 254);
-        assert_eq!(u32_at(&space, 20), 512);
-        assert_eq!(space[34..36], 16u16.to_le_bytes());
-        let told = [0..8, 12..16, 20..24, 34..36];
-        let rest = (0..CONFIG_SIZE).filter(|at| !told.iter().any(|range| range.contains(at)));
-        assert!(rest.into_iter().all(|at| space[at] == 0));
-    }
-
-    #[test]
-    fn direct_access_ends_at_the_last_whole_aligned_block() {
+    fn a_disk_ends_at_the_last_whole_block() {
+        assert_eq!(config().whole_blocks(10_000), 19 * 512);
         let direct = BlockConfig {
             direct: true,
             direct_alignment: 4096,
-            block_size: 4096,
             ..config()
         };
         assert_eq!(direct.check(), Ok(()));
-        assert_eq!(direct.space()[..8], 16u64.to_le_bytes());
-    }
-
-    #[test]
-    fn features_follow_the_description() {
-        assert_eq!(config().features(), F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_MQ);
-        let single = BlockConfig {
-            read_only: true,
-            queues: 1,
+        assert_eq!(direct.whole_blocks(10_000), 8192);
+        let coarse = BlockConfig {
+            block_size: 4096,
             ..config()
         };
-        assert_eq!(single.features(), F_SEG_MAX | F_BLK_SIZE | F_RO);
+        assert_eq!(coarse.whole_blocks(4095), 0);
     }
 
     #[test]
@@ -305,14 +239,10 @@ mod tests {
         assert_eq!(check(|c| c.queues = 257), BlockError::Queues(257));
         assert_eq!(check(|c| c.queue_size = 2), BlockError::QueueSize(2));
         assert_eq!(check(|c| c.queue_size = 96), BlockError::QueueSize(96));
-        let unaligned = check(|c| (c.direct, c.direct_alignment) = (true, 4096));
-        assert_eq!(
-            unaligned,
-            BlockError::DirectAlignment {
-                block_size: 512,
-                alignment: 4096
-            }
-        );
+        let unaligned = check(|c| (c.direct, c.direct_alignment) = (true, 131_072));
+        assert_eq!(unaligned, BlockError::DirectAlignment(131_072));
+        let small = check(|c| (c.block_size, c.physical_block_size) = (4096, 512));
+        assert_eq!(small, BlockError::PhysicalBlockSize(512));
     }
 
     #[test]
@@ -323,12 +253,5 @@ mod tests {
             ..config()
         };
         assert_eq!(named.id_bytes(), *b"disk-1\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
-    }
-
-    #[test]
-    fn a_file_is_measured_by_its_length() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(12_345).unwrap();
-        assert_eq!(measure(&file).unwrap().capacity, 12_345);
     }
 }

@@ -1,9 +1,14 @@
 //! Turns a guest's request header into a request that this disk can carry out. Pure: it neither
 //! reads guest memory nor touches the file.
 //!
-//! A [`Request`] is right by construction: its kind is known, its data lies in the right
-//! direction, on whole blocks and before the end of the disk, and it does not write where writing
-//! is not allowed. Everything else is a [`Status`] that the guest is told.
+//! A [`Request`] is right by construction: its kind is known and negotiated, its data lies in the
+//! right direction, on whole sectors and before the end of the disk, and it does not write where
+//! writing is not allowed. Everything else is a [`Status`] that the guest is told. Ranges to discard
+//! or to zero are data, and [`super::ranges`] reads them.
+
+use std::ops::Range;
+
+use super::ranges::Purpose;
 
 /// The unit of a request's sector number and of the capacity, whatever the block size is
 /// (virtio 1.3, 5.2.4).
@@ -20,6 +25,8 @@ const TYPE_IN: u32 = 0;
 const TYPE_OUT: u32 = 1;
 const TYPE_FLUSH: u32 = 4;
 const TYPE_GET_ID: u32 = 8;
+const TYPE_DISCARD: u32 = 11;
+const TYPE_WRITE_ZEROES: u32 = 13;
 
 /// VIRTIO_BLK_S_*: the last byte a guest can be told (virtio 1.3, 5.2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +41,18 @@ pub(super) enum Status {
 }
 
 /// What a disk lets a guest do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
-    /// The disk's length in bytes, a multiple of `granularity`.
+    /// The disk's length in bytes.
     pub(super) capacity: u64,
-    /// What offsets and lengths are multiples of: a sector, or more for O_DIRECT.
-    pub(super) granularity: u64,
     /// Whether writes are refused.
     pub(super) read_only: bool,
+    /// Whether FLUSH was negotiated.
+    pub(super) flush: bool,
+    /// Whether DISCARD was negotiated.
+    pub(super) discard: bool,
+    /// Whether WRITE_ZEROES was negotiated.
+    pub(super) write_zeroes: bool,
 }
 
 /// How much data came with a header: neither the header nor the status byte is counted.
@@ -70,6 +81,11 @@ pub(super) enum Request {
     Flush,
     /// Tell the disk's name.
     Identify,
+    /// Give ranges back, or make them zero: the readable bytes say which.
+    Change {
+        /// What to do with them.
+        purpose: Purpose,
+    },
 }
 
 impl Request {
@@ -84,15 +100,19 @@ impl Request {
         match u32::from_le_bytes([t0, t1, t2, t3]) {
             TYPE_IN => {
                 refuse_unless(payload.readable == 0)?;
-                let offset = limits.place(sector, payload.writable)?;
-                Ok(Self::Read { offset })
+                let place = limits.place(sector, bytes(payload.writable)?)?;
+                Ok(Self::Read {
+                    offset: place.start,
+                })
             }
             TYPE_OUT => {
                 refuse_unless(!limits.read_only && payload.writable == 0)?;
-                let offset = limits.place(sector, payload.readable)?;
-                Ok(Self::Write { offset })
+                let place = limits.place(sector, bytes(payload.readable)?)?;
+                Ok(Self::Write {
+                    offset: place.start,
+                })
             }
-            TYPE_FLUSH => {
+            TYPE_FLUSH if limits.flush => {
                 refuse_unless(payload.readable == 0 && payload.writable == 0)?;
                 Ok(Self::Flush)
             }
@@ -100,22 +120,31 @@ impl Request {
                 refuse_unless(payload.readable == 0 && payload.writable >= ID_SIZE)?;
                 Ok(Self::Identify)
             }
+            TYPE_DISCARD if limits.discard => Self::change(Purpose::Discard, payload),
+            TYPE_WRITE_ZEROES if limits.write_zeroes => Self::change(Purpose::WriteZeroes, payload),
             _ => Err(Status::Unsupported),
         }
+    }
+
+    fn change(purpose: Purpose, payload: Payload) -> Result<Self, Status> {
+        refuse_unless(payload.writable == 0 && payload.readable <= purpose.bytes_max())?;
+        Ok(Self::Change { purpose })
     }
 }
 
 impl Limits {
-    /// The offset of `sector`, if `length` bytes from there are whole blocks of this disk.
-    fn place(&self, sector: u64, length: usize) -> Result<u64, Status> {
-        let length = u64::try_from(length).map_err(|_| Status::IoError)?;
+    /// Where `length` bytes from `sector` on are, if they are whole sectors of this disk.
+    pub(super) fn place(&self, sector: u64, length: u64) -> Result<Range<u64>, Status> {
         let offset = sector.checked_mul(SECTOR_SIZE).ok_or(Status::IoError)?;
         let end = offset.checked_add(length).ok_or(Status::IoError)?;
         refuse_unless(end <= self.capacity)?;
-        refuse_unless(offset.is_multiple_of(self.granularity))?;
-        refuse_unless(length.is_multiple_of(self.granularity))?;
-        Ok(offset)
+        refuse_unless(length.is_multiple_of(SECTOR_SIZE))?;
+        Ok(offset..end)
     }
+}
+
+fn bytes(length: usize) -> Result<u64, Status> {
+    u64::try_from(length).map_err(|_| Status::IoError)
 }
 
 /// The status of a request that is known but cannot be carried out as it is.
@@ -129,8 +158,10 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         capacity: 8 * SECTOR_SIZE,
-        granularity: SECTOR_SIZE,
         read_only: false,
+        flush: true,
+        discard: true,
+        write_zeroes: true,
     };
 
     fn header(kind: u32, sector: u64) -> [u8; HEADER_SIZE] {
@@ -210,27 +241,37 @@ mod tests {
     }
 
     #[test]
-    fn a_coarser_granularity_holds_for_offset_and_length() {
+    fn ranges_are_no_longer_than_the_longest_list_and_readable() {
+        let change = |purpose| Ok(Request::Change { purpose });
+        assert_eq!(parse(TYPE_DISCARD, 0, 256, 0), change(Purpose::Discard));
+        assert_eq!(parse(TYPE_DISCARD, 0, 272, 0), Err(Status::IoError));
+        assert_eq!(parse(TYPE_DISCARD, 0, 16, 1), Err(Status::IoError));
+        let zeroes = change(Purpose::WriteZeroes);
+        assert_eq!(parse(TYPE_WRITE_ZEROES, 0, 16, 0), zeroes);
+        assert_eq!(parse(TYPE_WRITE_ZEROES, 0, 32, 0), Err(Status::IoError));
+    }
+
+    #[test]
+    fn what_was_not_negotiated_is_unsupported() {
         let limits = Limits {
-            granularity: 4096,
-            capacity: 8192,
+            flush: false,
+            discard: false,
+            write_zeroes: false,
             ..LIMITS
         };
-        let parse = |sector, writable| {
+        for (kind, readable) in [(TYPE_FLUSH, 0), (TYPE_DISCARD, 16), (TYPE_WRITE_ZEROES, 16)] {
             let payload = Payload {
-                readable: 0,
-                writable,
+                readable,
+                writable: 0,
             };
-            Request::parse(&header(TYPE_IN, sector), payload, &limits)
-        };
-        assert_eq!(parse(8, 4096), Ok(Request::Read { offset: 4096 }));
-        assert_eq!(parse(1, 4096), Err(Status::IoError));
-        assert_eq!(parse(0, 512), Err(Status::IoError));
+            let parsed = Request::parse(&header(kind, 0), payload, &limits);
+            assert_eq!(parsed, Err(Status::Unsupported), "{kind}");
+        }
     }
 
     #[test]
     fn an_unknown_type_is_unsupported() {
-        for kind in [2, 3, 5, 7, 9, 11, 13, u32::MAX] {
+        for kind in [2, 3, 5, 7, 9, 12, 14, u32::MAX] {
             assert_eq!(parse(kind, 0, 0, 0), Err(Status::Unsupported));
         }
     }

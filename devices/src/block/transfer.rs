@@ -1,5 +1,5 @@
 //! Moves bytes between a file and a request's memory, all or an error: short operations are
-//! continued, and memory that O_DIRECT would refuse goes through a bounce buffer. What the ring has
+//! continued, and what O_DIRECT would refuse goes through a bounce buffer. What the ring has
 //! no worker thread for is asked of the kernel by a system call, which holds up the other requests
 //! but does not fail the guest's. It does not know requests, and believes offsets and lengths:
 //! [`super::request`] has checked them.
@@ -10,15 +10,41 @@ use std::os::fd::AsFd;
 use vudev_executor::{File, IoBuffers};
 use vudev_virtio::GuestBuffers;
 
-use super::bounce::{BOUNCE_SIZE, Pool};
+use super::bounce::{BOUNCE_SIZE, Lent, Pool};
+use super::overlap::{Overlaps, Turn};
+use super::request::SECTOR_SIZE;
+use super::zeroes::Refusals;
 use crate::passing::is_passing;
 
 /// A disk's file, and how it wants to be accessed.
 pub(super) struct Storage {
-    file: File,
+    pub(super) file: File,
     /// What addresses, offsets and lengths must be multiples of.
     alignment: usize,
     bounce: Pool,
+    /// Where a request may be for a part of an aligned block.
+    overlaps: Option<Overlaps>,
+    pub(super) refusals: Refusals,
+}
+
+/// What a bounced write writes.
+pub(super) enum Source<'a> {
+    /// The front of a guest's buffers, which moves on.
+    Guest(&'a mut GuestBuffers),
+    /// Zeros without end.
+    Zeros,
+}
+
+/// A part of the file that fits a bounce buffer: whole aligned blocks around a part of a request.
+struct Window {
+    /// Where in the file.
+    start: u64,
+    /// Bytes in all.
+    length: usize,
+    /// Bytes before the request's.
+    head: usize,
+    /// Bytes of the request.
+    payload: usize,
 }
 
 impl Storage {
@@ -28,13 +54,15 @@ impl Storage {
             file,
             alignment: alignment as usize,
             bounce: Pool::new(alignment),
+            overlaps: (u64::from(alignment) > SECTOR_SIZE).then(Overlaps::default),
+            refusals: Refusals::default(),
         }
     }
 
     /// Fills `into` from `offset` on. What is left in `into` after an error was not filled.
     pub(super) async fn read(&self, into: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         while !into.is_empty() {
-            let moved = if self.takes(into) {
+            let moved = if self.takes(into, offset) {
                 self.read_straight(into, offset).await?
             } else {
                 self.read_bounced(into, offset).await?
@@ -50,11 +78,14 @@ impl Storage {
 
     /// Stores `from` at `offset`.
     pub(super) async fn write(&self, from: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
+        let _turn = self.turn(offset, from.len() as u64).await;
         while !from.is_empty() {
-            let moved = if self.takes(from) {
+            let moved = if self.takes(from, offset) {
                 self.write_straight(from, offset).await?
             } else {
-                self.write_bounced(from, offset).await?
+                let length = from.len();
+                self.write_bounced(&mut Source::Guest(from), offset, length)
+                    .await?
             };
             if moved == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -72,12 +103,24 @@ impl Storage {
         }
     }
 
+    /// Waits for whoever changes the same aligned blocks, as far as that matters.
+    pub(super) async fn turn(&self, offset: u64, length: u64) -> Option<Turn<'_>> {
+        let overlaps = self.overlaps.as_ref()?;
+        let mask = self.alignment as u64 - 1;
+        let in_part = (offset | length) & mask != 0;
+        let end = (offset + length + mask) & !mask;
+        Some(overlaps.enter(offset & !mask..end, in_part).await)
+    }
+
     /// Whether the file takes these buffers as they are. O_DIRECT wants them aligned, and in memory
     /// that can be pinned (a PCI BAR's cannot: EFAULT).
-    fn takes(&self, buffers: &GuestBuffers) -> bool {
+    fn takes(&self, buffers: &GuestBuffers, offset: u64) -> bool {
         let misaligned = self.alignment - 1;
         let fits = |iovec: &libc::iovec| (iovec.iov_base.addr() | iovec.iov_len) & misaligned == 0;
-        misaligned == 0 || buffers.memory().pinnable() && buffers.iovecs().iter().all(fits)
+        misaligned == 0
+            || offset & misaligned as u64 == 0
+                && buffers.memory().pinnable()
+                && buffers.iovecs().iter().all(fits)
     }
 
     async fn read_straight(&self, into: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
@@ -93,7 +136,11 @@ impl Storage {
         let (result, buffers) = self.file.write_at(from.take(), offset).await;
         *from = buffers;
         match result {
-            Err(error) if is_passing(&error) => self.write_bounced(from, offset).await,
+            Err(error) if is_passing(&error) => {
+                let length = from.len();
+                self.write_bounced(&mut Source::Guest(from), offset, length)
+                    .await
+            }
             result => self.advance(from, result?),
         }
     }
@@ -107,30 +154,49 @@ impl Storage {
 
     async fn read_bounced(&self, into: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
         let mut lent = self.bounce.lend().await;
-        let bytes = lent.take(0..into.len().min(BOUNCE_SIZE));
-        let (result, mut bytes) = self.file.read_at(bytes, offset).await;
-        let read = match result {
-            Err(error) if is_passing(&error) => {
-                rustix::io::pread(self.file.as_fd(), bytes.as_mut_slice(), offset)?
-            }
-            result => result?,
-        };
-        let read = self.whole(read);
-        into.write(&bytes.as_slice()[..read])
-            .map_err(io::Error::other)?;
+        let window = self.window(offset, into.len());
+        let read = self
+            .fill(&mut lent, 0, window.start, window.length)
+            .await?
+            .saturating_sub(window.head)
+            .min(window.payload);
+        let bytes = lent.take(window.head..window.head + read);
+        into.write(bytes.as_slice()).map_err(io::Error::other)?;
         lent.keep(bytes);
         Ok(read)
     }
 
-    async fn write_bounced(&self, from: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
+    /// Writes at most `most` bytes, as many as fit one buffer. Aligned blocks of which they are
+    /// only a part are read first: the caller has the [`Storage::turn`] for that.
+    pub(super) async fn write_bounced(
+        &self,
+        source: &mut Source<'_>,
+        offset: u64,
+        most: usize,
+    ) -> io::Result<usize> {
         let mut lent = self.bounce.lend().await;
-        let length = from.len().min(BOUNCE_SIZE);
-        let mut bytes = lent.take(0..length);
-        from.read(bytes.as_mut_slice()).map_err(io::Error::other)?;
+        let Window {
+            start,
+            length,
+            head,
+            payload,
+        } = self.window(offset, most);
+        let block = self.alignment;
+        let in_part = head + payload < length;
+        if head > 0 || in_part && length == block {
+            self.fill_block(&mut lent, 0, start).await?;
+        }
+        if in_part && length > block {
+            let last = length - block;
+            self.fill_block(&mut lent, last, start + last as u64)
+                .await?;
+        }
+        let mut bytes = lent.take(head..head + payload);
+        source.fill(bytes.as_mut_slice())?;
         lent.keep(bytes);
         let mut done = 0;
         while done < length {
-            let at = offset + done as u64;
+            let at = start + done as u64;
             let (result, bytes) = self.file.write_at(lent.take(done..length), at).await;
             let written = match result {
                 Err(error) if is_passing(&error) => {
@@ -144,11 +210,66 @@ impl Storage {
             }
             done += self.whole(written);
         }
-        Ok(done)
+        Ok(payload)
+    }
+
+    /// Reads the aligned block at `start` into the buffer at `at`. One that has less is no longer
+    /// in the file: to write it would make the file longer.
+    async fn fill_block(&self, lent: &mut Lent<'_>, at: usize, start: u64) -> io::Result<()> {
+        match self.fill(lent, at, start, self.alignment).await? {
+            read if read == self.alignment => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Reads up to `length` bytes from `start` into the buffer at `at`; how many count.
+    async fn fill(
+        &self,
+        lent: &mut Lent<'_>,
+        at: usize,
+        start: u64,
+        length: usize,
+    ) -> io::Result<usize> {
+        let bytes = lent.take(at..at + length);
+        let (result, mut bytes) = self.file.read_at(bytes, start).await;
+        let read = match result {
+            Err(error) if is_passing(&error) => {
+                rustix::io::pread(self.file.as_fd(), bytes.as_mut_slice(), start)?
+            }
+            result => result?,
+        };
+        lent.keep(bytes);
+        Ok(self.whole(read))
+    }
+
+    fn window(&self, offset: u64, most: usize) -> Window {
+        let mask = self.alignment - 1;
+        let start = offset & !(mask as u64);
+        // Less than an alignment, and a buffer is a multiple of that.
+        let head = usize::try_from(offset - start).unwrap_or_default();
+        let payload = most.min(BOUNCE_SIZE - head);
+        Window {
+            start,
+            length: (head + payload + mask) & !mask,
+            head,
+            payload,
+        }
     }
 
     /// How much of `moved` counts: direct access goes on at whole blocks only.
     fn whole(&self, moved: usize) -> usize {
         moved & !(self.alignment - 1)
+    }
+}
+
+impl Source<'_> {
+    fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Guest(buffers) => buffers.read(bytes).map_err(io::Error::other),
+            Self::Zeros => {
+                bytes.fill(0);
+                Ok(())
+            }
+        }
     }
 }

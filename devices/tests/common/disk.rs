@@ -1,8 +1,9 @@
 //! A driver for the block device, as plain as can be.
 
 use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use vudev_devices::block::{Block, BlockConfig};
+use vudev_devices::block::{Block, BlockConfig, measure};
 use vudev_executor::Handle;
 use vudev_frontend::{Buffer, Used};
 
@@ -20,8 +21,16 @@ pub(crate) const IN: u32 = 0;
 pub(crate) const OUT: u32 = 1;
 pub(crate) const FLUSH: u32 = 4;
 pub(crate) const GET_ID: u32 = 8;
+pub(crate) const DISCARD: u32 = 11;
+pub(crate) const WRITE_ZEROES: u32 = 13;
 
 pub(crate) const F_FLUSH: u64 = 1 << 9;
+pub(crate) const F_CONFIG_WCE: u64 = 1 << 11;
+pub(crate) const F_DISCARD: u64 = 1 << 13;
+pub(crate) const F_WRITE_ZEROES: u64 = 1 << 14;
+
+/// The flag of a range to zero whose space may be given back.
+pub(crate) const UNMAP: u32 = 1;
 
 pub(crate) type Disk = Rig<Block>;
 
@@ -32,7 +41,8 @@ pub(crate) fn disk(handle: &Handle, file: &File, config: BlockConfig) -> Disk {
 
 pub(crate) fn disk_with(handle: &Handle, file: &File, config: BlockConfig, features: u64) -> Disk {
     let config = BlockConfig {
-        capacity: file.metadata().unwrap().len(),
+        // A device has no length of its own.
+        capacity: config.capacity.max(file.metadata().unwrap().len()),
         queues: 1,
         ..config
     };
@@ -57,6 +67,40 @@ pub(crate) fn header(kind: u32, sector: u64) -> Vec<u8> {
     bytes.extend([0; 4]);
     bytes.extend(sector.to_le_bytes());
     bytes
+}
+
+/// A range to discard or to zero: first sector, number of sectors, flags.
+pub(crate) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+    let mut bytes = sector.to_le_bytes().to_vec();
+    bytes.extend(sectors.to_le_bytes());
+    bytes.extend(flags.to_le_bytes());
+    bytes
+}
+
+/// All that a file holds.
+pub(crate) fn contents(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// A file opened as the supervisor opens it for `direct`, on a real file system, and what its
+/// direct access needs.
+pub(crate) fn direct_image(sectors: usize) -> (tempfile::NamedTempFile, File, u32) {
+    let named = tempfile::NamedTempFile::new().unwrap();
+    named
+        .as_file()
+        .write_all_at(&pattern(0, sectors), 0)
+        .unwrap();
+    named.as_file().sync_all().unwrap();
+    let direct = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(named.path())
+        .unwrap();
+    let alignment = measure(&direct).unwrap().direct_alignment.unwrap_or(4096);
+    (named, direct, alignment)
 }
 
 /// What came of a request.
@@ -100,6 +144,11 @@ impl Disk {
 
     pub(crate) async fn read(&mut self, sector: u64, length: usize) -> Answer {
         self.request(IN, sector, &[], length).await
+    }
+
+    /// Asks for ranges to be discarded or made zero.
+    pub(crate) async fn change(&mut self, kind: u32, ranges: &[u8]) -> Answer {
+        self.request(kind, 0, ranges, 0).await
     }
 
     pub(crate) async fn write(&mut self, sector: u64, bytes: &[u8]) -> Answer {

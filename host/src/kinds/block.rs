@@ -1,5 +1,5 @@
 //! `--block`: its keys, the opening, locking and measuring of its image, and the making of the
-//! device. Raw images and block devices only; a header in the image is not looked at.
+//! device. Raw images and block devices only: one that begins as another format does is refused.
 
 use std::os::fd::OwnedFd;
 
@@ -7,8 +7,9 @@ use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use vudev_devices::block::{self, BlockConfig, BlockError, Measure, measure};
 
+use super::format;
 use super::{Open, open, reason, shown};
-use crate::kind::{CreateError, DeviceKind, Given, Opened};
+use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
 use crate::options::{Choice, Key, Kind, OptionError, Table, Values};
 
 /// The kind of `--block`.
@@ -18,9 +19,11 @@ pub struct Block;
 /// VIRTIO_BLK_ID_BYTES: virtio 1.3, 5.2.6.
 const ID_SIZE: usize = 20;
 
-/// Where the file system does not tell what O_DIRECT wants (statx(2), STATX_DIOALIGN), the blocks
-/// of nearly all disks.
+/// Where it cannot be told what O_DIRECT wants: enough for nearly all disks, and right for those
+/// that want less.
 const DIRECT_ALIGNMENT_USUAL: u32 = 4096;
+
+const FORMAT_REMEDY: &str = "only raw images are read; qemu-img convert -O raw makes one";
 
 const VMM_ONLY: &str = "it tells a VMM how to attach the device to the guest";
 
@@ -32,7 +35,40 @@ static TABLE: Table = Table {
             .required()
             .positional(),
         Key::flag("ro", "the guest can only read"),
+        Key::new(
+            "format",
+            Kind::Choice(&[
+                Choice::new("raw"),
+                Choice::refused("qcow2", FORMAT_REMEDY),
+                Choice::refused("vmdk", FORMAT_REMEDY),
+                Choice::refused("vhdx", FORMAT_REMEDY),
+            ]),
+            "raw: the disk is the bytes of the image even where they begin as another format's do, \
+             which is refused else",
+        ),
+        Key::new(
+            "sparse",
+            Kind::Flag,
+            "the guest can give back space (DISCARD, and WRITE_ZEROES with unmap)",
+        )
+        .default("true"),
         Key::flag("direct", "bypass the host's page cache (O_DIRECT)").aliases(&["o-direct"]),
+        Key::new(
+            "cache",
+            Kind::Choice(&[
+                Choice::new("writeback"),
+                Choice::new("writethrough"),
+                Choice::refused("none", "it is two things: direct, and cache=writeback"),
+                Choice::refused(
+                    "directsync",
+                    "it is two things: direct, and cache=writethrough",
+                ),
+                Choice::refused("unsafe", "what a guest flushes is made durable"),
+            ]),
+            "whether a write is durable when the guest flushes or already when it is complete; \
+             the guest can switch",
+        )
+        .default("writeback"),
         Key::new(
             "block-size",
             Kind::Size {
@@ -74,8 +110,6 @@ static TABLE: Table = Table {
             "what carries out the requests",
         )
         .default("uring"),
-        Key::flag("sparse", "let the guest give back space (DISCARD)")
-            .refused("DISCARD is not offered yet"),
         Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet"),
         Key::flag(
             "dontcache",
@@ -115,6 +149,7 @@ impl DeviceKind for Block {
         let mut config = config(values)?;
         let image = image(values, &config)?;
         lock(values, &config, &image)?;
+        refuse_formats(values, &image)?;
         let measured = measure(&image).map_err(|error| {
             let reason = Errno::from_io_error(&error).map_or_else(|| error.to_string(), reason);
             values.error(
@@ -123,12 +158,14 @@ impl DeviceKind for Block {
             )
         })?;
         config.capacity = capacity(values, &config, &measured)?;
-        config.direct_alignment = direct_alignment(values, &config, &measured)?;
+        set_blocks(&mut config, &measured);
         config
             .check()
             .map_err(|error| out_of_range(values, &error))?;
+        let mut notes = values.notes();
+        notes.extend(notes_on_blocks(values, &config));
         Ok(Opened {
-            notes: values.notes(),
+            notes,
             ..Opened::new(config, vec![image])
         })
     }
@@ -141,6 +178,13 @@ impl DeviceKind for Block {
         let [image] = given.take_descriptors()?;
         block::Block::new(&given.handle, &given.description, image)
             .map_err(|error| CreateError::Description(error.to_string()))
+    }
+
+    fn hear(device: &block::Block, notice: Notice) {
+        match notice {
+            Notice::Refresh => device.refresh(),
+            Notice::Window { .. } => {}
+        }
     }
 }
 
@@ -156,7 +200,10 @@ fn config(values: &Values) -> Result<BlockConfig, OptionError> {
     }
     Ok(BlockConfig {
         read_only: values.flag("ro"),
+        sparse: values.flag("sparse"),
+        write_through: values.choice("cache") == "writethrough",
         block_size: small(values, "block-size"),
+        physical_block_size: small(values, "block-size"),
         capacity: 0,
         direct: values.flag("direct"),
         direct_alignment: 512,
@@ -253,10 +300,34 @@ fn lock(values: &Values, config: &BlockConfig, image: &OwnedFd) -> Result<(), Op
     })
 }
 
+/// An image of another format would be written over, and a guest would see its header for a disk.
+/// The reverse is possible too: a guest can write such a header to its raw disk, and have its image
+/// taken for one with a backing file of its choice by a program that guesses. Here nothing is
+/// guessed: such an image is not started again without `format=raw`.
+fn refuse_formats(values: &Values, image: &OwnedFd) -> Result<(), OptionError> {
+    if values.is_given("format") {
+        return Ok(());
+    }
+    let found = format::recognise(image).map_err(|errno| {
+        let problem = format!("cannot read {}: {}", named(values), reason(errno));
+        values.error("path", problem)
+    })?;
+    match found {
+        None => Ok(()),
+        Some(name) => {
+            let problem = format!("{} looks like a {name} image", named(values));
+            let remedy = "convert it by qemu-img convert -O raw, or give format=raw if the guest \
+                          is to see it as it is";
+            Err(values.error("path", problem).remedy(remedy))
+        }
+    }
+}
+
 /// A disk is a whole number of blocks; what would be cut off could be data.
 fn capacity(values: &Values, config: &BlockConfig, measured: &Measure) -> Result<u64, OptionError> {
     let Measure {
         capacity,
+        physical_block_size: _,
         direct_alignment: _,
     } = *measured;
     let block_size = config.block_size;
@@ -275,31 +346,45 @@ fn capacity(values: &Values, config: &BlockConfig, measured: &Measure) -> Result
     Ok(capacity)
 }
 
-fn direct_alignment(
-    values: &Values,
-    config: &BlockConfig,
-    measured: &Measure,
-) -> Result<u32, OptionError> {
-    let usual = DIRECT_ALIGNMENT_USUAL.min(config.block_size);
-    let alignment = measured.direct_alignment.unwrap_or(usual);
-    if config.direct && alignment > config.block_size {
-        let block_size = config.block_size;
-        let problem = format!(
-            "direct access to {} needs blocks of {alignment} bytes, its block size is {block_size}",
-            named(values)
-        );
-        let remedy = format!("give block-size={alignment}, or leave direct out");
-        return Err(values.error("direct", problem).remedy(remedy));
+/// Which blocks are written as a whole, and what direct access needs.
+fn set_blocks(config: &mut BlockConfig, measured: &Measure) {
+    if config.direct {
+        config.direct_alignment = measured.direct_alignment.unwrap_or(DIRECT_ALIGNMENT_USUAL);
     }
-    // Without `direct` it has no meaning, and must not be an obstacle.
-    Ok(if config.direct { alignment } else { usual })
+    let coarsest = config.block_size.max(measured.physical_block_size);
+    config.physical_block_size = match config.direct {
+        true => coarsest.max(config.direct_alignment),
+        false => coarsest,
+    };
+}
+
+/// What direct access with blocks greater than the guest's comes to.
+fn notes_on_blocks(values: &Values, config: &BlockConfig) -> Vec<String> {
+    let (alignment, block_size) = (config.direct_alignment, config.block_size);
+    if !config.direct || alignment <= block_size {
+        return Vec::new();
+    }
+    let mut notes = vec![format!(
+        "direct access to {} is in blocks of {alignment} bytes: what is written in blocks of \
+         {block_size} is slower; block-size={alignment} avoids that",
+        named(values)
+    )];
+    let rest = config.capacity % u64::from(alignment);
+    if rest != 0 {
+        notes.push(format!(
+            "the last {rest} bytes of {} are no whole block of direct access, and left out",
+            named(values)
+        ));
+    }
+    notes
 }
 
 /// The device knows best what it can be; here is only the key that it speaks of.
 fn out_of_range(values: &Values, error: &BlockError) -> OptionError {
     let key = match error {
         BlockError::BlockSize(_) => "block-size",
-        BlockError::DirectAlignment { .. } => "direct",
+        BlockError::PhysicalBlockSize(_) => "path",
+        BlockError::DirectAlignment(_) => "direct",
         BlockError::Id(_) => "id",
         BlockError::Queues(_) => "queues",
         BlockError::QueueSize(_) => "queue-size",

@@ -2,6 +2,7 @@
 //! its jail, and how it is made of that inside. The devices themselves are `vudev-devices`.
 
 mod block;
+mod format;
 mod net;
 mod serial;
 
