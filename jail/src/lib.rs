@@ -40,10 +40,11 @@
 //! # What a jail does, in order
 //!
 //! ```text
-//! Jail::begin      everything closed but the kept descriptors; a session of its own
+//! Jail::begin      everything closed but the kept descriptors
 //! the caller       receives descriptors; makes the ring, disabled and restricted by its list;
 //!                  installs handlers of its own (SIGBUS)
-//! Jail::enter      an empty read-only root                          only with namespaces
+//! Jail::enter      a session of its own
+//!                  an empty read-only root                          only with namespaces
 //!                  Landlock
 //!                  secure bits, bounding set, capabilities          only with namespaces
 //!                  resource limits

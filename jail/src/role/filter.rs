@@ -16,7 +16,7 @@ use crate::denials::HAND_OVER_FLAGS;
 use crate::last_errno;
 use crate::policy::Program;
 
-const STEP: &str = "seccomp";
+pub(super) const STEP: &str = "seccomp";
 pub(crate) const STEP_LISTENER: &str = "seccomp with a listener";
 
 /// Loads `program` for this thread, which is the only one. From here on, what it does not allow

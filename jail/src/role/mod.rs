@@ -66,6 +66,26 @@ pub(crate) const STEPS_OF_NAMESPACES: [&str; 6] = [
     capabilities::STEP_BOUNDING_SET,
 ];
 
+/// Steps that any process may make, if nothing forbids it.
+pub(crate) const OTHER_STEPS: [&str; 16] = [
+    "setsid",
+    root::STEP_UNMOUNT,
+    root::STEP_NESTING,
+    "landlock",
+    "PR_CAP_AMBIENT_CLEAR_ALL",
+    "capset",
+    "RLIMIT_CORE",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "PR_SET_PDEATHSIG",
+    "PR_SET_DUMPABLE",
+    "sigaction SIGSYS",
+    "unblock fault signals",
+    "PR_SET_NO_NEW_PRIVS",
+    filter::STEP,
+    STEP_LISTENER,
+];
+
 /// This process, with nothing open but what it was given, and all its rights.
 #[derive(Debug)]
 #[must_use = "the process has all its rights until it enters a jail"]
@@ -103,7 +123,7 @@ pub enum Step {
 impl Jail<'_> {
     /// The first thing in a process that [`Spawn`](crate::Spawn) has started, before it opens
     /// anything: takes the descriptors that were kept under `numbers` (3 or above, ascending) as
-    /// owned values, closes everything else but 0, 1 and 2, and leaves the session of its parent.
+    /// owned values, and closes everything else but 0, 1 and 2.
     ///
     /// # Errors
     ///
@@ -111,7 +131,6 @@ impl Jail<'_> {
     /// EALREADY the second time in a process.
     pub fn begin<const N: usize>(numbers: [RawFd; N]) -> Result<(Begun, [OwnedFd; N]), StepError> {
         let kept = inherit(numbers)?;
-        new_session()?;
         Ok((Begun(()), kept))
     }
 }
@@ -148,6 +167,7 @@ impl Begun {
         channel: BorrowedFd<'_>,
         enable_ring: impl FnOnce() -> io::Result<()>,
     ) -> Result<(), StepError> {
+        new_session()?;
         die_with_parent(channel)?;
         no_new_privileges()?;
         enable(enable_ring)
@@ -214,6 +234,7 @@ impl Jail<'_> {
         enable_ring: impl FnOnce() -> io::Result<()>,
         mut done: impl FnMut(Step),
     ) -> Result<(), StepError> {
+        new_session()?;
         if self.namespaces {
             empty_root()?;
             done(Step::EmptyRoot);

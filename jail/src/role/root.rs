@@ -17,8 +17,8 @@ pub(super) const STEP_PRIVATE: &str = "make mounts private";
 pub(super) const STEP_TMPFS: &str = "make the empty root";
 pub(super) const STEP_MOVE: &str = "mount the empty root";
 pub(super) const STEP_PIVOT: &str = "pivot_root";
-const STEP_NESTING: &str = "cover the empty root";
-const STEP_UNMOUNT: &str = "unmount the host's root";
+pub(super) const STEP_NESTING: &str = "cover the empty root";
+pub(super) const STEP_UNMOUNT: &str = "unmount the host's root";
 
 /// A root directory holds nothing: the directory itself is all that has to fit.
 const SIZE: &str = "4k";

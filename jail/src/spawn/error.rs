@@ -18,6 +18,20 @@ impl SpawnError {
         Self { step, errno, hint }
     }
 
+    /// Of a process without namespaces, which a host can hardly forbid.
+    pub(super) fn without_namespaces(step: &'static str, errno: Errno) -> Self {
+        let hint = match (hint_of_limit(step, errno), errno) {
+            (Some(limit), _) => format!(" ({limit})"),
+            (None, Errno::PERM) => {
+                format!(
+                    " (the seccomp profile of the container that this runs in must allow {step})"
+                )
+            }
+            (None, _) => String::new(),
+        };
+        Self { step, errno, hint }
+    }
+
     pub(super) fn at(step: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| Self::new(step, errno)
     }
@@ -108,12 +122,32 @@ pub fn hint(step: &str, errno: Errno) -> Option<String> {
     ]
     .contains(&step)
         || crate::role::STEPS_OF_NAMESPACES.contains(&step);
-    (forbids && needs_namespaces).then(|| {
+    if !needs_namespaces {
+        return hint_of_profile(step, errno);
+    }
+    forbids.then(|| {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         describe(
             SETTINGS
                 .iter()
                 .map(|(path, forbids, name)| (read(path), *forbids, *name)),
+        )
+    })
+}
+
+/// The remedy where something forbids a single call that everybody may make.
+fn hint_of_profile(step: &str, errno: Errno) -> Option<String> {
+    let forbids = [Errno::PERM, Errno::ACCESS, Errno::NOSYS].contains(&errno);
+    let switch = match step {
+        _ if crate::role::OTHER_STEPS.contains(&step) => "; --disable-sandbox does without a jail",
+        // With and without a jail.
+        "execveat" | "descriptors" => "",
+        _ => return None,
+    };
+    forbids.then(|| {
+        format!(
+            "the seccomp profile of the container that this runs in, or a security module, must \
+             allow it{switch}"
         )
     })
 }
@@ -180,6 +214,9 @@ mod tests {
             ("clone3", Errno::MFILE, "ulimit -n"),
             ("clone3", Errno::AGAIN, "ulimit -u"),
             ("clone3", Errno::NOSYS, "seccomp profile"),
+            ("seccomp", Errno::PERM, "profile of the container"),
+            ("seccomp", Errno::PERM, "--disable-sandbox"),
+            ("execveat", Errno::ACCESS, "security module"),
             (crate::role::STEP_LISTENER, Errno::BUSY, "something else"),
         ] {
             let text = SpawnError::new(step, errno).to_string();

@@ -39,11 +39,14 @@ pub const KEPT_NUMBER_END: RawFd = 64;
 /// path nor a later replacement of the file matters.
 pub fn own_program() -> io::Result<OwnedFd> {
     // O_PATH: a binary may be executable without being readable.
-    Ok(rustix::fs::open(
-        "/proc/self/exe",
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/exe", flags, Mode::empty()).map_err(|errno| {
+        let error = io::Error::from(errno);
+        match errno {
+            Errno::NOENT => io::Error::new(error.kind(), format!("{error}: /proc must be mounted")),
+            _ => error,
+        }
+    })
 }
 
 /// A device process that is about to be started.
@@ -154,7 +157,10 @@ fn spawn(spawn: &Spawn<'_>) -> Result<Child, SpawnError> {
         arguments: &arguments,
         environment: &environment,
     };
-    let child = child::clone(&mut plan).map_err(SpawnError::at(STEP_CLONE))?;
+    let child = child::clone(&mut plan).map_err(|errno| match spawn.namespaces {
+        0 => SpawnError::without_namespaces(STEP_CLONE, errno),
+        _ => SpawnError::new(STEP_CLONE, errno),
+    })?;
     drop((go_read, errors_write));
 
     let outcome = release(&child, identity.as_ref(), go_write)
