@@ -24,15 +24,16 @@ fn main() -> ExitCode {
 /// System calls, and what the ring may do: what every device does, what the transport adds, and
 /// what this device adds.
 const POLICIES: &[PolicySource] = &[
-    (
-        "x86_64/entropy_device_vhost_user.policy",
-        "@include ./common_device.policy\n@include ./vhost_user.policy\n",
-    ),
+    ("x86_64/entropy_device_vhost_user.policy", CALLS),
+    ("aarch64/entropy_device_vhost_user.policy", CALLS),
+    ("arm/entropy_device_vhost_user.policy", CALLS),
     (
         "ring/entropy_device_vhost_user.ring",
         "@include ./common_device.ring\n@include ./vhost_user.ring\nIORING_OP_READV: 1\n",
     ),
 ];
+
+const CALLS: &str = "@include ./common_device.policy\n@include ./vhost_user.policy\n";
 
 struct EntropyKind;
 

@@ -42,15 +42,16 @@ fn main() -> ExitCode {
 
 /// What a device needs, and no more: the embedded parts, and a ring that may not allocate.
 const POLICIES: &[(&str, &str)] = &[
-    (
-        "x86_64/escape_device_vhost_user.policy",
-        "@include ./vhost_user.policy\n@include ./common_device.policy\n",
-    ),
+    ("x86_64/escape_device_vhost_user.policy", CALLS),
+    ("aarch64/escape_device_vhost_user.policy", CALLS),
+    ("arm/escape_device_vhost_user.policy", CALLS),
     (
         "ring/escape_device_vhost_user.ring",
         "@include ./vhost_user.ring\n@include ./common_device.ring\n",
     ),
 ];
+
+const CALLS: &str = "@include ./vhost_user.policy\n@include ./common_device.policy\n";
 
 /// It has no options.
 #[derive(Serialize, Deserialize)]
