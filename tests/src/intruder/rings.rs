@@ -291,8 +291,9 @@ const ANONYMOUS: u32 = 0;
 
 /// What is open at this number.
 fn kind(number: i32) -> Option<u32> {
+    // `struct stat`: the mode is the low half of x86_64's fourth word, and of others' third.
+    const MODE: usize = if cfg!(target_arch = "x86_64") { 3 } else { 2 };
     let mut status = [0_u64; 18];
-    // `struct stat` of x86_64: the mode is the low half of its fourth word.
     (call(libc::SYS_fstat, &[number.into(), at(&raw mut status)]) >= 0)
-        .then(|| u32::try_from(status[3] & u64::from(libc::S_IFMT)).unwrap_or(u32::MAX))
+        .then(|| u32::try_from(status[MODE] & u64::from(libc::S_IFMT)).unwrap_or(u32::MAX))
 }
