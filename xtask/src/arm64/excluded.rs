@@ -12,6 +12,16 @@ pub(super) struct Excluded {
 
 const fn all_of(suite: &'static str, reason: &'static str) -> Excluded {
     Excluded {
+        suite: "jail/tests/roles/main",
+        test: "the_kernel_answers_what_a_policy_means",
+        reason: "its random policies take minutes here, and are of no architecture",
+    },
+    Excluded {
+        suite: "jail/tests/roles/main",
+        test: "as_an_ordinary_user::the_kernel_answers_what_a_policy_means",
+        reason: "its random policies take minutes here, and are of no architecture",
+    },
+    Excluded {
         suite,
         test: "*",
         reason,
