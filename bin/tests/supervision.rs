@@ -276,6 +276,18 @@ fn ignored_signals_of_whoever_starts_it_change_only_what_they_should() -> Result
 }
 
 #[test]
+fn a_background_job_of_a_script_is_stopped_by_an_interrupt_all_the_same() -> Result<()> {
+    let setting = Setting::new()?.after("trap '' INT QUIT");
+    let mut running = setting.serial("type=sink").start()?;
+    running.child.signal(Signal::QUIT)?;
+    running.child.signal(Signal::INT)?;
+    let line = running.log.until("stopping", LIMIT)?;
+    assert_eq!(line, "vudev: info: SIGINT: stopping");
+    assert_eq!(running.child.wait(LIMIT)?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
 fn a_soft_limit_that_is_too_low_for_a_device_is_raised() -> Result<()> {
     let setting = Setting::new()?.after("ulimit -S -l 64; ulimit -S -n 12");
     let mut running = setting.block()?.block()?.start()?;

@@ -22,11 +22,13 @@ pub enum Attempt {
     Exit,
     /// A hundred thousand log lines with terminal escapes.
     Flood,
+    /// A descriptor sent to the supervisor, by the ring.
+    Smuggle,
 }
 
 impl Attempt {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Open,
         Self::Socket,
         Self::RingOpcode,
@@ -34,6 +36,7 @@ impl Attempt {
         Self::Hang,
         Self::Exit,
         Self::Flood,
+        Self::Smuggle,
     ];
 
     /// The number in the configuration space.

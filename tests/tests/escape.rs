@@ -148,6 +148,18 @@ fn a_device_that_hangs_is_killed_at_the_deadline_and_named() -> Result<()> {
 }
 
 #[test]
+fn a_device_that_sends_its_supervisor_a_descriptor_is_killed() -> Result<()> {
+    let mut escape = Escape::start()?;
+    // Whether it is answered before it is killed is a race that nobody minds.
+    let _ = escape.attempt(Attempt::Smuggle);
+    let line = escape.log.until("escape-0: error: ", LIMIT)?;
+    let text = "has sent descriptors in a packet that takes none and was killed";
+    assert!(line.contains(text), "{line}");
+    assert_eq!(escape.ended()?, Some(1));
+    Ok(())
+}
+
+#[test]
 fn a_flood_of_lines_is_cut_counted_and_harmless() -> Result<()> {
     let mut escape = Escape::start()?;
     escape.attempt(Attempt::Flood)?;

@@ -3,6 +3,8 @@
 //! but where the table says so, and why.
 
 use std::fs::File;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -12,7 +14,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, sendmsg, socketpair,
+};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
 use vudev_frontend::FrontEnd;
@@ -407,6 +413,22 @@ fn with_neither_namespaces_nor_filter_only_what_is_listed_passes() -> Result<()>
 
 /// Other architectures lack some of the calls that are attempted.
 #[cfg(target_arch = "x86_64")]
+/// Neither a front-end nor a supervisor can give a device a second ring, by mistake or on purpose.
+#[test]
+fn the_kernel_sends_nobody_a_ring() -> Result<()> {
+    let ring = ring()?;
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, _theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let descriptors = [ring.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let flags = SendFlags::empty();
+    let sent = sendmsg(&ours, &[IoSlice::new(b"ring")], &mut control, flags);
+    assert_eq!(sent, Err(Errno::INVAL));
+    Ok(())
+}
+
 #[test]
 fn each_exception_is_that_of_one_attempt() {
     let attempts: Vec<_> = attempts().iter().map(|attempt| attempt.name).collect();

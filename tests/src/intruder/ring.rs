@@ -123,6 +123,31 @@ impl RawRing {
         }
     }
 
+    /// Sends a descriptor by `IORING_OP_SENDMSG`, which every device's list has.
+    pub fn send(&self, socket: RawFd, descriptor: RawFd) -> i64 {
+        let byte = 0_u8;
+        let vector = [at(&raw const byte), 1];
+        // `struct cmsghdr` of SCM_RIGHTS, and `struct msghdr`.
+        let (size, rights) = (20_u64, 1 | 1_u64 << 32);
+        let control = [size, rights, u64::from(descriptor.cast_unsigned())];
+        let header = [
+            0,
+            0,
+            at(&raw const vector),
+            1,
+            at(&raw const control),
+            24,
+            0,
+        ];
+        self.submit(&Entry {
+            operation: 9,
+            file: socket,
+            first: at(&raw const header),
+            length: 1,
+            ..Entry::default()
+        })
+    }
+
     /// `io_uring_register` of its own ring; 8 asks what the kernel can do.
     pub fn register(&self, what: i64) -> i64 {
         let mut memory = [0_u64; 64];

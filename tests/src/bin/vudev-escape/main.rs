@@ -131,6 +131,9 @@ fn create(handle: &Handle, mut descriptors: Vec<OwnedFd>) -> Result<Escape, Crea
 /// Ring operations that it has in flight at most.
 const OPERATIONS: u32 = 8;
 
+/// The control channel's number in every role.
+const CHANNEL: i32 = 3;
+
 /// Bytes of its configuration space.
 const CONFIG_SIZE: usize = 16;
 
@@ -177,6 +180,10 @@ impl Escape {
                 std::hint::spin_loop();
             },
             Attempt::Exit => std::process::exit(7),
+            Attempt::Smuggle => {
+                let sent = self.ring.send(CHANNEL, self.file.as_fd().as_raw_fd());
+                return self.result.set(i32::try_from(sent).unwrap_or(0));
+            }
             Attempt::Flood => {
                 (0..100_000).for_each(|number| log::info!("flood {number}\u{1b}[2J"));
                 Ok(())
