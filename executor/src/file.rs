@@ -110,11 +110,19 @@ impl File {
         self.poll_once(libc::POLLOUT)
     }
 
-    /// Completes when the other side is gone altogether: a socket shut down both ways, a terminal
-    /// that nobody has open. What there is left to read does not matter.
-    pub fn hung_up(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
-        // The kernel tells of POLLHUP and POLLERR unasked.
-        self.poll_once(0)
+    /// Completes when the other side has gone or will send no more: `true` if it is gone altogether
+    /// (a socket shut down both ways, a terminal that nobody has open), whatever is left to read.
+    /// The kernel tells of both unasked, and again at once when asked again.
+    pub fn hung_up(&self) -> impl Future<Output = io::Result<bool>> + Unpin + 'static + use<> {
+        let request = HangUpRequest {
+            _fd: self.fd.clone(),
+            operation: Operation::Poll {
+                fd: self.fd.as_raw_fd(),
+                events: 0,
+                multishot: false,
+            },
+        };
+        Op::new(&self.handle, request)
     }
 
     fn poll_once(&self, events: i16) -> Op<PlainRequest> {
@@ -215,5 +223,26 @@ unsafe impl Request for PlainRequest {
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {
         result.map(drop)
+    }
+}
+
+/// A poll for nothing but the end.
+struct HangUpRequest {
+    _fd: Rc<OwnedFd>,
+    operation: Operation,
+}
+
+// SAFETY: a poll points at nothing; the descriptor is kept.
+#[expect(unsafe_code, reason = "its operation points at nothing")]
+unsafe impl Request for HangUpRequest {
+    type Output = io::Result<bool>;
+
+    fn operation(&mut self) -> Operation {
+        self.operation
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        let gone = u32::from((libc::POLLHUP | libc::POLLERR).cast_unsigned());
+        result.map(|events| events & gone != 0)
     }
 }

@@ -87,14 +87,16 @@ impl Port {
 
 impl Control {
     pub(super) fn new(ports: Vec<Port>, news: &Rc<Notify>) -> Self {
-        Self {
+        let this = Self {
             ports,
             news: Rc::clone(news),
             negotiated: Cell::new(false),
             has_sizes: Cell::new(false),
             met: Cell::new(false),
             told_misfit: Cell::new(false),
-        }
+        };
+        this.reset();
+        this
     }
 
     pub(super) fn negotiated(&self, multiport: bool, sizes: bool) {

@@ -24,6 +24,10 @@ pub type Connecting = Pin<Box<dyn Future<Output = io::Result<OwnedFd>>>>;
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// How often a peer that has shut down its sending side is looked after: the kernel tells of that
+/// again and again, and so cannot be waited for with what comes after it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Bytes of inotify events read at once. What they say does not matter, only that there are some.
 const EVENTS_BYTES: usize = 1024;
 
@@ -57,6 +61,7 @@ pub(super) struct Connection {
 
 /// The other end, as it is now.
 pub(super) struct Link {
+    handle: Handle,
     current: RefCell<Option<File>>,
     generation: Cell<u64>,
     kind: Kind,
@@ -89,8 +94,10 @@ impl Link {
         news: &Rc<Notify>,
         label: String,
     ) -> (Rc<Self>, Option<Keeper>) {
+        let its_handle = handle.clone();
         let link = move |kind, file| {
             Rc::new(Self {
+                handle: its_handle,
                 current: RefCell::new(file),
                 generation: Cell::new(0),
                 kind,
@@ -194,9 +201,15 @@ impl Link {
                 self.changed().await;
             }
         };
-        let (mut hung_up, mut lost) = (file.hung_up(), pin!(lost));
+        let hung_up = async {
+            // A side that will only read is there still, and asked after now and then.
+            while let Ok(false) = file.hung_up().await {
+                self.handle.sleep(LOOK_AGAIN).await;
+            }
+        };
+        let (mut hung_up, mut lost) = (pin!(hung_up), pin!(lost));
         poll_fn(|cx| {
-            let ended = Pin::new(&mut hung_up).poll(cx).is_ready();
+            let ended = hung_up.as_mut().poll(cx).is_ready();
             if ended || lost.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
