@@ -20,7 +20,7 @@ use crate::options::{OptionError, Values, repeat};
 
 pub use block::Block;
 pub use net::Net;
-pub use serial::{Serial, SerialDescription};
+pub use serial::{EndDescription, PortDescription, Serial, SerialDescription};
 
 /// An open file and what it is.
 struct Open {

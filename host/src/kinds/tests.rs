@@ -2,10 +2,9 @@
 //! column, and nothing changed by a mistake.
 
 mod block;
+mod serial;
 
-use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
@@ -13,7 +12,7 @@ use vudev_devices::block::BlockConfig;
 use vudev_executor::Executor;
 use vudev_virtio::Device as _;
 
-use super::{Block, Serial, SerialDescription};
+use super::{Block, Serial};
 use crate::kind::{CreateError, DeviceKind, Given, Opened};
 use crate::options::Values;
 
@@ -53,6 +52,27 @@ impl Scene {
         opened.map_err(|error| error.to_string().replace(self.name(), "DIR"))
     }
 
+    /// As [`Scene::open`], of a device with several flags.
+    fn open_all<K: DeviceKind>(
+        &self,
+        arguments: &[&str],
+    ) -> Result<Opened<K::Description>, String> {
+        let parse = |argument: &&str| {
+            let argument = argument.replace("DIR", self.name());
+            Values::parse(K::table(), &format!("{argument},vhost=s"))
+        };
+        let mut parts = arguments.iter().map(parse);
+        let mut values = parts
+            .next()
+            .expect("one")
+            .map_err(|error| error.to_string())?;
+        for part in parts {
+            values.join(part.map_err(|error| error.to_string())?);
+        }
+        let opened = K::open(&values);
+        opened.map_err(|error| error.to_string().replace(self.name(), "DIR"))
+    }
+
     fn refusal<K: DeviceKind>(&self, argument: &str) -> String {
         match self.open::<K>(argument) {
             Ok(_) => panic!("{argument} is accepted"),
@@ -86,228 +106,6 @@ fn is_cloexec(descriptor: &impl std::os::fd::AsFd) -> bool {
 }
 
 #[test]
-fn the_example_of_crosvm_is_accepted() {
-    let scene = Scene::new();
-    let opened = scene
-        .open::<Serial>("hardware=virtio-console,console,stdin,type=stdout,earlycon")
-        .expect("accepted");
-    let expected = SerialDescription {
-        input: true,
-        output: true,
-    };
-    assert_eq!(
-        (opened.description, opened.descriptors.len()),
-        (expected, 2)
-    );
-    assert!(opened.descriptors.iter().all(is_cloexec));
-    assert_eq!(opened.notes.len(), 2, "{:?}", opened.notes);
-}
-
-#[test]
-fn a_console_of_defaults_has_neither_input_nor_output() {
-    let opened = Scene::new().open::<Serial>("num=1").expect("accepted");
-    let expected = SerialDescription {
-        input: false,
-        output: false,
-    };
-    assert_eq!(
-        (opened.description, opened.descriptors.len()),
-        (expected, 0)
-    );
-    assert!(opened.terminals.is_empty() && opened.notes.is_empty());
-}
-
-#[test]
-fn the_output_file_is_made_and_appended_to() {
-    let scene = Scene::new();
-    for text in ["one", "two"] {
-        let mut opened = scene
-            .open::<Serial>("type=file,path=DIR/log")
-            .expect("accepted");
-        let mut file = std::fs::File::from(opened.descriptors.remove(0));
-        file.write_all(text.as_bytes()).expect("written");
-        assert!(is_cloexec(&file) && !flags(&file).contains(OFlags::NONBLOCK));
-    }
-    assert_eq!(std::fs::read(scene.path("log")).expect("there"), b"onetwo");
-}
-
-#[test]
-fn input_comes_from_a_file() {
-    let scene = Scene::new();
-    std::fs::write(scene.path("keys"), "ls\n").expect("written");
-    let mut opened = scene.open::<Serial>("input=DIR/keys").expect("accepted");
-    assert_eq!(
-        opened.description,
-        SerialDescription {
-            input: true,
-            output: false
-        }
-    );
-    let mut text = String::new();
-    std::fs::File::from(opened.descriptors.remove(0))
-        .read_to_string(&mut text)
-        .expect("read");
-    assert_eq!(text, "ls\n");
-}
-
-#[test]
-fn a_fifo_is_opened_without_waiting_and_survives_its_writers() {
-    let scene = Scene::new();
-    let path = scene.fifo("fifo");
-    let mut opened = scene.open::<Serial>("input=DIR/fifo").expect("accepted");
-    let input = opened.descriptors.remove(0);
-    let writer = || {
-        let mut options = std::fs::OpenOptions::new();
-        options
-            .write(true)
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-            .open(&path)
-    };
-    writer()
-        .expect("there is a reader")
-        .write_all(b"a")
-        .expect("written");
-    // No end of file between one writer and the next: the second read would see it.
-    let mut reader = std::fs::File::from(input);
-    let mut byte = [0; 1];
-    reader.read_exact(&mut byte).expect("read");
-    writer()
-        .expect("there is a reader")
-        .write_all(b"b")
-        .expect("written");
-    reader.read_exact(&mut byte).expect("read");
-    assert_eq!(&byte, b"b");
-}
-
-#[test]
-fn what_is_no_console_is_one_line_with_the_cause() {
-    let scene = Scene::new();
-    let no_uart = "is not available: an emulated UART is part of a VMM, only a virtio console can \
-                   leave it: write one of virtio-console, legacy-virtio-console";
-    let cases = [
-        (
-            "hardware=serial",
-            format!("hardware: column 10: serial {no_uart}"),
-        ),
-        (
-            "hardware=debugcon",
-            format!("hardware: column 10: debugcon {no_uart}"),
-        ),
-        (
-            "type=syslog",
-            "type: column 6: syslog is not available: not built yet: \
-            write one of stdout, file, sink"
-                .to_owned(),
-        ),
-        (
-            "type=file",
-            "path: column 18: type=file needs the path of its file: add path=FILE".to_owned(),
-        ),
-        (
-            "type=stdout,path=x",
-            "path: column 18: type=stdout has no path: \
-            give type=file, or leave path out"
-                .to_owned(),
-        ),
-        (
-            "stdin,type=sink,input=x",
-            "input: column 23: there are two inputs, stdin is given too: \
-            leave one of them out"
-                .to_owned(),
-        ),
-    ];
-    for (argument, text) in cases {
-        assert_eq!(
-            scene.refusal::<Serial>(argument),
-            format!("--serial: {text}"),
-            "{argument}"
-        );
-    }
-}
-
-#[test]
-fn a_console_whose_files_cannot_be_opened_is_one_line_with_the_cause() {
-    let scene = Scene::new();
-    scene.fifo("fifo");
-    let cases = [
-        (
-            "input=DIR",
-            "input: column 7: \"DIR\" is a directory: \
-            write the path of a file, a FIFO or a character device"
-                .to_owned(),
-        ),
-        (
-            "input=DIR/none",
-            "input: column 7: cannot open \"DIR/none\": No such file or directory: \
-            write the path of a file that exists"
-                .to_owned(),
-        ),
-        (
-            "type=file,path=DIR",
-            "path: column 16: cannot open \"DIR\": Is a directory: \
-            write the path of a file in it"
-                .to_owned(),
-        ),
-        (
-            "type=file,path=DIR/no/log",
-            "path: column 16: cannot open \"DIR/no/log\": \
-            No such file or directory: make its directory, or write another path"
-                .to_owned(),
-        ),
-        (
-            "type=file,path=DIR/fifo",
-            "path: column 16: cannot open \"DIR/fifo\": \
-            No such device or address: a FIFO needs a reader first, and a socket cannot be opened"
-                .to_owned(),
-        ),
-    ];
-    for (argument, text) in cases {
-        assert_eq!(
-            scene.refusal::<Serial>(argument),
-            format!("--serial: {text}"),
-            "{argument}"
-        );
-    }
-}
-
-#[test]
-fn a_mistake_in_the_input_makes_no_output_file() {
-    let scene = Scene::new();
-    scene.refusal::<Serial>("type=file,path=DIR/log,input=DIR/none");
-    assert!(!scene.path("log").exists());
-}
-
-#[test]
-fn every_key_of_a_console_is_honoured_noted_or_refused() {
-    let scene = Scene::new();
-    let refused = [
-        "input-unix-stream",
-        "out_timestamp",
-        "name=x",
-        "type=unix",
-        "type=unix-stream",
-    ];
-    for refused in refused {
-        let error = scene.refusal::<Serial>(refused);
-        assert!(error.contains("is not available: "), "{refused}: {error}");
-    }
-    let noted = [
-        "num=2",
-        "console",
-        "earlycon",
-        "debugcon_port=0x403",
-        "pci-address=00:05.0",
-        "max-queue-sizes=[64,64]",
-    ];
-    for noted in noted {
-        let opened = scene
-            .open::<Serial>(&format!("type=sink,{noted}"))
-            .expect(noted);
-        assert_eq!(opened.notes.len(), 1, "{noted}");
-    }
-}
-
-#[test]
 fn a_device_is_made_of_what_was_opened_for_it() {
     let scene = Scene::new();
     scene.file("disk", 8192);
@@ -328,11 +126,9 @@ fn a_device_is_made_of_what_was_opened_for_it() {
         descriptors,
         ..
     } = scene.open::<Serial>("stdin").expect("good");
+    let operations = Serial::operations(&description);
     let console = Serial::create(Given::new(handle, description, descriptors)).expect("made");
-    assert_eq!(
-        console.identity().operations,
-        Serial::operations(&description)
-    );
+    assert_eq!(console.identity().operations, operations);
 }
 
 #[test]
@@ -351,10 +147,7 @@ fn a_device_is_not_made_of_other_descriptors_than_its_own() {
             got: 0
         })
     ));
-    let description = SerialDescription {
-        input: true,
-        output: true,
-    };
+    let Opened { description, .. } = scene.open::<Serial>("stdin,type=stdout").expect("good");
     let error = Serial::create(Given::new(handle, description, none())).err();
     assert!(matches!(
         error,

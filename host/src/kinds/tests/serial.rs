@@ -8,7 +8,6 @@ use rustix::fs::OFlags;
 use super::{Scene, flags, is_cloexec};
 use crate::kind::{Listen, Opened, Target};
 use crate::kinds::{EndDescription, PortDescription, Serial, SerialDescription};
-use crate::options::Values;
 
 /// A port that nothing was said of.
 fn plain() -> PortDescription {
