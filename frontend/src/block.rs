@@ -19,6 +19,8 @@ const UNWRITTEN: u8 = 0xee;
 
 /// Feature bits of a block device.
 pub mod feature {
+    /// `size_max` is valid.
+    pub const SIZE_MAX: u64 = 1 << 1;
     /// `seg_max` is valid.
     pub const SEG_MAX: u64 = 1 << 2;
     /// Read-only.
@@ -27,8 +29,16 @@ pub mod feature {
     pub const BLK_SIZE: u64 = 1 << 6;
     /// Flush requests.
     pub const FLUSH: u64 = 1 << 9;
+    /// The fields on the best transfers are valid.
+    pub const TOPOLOGY: u64 = 1 << 10;
+    /// The driver can write `writeback`.
+    pub const CONFIG_WCE: u64 = 1 << 11;
     /// Several queues.
     pub const MQ: u64 = 1 << 12;
+    /// Discard requests.
+    pub const DISCARD: u64 = 1 << 13;
+    /// Requests to make ranges zero.
+    pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
 /// Request types.
@@ -41,6 +51,25 @@ pub mod kind {
     pub const FLUSH: u32 = 4;
     /// Get the device's name.
     pub const GET_ID: u32 = 8;
+    /// Give ranges back.
+    pub const DISCARD: u32 = 11;
+    /// Make ranges zero.
+    pub const WRITE_ZEROES: u32 = 13;
+}
+
+/// The flag of a range to zero whose space may be given back.
+pub const UNMAP: u32 = 1;
+
+/// Where the cache mode is in the configuration space: 1 is writeback, 0 writethrough.
+pub const WRITEBACK_AT: u32 = 32;
+
+/// A range of [`kind::DISCARD`] or [`kind::WRITE_ZEROES`] as it is in memory.
+pub fn range(sector: u64, sectors: u32, flags: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&sector.to_le_bytes());
+    bytes[8..12].copy_from_slice(&sectors.to_le_bytes());
+    bytes[12..].copy_from_slice(&flags.to_le_bytes());
+    bytes
 }
 
 /// The part of the configuration space that every block device has.
@@ -165,6 +194,18 @@ impl Block {
         self.finish(0, request)
     }
 
+    /// Gives sectors back.
+    pub fn discard(&mut self, sector: u64, sectors: u32) -> Result<(), Error> {
+        let request = self.send_ranges(0, kind::DISCARD, &range(sector, sectors, 0))?;
+        self.finish(0, request)
+    }
+
+    /// Makes sectors zero; `flags` may be [`UNMAP`].
+    pub fn write_zeroes(&mut self, sector: u64, sectors: u32, flags: u32) -> Result<(), Error> {
+        let request = self.send_ranges(0, kind::WRITE_ZEROES, &range(sector, sectors, flags))?;
+        self.finish(0, request)
+    }
+
     /// The device's name, at most 20 bytes, without trailing zeros.
     pub fn id(&mut self) -> Result<Vec<u8>, Error> {
         let request = self.send(0, kind::GET_ID, 0, ID_SIZE)?;
@@ -190,8 +231,15 @@ impl Block {
         self.send_in(slot, queue, kind::OUT, offset, length(from)?)
     }
 
-    /// Sends any request whose data part (if `length` > 0) the device reads for
-    /// [`kind::OUT`] and writes for all others.
+    /// Sends ranges (see [`range`]) of a request of this kind, without waiting or a kick.
+    pub fn send_ranges(&mut self, queue: u16, kind: u32, ranges: &[u8]) -> Result<Request, Error> {
+        let slot = self.free_slot(queue)?;
+        self.front.memory().write(self.slots[slot].data, ranges)?;
+        self.send_in(slot, queue, kind, 0, length(ranges)?)
+    }
+
+    /// Sends any request whose data part (if `length` > 0) the device reads for [`kind::OUT`],
+    /// [`kind::DISCARD`] and [`kind::WRITE_ZEROES`], and writes for all others.
     pub fn send(
         &mut self,
         queue: u16,
@@ -290,7 +338,9 @@ impl Block {
         let ring = self.front.ring(queue);
         let token = match (length, kind) {
             (0, _) => ring.add(&[head], &[tail])?,
-            (_, kind::OUT) => ring.add(&[head, middle], &[tail])?,
+            (_, kind::OUT | kind::DISCARD | kind::WRITE_ZEROES) => {
+                ring.add(&[head, middle], &[tail])?
+            }
             (_, _) => ring.add(&[head], &[middle, tail])?,
         };
         self.slots[slot].chain = Some(token);

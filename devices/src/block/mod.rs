@@ -10,9 +10,10 @@
 //!   anything beyond the end, a write to a read-only disk, ranges to discard or zero that are no
 //!   whole list of them, too many or too long; and whatever the file answered with an error, a file
 //!   that has become shorter and a full file system included.
-//! - UNSUPP: a type that is none of IN, OUT, FLUSH, GET_ID, DISCARD and WRITE_ZEROES; FLUSH, DISCARD
-//!   and WRITE_ZEROES of a driver that did not negotiate them; a range with an unknown flag, as
-//!   `unmap` is for DISCARD (5.2.6.2).
+//! - UNSUPP: a type that is none of IN, OUT, FLUSH, GET_ID, DISCARD and WRITE_ZEROES; DISCARD and
+//!   WRITE_ZEROES of a driver that did not negotiate them; a range with an unknown flag, as `unmap`
+//!   is for DISCARD (5.2.6.2). A FLUSH that was not negotiated is carried out: drivers send it, and
+//!   a sync harms nobody.
 //! - A chain without room for a status byte is completed with nothing written.
 //!
 //! A DISCARD that the file system cannot do is OK: a device may free the space (5.2.6.2), and need

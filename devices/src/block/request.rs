@@ -47,7 +47,7 @@ pub(super) struct Limits {
     pub(super) capacity: u64,
     /// Whether writes are refused.
     pub(super) read_only: bool,
-    /// Whether FLUSH was negotiated.
+    /// Whether FLUSH was negotiated: else each write must be durable. It is carried out anyway.
     pub(super) flush: bool,
     /// Whether DISCARD was negotiated.
     pub(super) discard: bool,
@@ -112,7 +112,7 @@ impl Request {
                     offset: place.start,
                 })
             }
-            TYPE_FLUSH if limits.flush => {
+            TYPE_FLUSH => {
                 refuse_unless(payload.readable == 0 && payload.writable == 0)?;
                 Ok(Self::Flush)
             }
@@ -252,21 +252,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_negotiated_is_unsupported() {
+    fn what_was_not_negotiated_is_unsupported_but_for_a_flush() {
         let limits = Limits {
             flush: false,
             discard: false,
             write_zeroes: false,
             ..LIMITS
         };
-        for (kind, readable) in [(TYPE_FLUSH, 0), (TYPE_DISCARD, 16), (TYPE_WRITE_ZEROES, 16)] {
+        let parse = |kind, readable| {
             let payload = Payload {
                 readable,
                 writable: 0,
             };
-            let parsed = Request::parse(&header(kind, 0), payload, &limits);
-            assert_eq!(parsed, Err(Status::Unsupported), "{kind}");
-        }
+            Request::parse(&header(kind, 0), payload, &limits)
+        };
+        assert_eq!(parse(TYPE_DISCARD, 16), Err(Status::Unsupported));
+        assert_eq!(parse(TYPE_WRITE_ZEROES, 16), Err(Status::Unsupported));
+        assert_eq!(parse(TYPE_FLUSH, 0), Ok(Request::Flush));
     }
 
     #[test]

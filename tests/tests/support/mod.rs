@@ -31,9 +31,13 @@ pub(crate) struct Running {
 impl Running {
     /// A disk of [`DISK_SIZE`] bytes with zeros; `options` begin with a comma.
     pub(crate) fn disk(options: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::disk_in(tempfile::tempdir().unwrap(), DISK_SIZE, options)
+    }
+
+    /// The same of another size, in this folder.
+    pub(crate) fn disk_in(directory: tempfile::TempDir, size: u64, options: &str) -> Self {
         let disk = directory.path().join("disk");
-        File::create(&disk).unwrap().set_len(DISK_SIZE).unwrap();
+        File::create(&disk).unwrap().set_len(size).unwrap();
         let options = format!("path={}{options}", disk.display());
         let command = VudevCommand::new().unwrap();
         let vudev = command
@@ -75,7 +79,14 @@ impl Running {
         self.wait_for("the front-end has left", times);
     }
 
-    fn wait_for(&self, words: &str, times: usize) {
+    /// Tells it to read sizes again, and waits until it has said what it found.
+    pub(crate) fn refresh(&self, found: &str) {
+        self.vudev.signal(rustix::process::Signal::USR1).unwrap();
+        self.wait_for(found, 1);
+    }
+
+    /// Waits until `vudev` has said this so many times.
+    pub(crate) fn wait_for(&self, words: &str, times: usize) {
         let deadline = Instant::now() + LIMIT;
         while self.log().matches(words).count() < times {
             assert!(
