@@ -6,6 +6,8 @@ use std::arch::asm;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+#[cfg(target_arch = "x86_64")]
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// What an intruder looks for outside of its jail: a process, a listener at an abstract name, and
 /// message queue, semaphores and shared memory with a key. All have the same number, the test's.
@@ -81,8 +83,11 @@ pub(super) fn call_32(number: i32, [a, b, c]: [u32; 3]) -> i64 {
 #[cfg(target_arch = "x86_64")]
 pub(super) fn low_copy(bytes: &[u8]) -> u32 {
     const PAGE: usize = 4096;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
-    let page = call(libc::SYS_mmap, &[0, 4096, 3, flags.into(), -1, 0]);
+    // Far below all that a program of 64 bits has; no policy lets MAP_32BIT through.
+    static NEXT: AtomicI64 = AtomicI64::new(0x2000_0000);
+    let place = NEXT.fetch_add(4096, Ordering::Relaxed);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    let page = call(libc::SYS_mmap, &[place, 4096, 3, flags.into(), -1, 0]);
     let Ok(address) = u32::try_from(page) else {
         return 0;
     };

@@ -73,11 +73,15 @@ pub(super) fn record(program: &Program) -> Result<Record> {
         let Ok(printed) = fs::read_to_string(unpacked.join(format!("{}.log", suite.name))) else {
             continue;
         };
-        let outcome = Outcome::from_cargo_test(&printed).closing_line();
+        let outcome = Outcome::from_cargo_test(&printed);
+        if outcome.failed > 0 || outcome.passed == 0 {
+            let path = super::folder()?.join(format!("guest-{}.log", suite.name));
+            fs::write(&path, &printed)?;
+            say(&format!("{}: see {}", suite.name, path.display()));
+        }
+        let outcome = outcome.closing_line();
         say(&format!("{}: {outcome}", suite.name));
         record.remark(&format!("{}: {outcome}", suite.name));
-        let failed = printed.lines().filter(|line| line.ends_with("... FAILED"));
-        failed.for_each(|line| record.remark(&format!("{}: {line}", suite.name)));
     }
     let submissions = unpacked.join("submissions");
     let submissions = submissions.exists().then_some(&*submissions);
