@@ -241,7 +241,10 @@ impl Role {
         };
         jail.enter_step_by_step(channel, SIGSYS, enable_ring, |step| {
             if let Step::Landlock(landlock) = step {
-                log::debug!("landlock interface {}", landlock.abi);
+                match landlock.abi {
+                    0 => log::warn!("no Landlock here: the jail has one layer less"),
+                    abi => log::debug!("landlock interface {abi}"),
+                }
             }
         })?;
         Ok(())
