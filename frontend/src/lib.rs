@@ -28,6 +28,7 @@ mod error;
 pub mod event;
 pub mod memory;
 pub mod message;
+pub mod net;
 pub mod requests;
 pub mod ring;
 
@@ -38,6 +39,7 @@ pub use console::{Console, ParkedConsole};
 pub use error::Error;
 pub use event::Event;
 pub use memory::{GuestMemory, RegionLayout};
+pub use net::Net;
 pub use ring::{Buffer, Descriptor, Ring, Token, Used};
 
 use std::time::Duration;

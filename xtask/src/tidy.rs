@@ -64,6 +64,7 @@ const UNSAFE_FILES: &[&str] = &[
     "tests/src/intruder/hands.rs",
     "tests/src/intruder/ring.rs",
     "tests/tests/support/driver.rs",
+    "tests/tests/support/network.rs",
     "virtio/tests/allocations.rs",
 ];
 

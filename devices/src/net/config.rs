@@ -15,7 +15,7 @@ pub const PAIRS_MAX: u16 = 32;
 /// The greatest size of a queue for frames.
 const QUEUE_SIZE: u16 = 1024;
 /// And of the control queue.
-const CONTROL_QUEUE_SIZE: u16 = 64;
+const CONTROL_QUEUE_SIZE: u16 = 1024;
 
 /// Frames in flight to the tap, over all queues and of one: a tap takes a frame at once, so these
 /// are as many as a turn's one system call carries.

@@ -213,7 +213,9 @@ pub fn wait_until_listening(socket: &Path, process: &mut Child, limit: Duration)
 /// Looks into the kernel's table of Unix sockets: the fourth column has flags, of which 0x10000
 /// (`__SO_ACCEPTCON`) means listening; the last is the path.
 fn is_listening(socket: &Path) -> Result<bool> {
-    let table = fs::read_to_string("/proc/net/unix").context("/proc/net/unix")?;
+    // Of this thread, which may have gone into another network.
+    let table = "/proc/thread-self/net/unix";
+    let table = fs::read_to_string(table).context(table)?;
     let wanted = socket.to_string_lossy();
     Ok(table.lines().any(|line| {
         let mut columns = line.split_whitespace();
