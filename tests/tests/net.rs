@@ -1,11 +1,6 @@
 //! The network card in its jail, on taps in a network of the test's own, driven by a front-end:
 //! frames and their offloads. Needs root; what does not is in `devices/tests/net.rs`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a suite whose own set-up fails has nothing to test"
-)]
-
 #[path = "support/card.rs"]
 mod card;
 #[path = "support/network.rs"]
