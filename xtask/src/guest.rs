@@ -34,6 +34,16 @@ const MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 
+/// What the guest and its tests take from the distribution: QEMU, its front-end of disks without a
+/// guest (`virtio-blk-vhost-user`, of `qemu-block-extra`), and tools for file systems.
+const PACKAGES: &[&str] = &[
+    "qemu-system-x86",
+    "qemu-utils",
+    "qemu-block-extra",
+    "busybox-static",
+    "e2fsprogs",
+];
+
 /// `vhost-user-test-device-pci`, our console's front-end, came with this QEMU.
 const QEMU_MAJOR_MIN: u32 = 11;
 
@@ -115,9 +125,8 @@ fn fetched(folder: &Path) -> Result<Manifest> {
     let apt = Apt::new(&work, &[RELEASE, BACKPORTS])?;
     say("fetching the lists of packages (15 MB)");
     apt.update()?;
-    say("fetching QEMU, busybox and e2fsprogs (40 MB)");
-    let packages = ["qemu-system-x86", "busybox-static", "e2fsprogs"];
-    let debs = apt.download(BACKPORTS, &packages)?;
+    say("fetching QEMU, busybox and e2fsprogs (50 MB)");
+    let debs = apt.download(BACKPORTS, PACKAGES)?;
     let image = apt.dependency("linux-image-cloud-amd64", RELEASE, "linux-image-")?;
     say(&format!("fetching {image} (34 MB)"));
     let kernel_deb = apt.download_one(&image)?;
@@ -160,6 +169,8 @@ fn fetched_manifest() -> Manifest {
         qemu,
         mkfs: run("root/usr/sbin/mkfs.ext4"),
         debugfs: run("root/usr/sbin/debugfs"),
+        qemu_img: run("root/usr/bin/qemu-img"),
+        qemu_io: run("root/usr/bin/qemu-io"),
         environment: BTreeMap::from([("QEMU_MODULE_DIR".to_owned(), format!("{library}/qemu"))]),
         kernel: Manifest::here("kernel"),
         initramfs: Manifest::here("initramfs.cpio"),
@@ -169,7 +180,7 @@ fn fetched_manifest() -> Manifest {
 const HOW_TO_POINT: &str = "elsewhere set VUDEV_QEMU to a qemu-system-x86_64 (11.0 or later), \
     VUDEV_KERNEL to a vmlinux or bzImage, VUDEV_BUSYBOX to a static busybox and \
     VUDEV_KERNEL_MODULES to the folder with that kernel's modules, if it has any; \
-    mkfs.ext4 and debugfs (e2fsprogs) are then taken from PATH";
+    mkfs.ext4, debugfs, qemu-img and qemu-io (e2fsprogs, qemu-utils) are then taken from PATH";
 
 /// Uses what the environment points to.
 fn pointed_to() -> Result<Manifest> {
@@ -179,7 +190,8 @@ fn pointed_to() -> Result<Manifest> {
         Err(_) => bail!("{name} is not set; {HOW_TO_POINT}"),
     };
     let tool = |name: &str| {
-        let found = tools::find(name).with_context(|| format!("{name} is missing (e2fsprogs)"))?;
+        let packages = "e2fsprogs, qemu-utils";
+        let found = tools::find(name).with_context(|| format!("{name} is missing ({packages})"))?;
         Ok::<_, anyhow::Error>(vec![found.to_string_lossy().into_owned()])
     };
     let modules = env::var_os(MODULES_VARIABLE).map(PathBuf::from);
@@ -196,6 +208,8 @@ fn pointed_to() -> Result<Manifest> {
         qemu: vec![named(QEMU_VARIABLE)?],
         mkfs: tool("mkfs.ext4")?,
         debugfs: tool("debugfs")?,
+        qemu_img: tool("qemu-img")?,
+        qemu_io: tool("qemu-io")?,
         environment: BTreeMap::new(),
         kernel: named(KERNEL_VARIABLE)?,
         initramfs: Manifest::here("initramfs.cpio"),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever the layout of `target/guest/` changes, so that an older one is made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Stands for the folder of the manifest in its strings, so that the folder can be moved.
 const HERE: &str = "{guest}";
@@ -32,6 +32,10 @@ pub struct Manifest {
     pub mkfs: Vec<String>,
     /// The words that start `debugfs`, which reads an ext4 image without mounting it.
     pub debugfs: Vec<String>,
+    /// The words that start `qemu-img`.
+    pub qemu_img: Vec<String>,
+    /// The words that start `qemu-io`.
+    pub qemu_io: Vec<String>,
     /// Variables that these programs need.
     pub environment: BTreeMap<String, String>,
     /// An ELF `vmlinux`, or a bzImage.
@@ -129,6 +133,16 @@ impl Assets {
         self.command(&self.manifest.debugfs)
     }
 
+    /// A command that runs `qemu-img`, which can be a front-end (`driver=virtio-blk-vhost-user`).
+    pub fn qemu_img(&self) -> Result<Command> {
+        self.command(&self.manifest.qemu_img)
+    }
+
+    /// A command that runs `qemu-io`, which can be a front-end too.
+    pub fn qemu_io(&self) -> Result<Command> {
+        self.command(&self.manifest.qemu_io)
+    }
+
     /// A disk image of `size_mib` MiB with an empty ext4 file system, at `path`.
     pub fn make_ext4(&self, path: &Path, size_mib: u64) -> Result<()> {
         std::fs::File::create(path)?.set_len(size_mib << 20)?;
@@ -170,6 +184,8 @@ mod tests {
             qemu: vec![Manifest::here("bin/ld.so"), Manifest::here("bin/qemu")],
             mkfs: vec!["mkfs.ext4".into()],
             debugfs: vec!["debugfs".into()],
+            qemu_img: vec!["qemu-img".into()],
+            qemu_io: vec!["qemu-io".into()],
             environment: [("MODULES".to_owned(), Manifest::here("modules"))].into(),
             kernel: "/boot/vmlinuz".into(),
             initramfs: Manifest::here("initramfs.cpio"),

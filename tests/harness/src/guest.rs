@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::archive::Archive;
 use crate::child::describe;
+use crate::programs;
 use crate::{Assets, Child, Lines};
 
 /// The guest's `/init`.
@@ -43,6 +44,7 @@ pub struct Guest {
     back_ends: usize,
     virtio_console: bool,
     script: Option<String>,
+    programs: Vec<PathBuf>,
     deadline: Duration,
     reboots: bool,
     processors: u32,
@@ -57,6 +59,7 @@ impl Guest {
             back_ends: 0,
             virtio_console: false,
             script: None,
+            programs: Vec::new(),
             deadline: DEADLINE,
             reboots: false,
             processors: 1,
@@ -66,6 +69,13 @@ impl Guest {
     /// Runs this shell script instead of a shell, and switches off after it.
     pub fn script(mut self, script: &str) -> Self {
         self.script = Some(script.to_owned());
+        self
+    }
+
+    /// Adds a program of ours to the guest's `/bin`, built as the running one is: it brings the
+    /// libraries that this one has loaded.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.programs.push(path.to_owned());
         self
     }
 
@@ -79,12 +89,23 @@ impl Guest {
 
     /// Adds a console whose back-end listens at `socket`. The first one becomes the kernel's
     /// console, `/dev/hvc0`.
-    pub fn console(mut self, socket: &Path) -> Self {
+    pub fn console(self, socket: &Path) -> Self {
+        self.console_with(socket, 2)
+    }
+
+    /// Adds a console of several ports.
+    pub fn console_ports(self, socket: &Path, ports: u16) -> Self {
+        // Two queues for each port, and two to tell of ports (virtio 1.3, 5.3.2).
+        self.console_with(socket, 2 + 2 * ports)
+    }
+
+    fn console_with(mut self, socket: &Path, queues: u16) -> Self {
         let chardev = self.chardev(socket);
         // QEMU has no console front-end of its own; this one is for any device type: 3 is a
-        // console, which has 12 bytes of configuration space (virtio 1.3, 5.3.4) and two queues.
+        // console, which has 12 bytes of configuration space (virtio 1.3, 5.3.4).
         let device = format!(
-            "vhost-user-test-device-pci,chardev={chardev},virtio-id=3,num_vqs=2,config_size=12"
+            "vhost-user-test-device-pci,chardev={chardev},virtio-id=3,num_vqs={queues},\
+             config_size=12"
         );
         self.devices.extend(["-device".to_owned(), device]);
         self.virtio_console = true;
@@ -205,6 +226,7 @@ impl Guest {
         if let Some(script) = &self.script {
             own.file("script", script.as_bytes())?;
         }
+        programs::add(&mut own, &self.programs)?;
         OpenOptions::new()
             .append(true)
             .open(path)?

@@ -16,6 +16,7 @@ mod assets;
 mod child;
 mod guest;
 mod lines;
+mod programs;
 mod terminal;
 mod vudev;
 
