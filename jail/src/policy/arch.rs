@@ -88,7 +88,13 @@ impl Arch {
     pub fn syscall_number(self, name: &str) -> Option<u32> {
         let number = match self {
             Self::X86_64 => x86_64::Sysno::from_str(name).ok().map(|call| call.id()),
-            Self::Aarch64 => aarch64::Sysno::from_str(name).ok().map(|call| call.id()),
+            Self::Aarch64 => aarch64::Sysno::from_str(match name {
+                NEWFSTATAT => FSTATAT,
+                FSTATAT => return None,
+                name => name,
+            })
+            .ok()
+            .map(|call| call.id()),
             Self::Arm => arm::Sysno::from_str(name).ok().map(|call| call.id()),
         };
         number.and_then(|number| u32::try_from(number).ok())
@@ -99,14 +105,34 @@ impl Arch {
         let number = usize::try_from(number).ok()?;
         match self {
             Self::X86_64 => x86_64::Sysno::new(number).map(|call| call.name()),
-            Self::Aarch64 => aarch64::Sysno::new(number).map(|call| call.name()),
+            Self::Aarch64 => match aarch64::Sysno::new(number)?.name() {
+                FSTATAT => Some(NEWFSTATAT),
+                name => Some(name),
+            },
             Self::Arm => arm::Sysno::new(number).map(|call| call.name()),
         }
     }
 }
 
+/// The kernel's name of a call on aarch64 (`__NR_newfstatat`), and what `syscalls` has instead.
+const NEWFSTATAT: &str = "newfstatat";
+const FSTATAT: &str = "fstatat";
+
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_have_the_names_that_the_kernel_gave_them() {
+        assert_eq!(Arch::Aarch64.syscall_number("newfstatat"), Some(79));
+        assert_eq!(Arch::Aarch64.syscall_name(79), Some("newfstatat"));
+        assert_eq!(Arch::Aarch64.syscall_number("fstatat"), None);
+        assert_eq!(Arch::X86_64.syscall_number("newfstatat"), Some(262));
     }
 }
