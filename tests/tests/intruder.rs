@@ -147,7 +147,7 @@ const NOBODY: u32 = 65_534;
 /// A command whose standard input becomes its controlling terminal.
 fn on_a_terminal(program: &str) -> Command {
     let mut command = Command::new("setsid");
-    command.args(["--ctty", program]);
+    command.args(["-c", program]);
     command
 }
 

@@ -13,6 +13,8 @@ const EMPTY_PATH: i64 = libc::AT_EMPTY_PATH as i64;
 const NO_PATH: &[i32] = &[libc::ENOENT];
 const LANDLOCK: &[i32] = &[libc::EACCES];
 /// Nothing can be made in the root: it is read-only.
+/// Not every host has it.
+const NO_DEVICE: &[i32] = &[libc::ENOENT, libc::EACCES];
 const READ_ONLY: &[i32] = &[libc::EROFS, libc::EACCES];
 
 pub(super) static ATTEMPTS: &[Attempt] = &[
@@ -104,7 +106,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     refused("openat /proc/1/root", NO_PATH, |_| {
         call(libc::SYS_openat, &[HERE, text(c"/proc/1/root"), READ])
     }),
-    refused("openat /dev/mem", NO_PATH, |_| {
+    refused("openat /dev/mem", NO_DEVICE, |_| {
         call(libc::SYS_openat, &[HERE, text(c"/dev/mem"), READ])
     }),
     refused("statx /etc/passwd", NO_PATH, |_| {

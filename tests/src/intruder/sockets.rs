@@ -59,7 +59,7 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
     by_seccomp_if_there(
         "socket AF_VSOCK, connect to the host",
         "vsock knew no network namespaces for long: only seccomp refuses it",
-        &[],
+        &[libc::EAFNOSUPPORT],
         connect_vsock,
     ),
     refused(
@@ -177,6 +177,9 @@ fn connect_vsock(_: &Hands) -> i64 {
         libc::SYS_socket,
         &[libc::AF_VSOCK.into(), STREAM | 0o4000, 0],
     );
+    if socket < 0 {
+        return socket;
+    }
     let address = [40_u32, 1, 2, 0];
     match call(libc::SYS_connect, &[socket, at(&raw const address), 16]) {
         AWAITED => 0,
