@@ -2,10 +2,10 @@
 //! system call, recorded. All of the guest is in its memory; what was recorded comes out over a
 //! disk, as a tar archive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ use crate::tools;
 
 /// Suites that are left out in the guest: it has no QEMU.
 const LEFT_OUT: [&str; 1] = ["guest"];
+
+/// Programs of the host that the guest has too, since those of busybox have not all that the tests
+/// ask of them.
+const PROGRAMS: [&str; 3] = ["strace", "setpriv", "unshare"];
 
 /// The clock that has no vDSO (`arch/x86/include/asm/vdso/gettimeofday.h`: TSC, KVM and Hyper-V
 /// pages have).
@@ -92,9 +96,14 @@ pub(super) fn record(program: &Program) -> Result<Record> {
 /// The suites, the program with its recorder in its place, and the guest's first program.
 fn own_files(program: &Program) -> Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new());
-    let strace = tools::find("strace").context("strace")?;
-    let mut files = libraries(&strace)?;
-    files.push((strace.display().to_string(), strace.display().to_string()));
+    let mut files = BTreeMap::new();
+    for name in PROGRAMS {
+        let path = tools::find(name).with_context(|| format!("{name} is missing"))?;
+        for path in libraries(&path)?.into_iter().chain([path]) {
+            let path = path.display().to_string();
+            files.insert(path.clone(), path);
+        }
+    }
     let suites = program
         .suites
         .iter()
@@ -102,11 +111,11 @@ fn own_files(program: &Program) -> Result<Vec<u8>> {
     let mut names = Vec::new();
     for suite in suites {
         let path = suite.path.display().to_string();
-        files.push((path, format!("{SUITES}/{}", suite.name)));
+        files.insert(path, format!("{SUITES}/{}", suite.name));
         names.push(suite.name.as_str());
     }
     let path = program.path.display().to_string();
-    files.push((path, plain(&program.path).display().to_string()));
+    files.insert(path, plain(&program.path).display().to_string());
 
     let mut made = BTreeSet::new();
     for (from, to) in &files {
@@ -138,14 +147,13 @@ fn folders(archive: &mut Archive<Vec<u8>>, file: &Path, made: &mut BTreeSet<Stri
     Ok(())
 }
 
-/// What a program is linked with, and where it looks for each: `ldd`'s lines end in an address.
-fn libraries(program: &Path) -> Result<Vec<(String, String)>> {
+/// What a program is linked with, where it looks for each: the words of `ldd` that are paths.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = text(Command::new("ldd").arg(program))?;
-    let paths = listed
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
-    Ok(paths
-        .map(|path| (path.to_owned(), path.to_owned()))
+    let words = listed.split_whitespace();
+    Ok(words
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
         .collect())
 }
 
@@ -165,13 +173,12 @@ fn init2(suites: &[&str], program: &Path) -> String {
     let (suites, event, program) = (suites.join(" "), ring::EVENT, program.display());
     format!(
         "#!/bin/sh
-export PATH=/bin:/usr/bin:/sbin HOME=/ TMPDIR=/tmp VUDEV={program} CARGO_MANIFEST_DIR=/
+export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/ TMPDIR=/tmp VUDEV={program} CARGO_MANIFEST_DIR=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm {RECORD} /tmp
 mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /tmp
 mount -t tracefs tracefs /sys/kernel/tracing
 chmod 1777 /tmp {RECORD}
 ip link set lo up
