@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use vudev_host::Registry;
-use vudev_host::kinds::{Block, Net, Serial};
+use vudev_host::kinds::{Block, Net, Rng, Serial};
 
 fn main() -> ExitCode {
     let registry = Registry::new();
-    vudev_host::run(&registry.with::<Serial>().with::<Block>().with::<Net>())
+    let registry = registry.with::<Serial>().with::<Block>().with::<Net>();
+    vudev_host::run(&registry.with::<Rng>())
 }

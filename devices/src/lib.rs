@@ -12,7 +12,9 @@ pub mod block;
 pub mod console;
 pub mod net;
 mod passing;
+pub mod rng;
 
 pub use block::{Block, BlockConfig, BlockError};
 pub use console::{Console, ConsoleConfig};
 pub use net::{Net, NetConfig};
+pub use rng::{RateLimit, Rng};

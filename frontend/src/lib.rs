@@ -31,6 +31,7 @@ pub mod message;
 pub mod net;
 pub mod requests;
 pub mod ring;
+pub mod rng;
 
 pub use block::Block;
 pub use builder::{Builder, FrontEnd, Parked, RingStep, Step};
@@ -41,6 +42,7 @@ pub use event::Event;
 pub use memory::{GuestMemory, RegionLayout};
 pub use net::Net;
 pub use ring::{Buffer, Descriptor, Ring, Token, Used};
+pub use rng::Rng;
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 mod block;
 mod format;
 mod net;
+mod rng;
 mod serial;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ use crate::options::{OptionError, Values, repeat};
 
 pub use block::Block;
 pub use net::Net;
+pub use rng::{Rng, RngDescription};
 pub use serial::{EndDescription, PortDescription, Serial, SerialDescription};
 
 /// An open file and what it is.

@@ -1,0 +1,250 @@
+//! The entropy device (virtio 1.3, 5.4): random bytes of the kernel, or the bytes of a file or
+//! device. Not a generator of its own.
+//!
+//! One request is answered after the other, each with [`ANSWER_MAX`] bytes at most: fewer than
+//! there is room for are lawful (5.4.6.1), and no guest keeps the thread busy for long. A source
+//! is read in order, and a byte of it is given out once, so that two requests never share one.
+//!
+//! With a [`RateLimit`] so many bytes are given in a period, counted as QEMU does: a period begins
+//! with the first request in it. Requests beyond that stay in the ring until the next period: no
+//! chain is held, so nothing stands in the way of a stop. A front-end that comes back does not
+//! begin a new period, or a guest could ask for one.
+//!
+//! What a chain cannot have: one without writable bytes is completed with nothing written, and
+//! bytes for the device are not looked at. A source that has ended, or that fails, is told once in
+//! the log, and requests are then completed with 0 bytes: the specification wants at least one,
+//! which nobody has, and other bytes than those that the operator chose would be a lie. A Linux
+//! guest's read ends with no data and its kernel looks elsewhere.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
+use vudev_executor::{File, Handle, Vectored};
+use vudev_virtio::spec::device_id;
+use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
+
+use crate::passing::is_passing;
+
+/// The most bytes of one answer. Linux asks for 64 at a time.
+pub const ANSWER_MAX: usize = 4096;
+
+/// At most so many operations are in flight: the read, the wait before it, and either again that a
+/// stop dropped and the kernel has yet to let go of.
+pub const OPERATIONS: u32 = 4;
+
+/// The greatest size of the queue. One request is answered at a time, so depth gains nothing.
+const QUEUE_SIZE_MAX: u16 = 64;
+
+/// How long a source is left alone that says it is ready and then is not, or when the ring has no
+/// worker thread for it.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How many bytes the guest gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// At most so many, at least 1,
+    pub max_bytes: u64,
+    /// in so many milliseconds, at least 1.
+    pub period_ms: u32,
+}
+
+/// An entropy device.
+pub struct Rng {
+    handle: Handle,
+    source: Source,
+    quota: Option<Quota>,
+}
+
+impl Rng {
+    /// Gives the bytes of `source`, read from where it stands, or without one the kernel's.
+    pub fn new(handle: &Handle, source: Option<OwnedFd>, limit: Option<RateLimit>) -> Self {
+        Self {
+            handle: handle.clone(),
+            source: match source {
+                Some(source) => Source::File(RefCell::new(Some(File::new(handle, source)))),
+                None => Source::Kernel(RefCell::new(Box::new([0; ANSWER_MAX]))),
+            },
+            quota: limit.map(|limit| Quota::new(limit, handle.now())),
+        }
+    }
+
+    /// The source, once it has something and the guest may have it; `None` when a stop is asked
+    /// for.
+    async fn wait(&self, queue: &Queue) -> Option<Option<File>> {
+        if let Some(quota) = &self.quota {
+            while let Some(rest) = quota.wait(self.handle.now()) {
+                queue.until_stop(self.handle.sleep(rest)).await?;
+            }
+        }
+        loop {
+            let file = match &self.source {
+                Source::Kernel(_) => None,
+                Source::File(file) => file.borrow().clone(),
+            };
+            let Some(file) = file else { return Some(None) };
+            match queue.until_stop(file.readable()).await? {
+                Ok(()) => return Some(Some(file)),
+                Err(error) if is_passing(&error) => {
+                    queue.until_stop(self.handle.sleep(PAUSE)).await?;
+                }
+                Err(error) => self.end(&error.to_string()),
+            }
+        }
+    }
+
+    /// Fills what may be filled of a chain: how many bytes, or `None` if they cannot be had yet.
+    async fn fill(&self, queue: &Queue, chain: &mut Chain, file: Option<File>) -> Option<usize> {
+        let most = self
+            .quota
+            .as_ref()
+            .map_or(ANSWER_MAX, |quota| quota.most(self.handle.now()));
+        chain.writable.truncate(most);
+        if chain.writable.is_empty() {
+            return Some(0);
+        }
+        let filled = match (&self.source, file) {
+            (Source::Kernel(bytes), _) => from_kernel(&mut **bytes.borrow_mut(), chain),
+            (Source::File(_), None) => 0,
+            (Source::File(_), Some(file)) => self.read_source(queue, chain, &file).await?,
+        };
+        if let Some(quota) = &self.quota {
+            quota.spend(filled);
+        }
+        Some(filled)
+    }
+
+    async fn read_source(&self, queue: &Queue, chain: &mut Chain, file: &File) -> Option<usize> {
+        let mut read = file.read(chain.writable.take());
+        // It has begun once it was polled. Whatever it has read when a stop ends it is given out,
+        // or it would be lost.
+        let (result, buffers) = match queue.until_stop(&mut read).await {
+            Some(output) => output,
+            None => {
+                read.cancel();
+                read.await
+            }
+        };
+        chain.writable = buffers;
+        match result {
+            Ok(0) => self.end("it has ended"),
+            Ok(count) => return Some(count),
+            Err(error) if is_passing(&error) => return None,
+            // The buffer is gone with the front-end's memory, not the source.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {}
+            Err(error) => self.end(&error.to_string()),
+        }
+        Some(0)
+    }
+
+    fn end(&self, why: &str) {
+        if let Source::File(file) = &self.source
+            && file.take().is_some()
+        {
+            log::error!("the source gives no more bytes, the guest gets none: {why}");
+        }
+    }
+}
+
+impl Device for Rng {
+    fn identity(&self) -> Identity {
+        Identity {
+            device_id: device_id::ENTROPY,
+            features: 0,
+            queue_sizes: vec![QUEUE_SIZE_MAX],
+            config_size: 0,
+            operations: OPERATIONS,
+        }
+    }
+
+    fn read_config(&self, _offset: usize, _into: &mut [u8]) {}
+
+    async fn serve(self: Rc<Self>, mut queue: Queue) -> Result<(), QueueError> {
+        while let Some(file) = self.wait(&queue).await {
+            let Some(mut chain) = queue.next().await? else {
+                break;
+            };
+            match self.fill(&queue, &mut chain, file).await {
+                Some(filled) => queue.complete(chain, u32::try_from(filled).unwrap_or(0)),
+                None => {
+                    queue.put_back(chain);
+                    let pause = queue.until_stop(self.handle.sleep(PAUSE));
+                    if pause.await.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Source {
+    /// `getrandom(2)`, by way of this buffer: it must not write to memory that a guest sees
+    /// change, and costs more than the copy.
+    Kernel(RefCell<Box<[u8; ANSWER_MAX]>>),
+    /// `None` once it has ended.
+    File(RefCell<Option<File>>),
+}
+
+/// Copies random bytes into the chain, and leaves none of them here.
+fn from_kernel(bytes: &mut [u8], chain: &mut Chain) -> usize {
+    let length = chain.writable.len().min(bytes.len());
+    let bytes = &mut bytes[..length];
+    // Waits only before the kernel's pool is ready for the first time, early at boot.
+    let filled = match getrandom(&mut *bytes, GetRandomFlags::empty()) {
+        Ok(filled) => filled,
+        Err(errno) => {
+            log::debug!("getrandom: {}", io::Error::from(errno));
+            0
+        }
+    };
+    let written = chain.writable.write(&bytes[..filled]);
+    bytes.fill(0);
+    written.map_or(0, |()| filled)
+}
+
+/// What is left of a period.
+struct Quota {
+    limit: RateLimit,
+    left: Cell<u64>,
+    /// When the period is over; in the past while none has begun.
+    end: Cell<Instant>,
+}
+
+impl Quota {
+    fn new(limit: RateLimit, now: Instant) -> Self {
+        Self {
+            limit,
+            left: Cell::new(limit.max_bytes),
+            end: Cell::new(now),
+        }
+    }
+
+    /// How long until there are bytes again.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let rest = self.end.get().saturating_duration_since(now);
+        (self.left.get() == 0 && !rest.is_zero()).then_some(rest)
+    }
+
+    /// How many bytes the next answer may have. Begins a period if the last one is over.
+    fn most(&self, now: Instant) -> usize {
+        if now >= self.end.get() {
+            self.left.set(self.limit.max_bytes);
+            let period = Duration::from_millis(self.limit.period_ms.into());
+            self.end.set(now + period);
+        }
+        usize::try_from(self.left.get()).map_or(ANSWER_MAX, |left| left.min(ANSWER_MAX))
+    }
+
+    fn spend(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.left.set(self.left.get().saturating_sub(bytes));
+    }
+}

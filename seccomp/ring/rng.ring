@@ -1,0 +1,3 @@
+# The entropy device. A part: never loaded by itself.
+# source=
+IORING_OP_READV: 1

@@ -1,0 +1,3 @@
+# The entropy device inside a VMM's own process: no transport.
+@include ./common_device.ring
+@include ./rng.ring
