@@ -108,10 +108,10 @@ fn ports_are_added_named_opened_and_sized_when_the_driver_asks() {
         say(&mut console, 0, PORT_READY, 1).await;
         say(&mut console, 1, PORT_READY, 1).await;
         assert_eq!(hear(&mut console).await, (0, CONSOLE_PORT, 1, vec![]));
-        // Rows, then columns.
+        // Columns, then rows.
         assert_eq!(
             hear(&mut console).await,
-            (0, RESIZE, 0, vec![43, 0, 132, 0])
+            (0, RESIZE, 0, vec![132, 0, 43, 0])
         );
         assert_eq!(hear(&mut console).await, (0, PORT_OPEN, 1, vec![]));
         let name = b"org.example.0".to_vec();
@@ -124,7 +124,7 @@ fn ports_are_added_named_opened_and_sized_when_the_driver_asks() {
         console.device.resize(0, larger);
         assert_eq!(
             hear(&mut console).await,
-            (0, RESIZE, 0, vec![50, 0, 200, 0])
+            (0, RESIZE, 0, vec![200, 0, 50, 0])
         );
         assert!(is_silent(&mut console).await);
     });

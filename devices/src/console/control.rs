@@ -314,11 +314,11 @@ impl Control {
         };
         match (event, &port.name, port.window.get()) {
             (PORT_NAME, Some(name), _) => into.extend(name.as_bytes()),
-            // Rows first. The specification has columns first here (5.3.6.2), but the drivers of
-            // Linux and OpenBSD, which were there before it, read rows first.
+            // Columns first, as the specification has it (5.3.6.2). Linux read rows first until
+            // its stable kernels of early 2026 (6.12.65): no device can suit both.
             (RESIZE, _, Some(window)) => {
-                into.extend(window.rows.to_le_bytes());
                 into.extend(window.columns.to_le_bytes());
+                into.extend(window.rows.to_le_bytes());
             }
             _ => {}
         }
