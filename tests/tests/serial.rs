@@ -110,11 +110,16 @@ fn datagram(from: &UnixDatagram) -> String {
     String::from_utf8(bytes[..length].to_vec()).unwrap()
 }
 
-/// Eight bytes at each place that stand nowhere else.
-fn pattern(at: u64, into: &mut [u8]) {
-    for (word, bytes) in (at / 8..).zip(into.chunks_mut(8)) {
-        let value = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        bytes.copy_from_slice(&value.to_le_bytes()[..bytes.len()]);
+/// Bytes of which no two stretches of a page are alike: the same in each chain, but for the place
+/// that stands at the front of each page.
+fn pattern(length: u32) -> Vec<u8> {
+    let words = (0..u64::from(length) / 8).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+fn mark(at: u64, bytes: &mut [u8]) {
+    for (page, bytes) in (0_u64..).zip(bytes.chunks_mut(4096)) {
+        bytes[..8].copy_from_slice(&(at + page * 4096).to_le_bytes());
     }
 }
 
@@ -132,14 +137,14 @@ fn a_quarter_of_a_gibibyte_arrives_in_a_file_byte_for_byte() {
         .allocate(DEPTH * u64::from(CHAIN), 4096)
         .unwrap();
     let buffer = |slot: u64| room + slot * u64::from(CHAIN);
-    let mut piece = vec![0; CHAIN as usize];
+    let mut piece = pattern(CHAIN);
     let begun = Instant::now();
     let (mut sent, mut done) = (0, 0);
     while done < TOTAL {
         // Chains come back in their order, so a place is free when its turn has come again.
         while sent < TOTAL && sent - done < DEPTH * u64::from(CHAIN) {
             let address = buffer(sent / u64::from(CHAIN) % DEPTH);
-            pattern(sent, &mut piece);
+            mark(sent, &mut piece);
             front.memory().write(address, &piece).unwrap();
             let ring = front.ring(TRANSMIT);
             let _ = ring.add(&[Buffer::new(address, CHAIN)], &[]).unwrap();
@@ -156,7 +161,7 @@ fn a_quarter_of_a_gibibyte_arrives_in_a_file_byte_for_byte() {
     assert_eq!(out.metadata().unwrap().len(), TOTAL);
     let mut seen = vec![0; CHAIN as usize];
     for at in (0..TOTAL).step_by(CHAIN as usize) {
-        pattern(at, &mut piece);
+        mark(at, &mut piece);
         out.read_exact(&mut seen).unwrap();
         assert!(seen == piece, "in the {CHAIN} bytes from {at} on");
     }

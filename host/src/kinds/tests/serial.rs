@@ -342,7 +342,7 @@ fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
     });
     assert_eq!(description, expected);
     assert_eq!((descriptors.len(), windows.len()), (2, 1));
-    assert!(descriptors.iter().all(|fd| is_cloexec(fd)));
+    assert!(descriptors.iter().all(is_cloexec));
     assert!(
         descriptors
             .iter()
