@@ -73,7 +73,8 @@ impl Report {
         let suite = rest.split(' ').next().unwrap_or_default();
         if matches!(what, "passed" | "failed" | "skipped") && suite != self.suite {
             suite.clone_into(&mut self.suite);
-            say(suite);
+            let so_far = self.total().closing_line();
+            say(&format!("{so_far}; {suite}"));
         }
     }
 
