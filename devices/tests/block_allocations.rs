@@ -14,7 +14,10 @@ use vudev_devices::block::BlockConfig;
 
 mod common;
 
-use common::disk::{Disk, IN, OK, OUT, SECTOR, UNTOLD, disk, header, image};
+use common::disk::{
+    DISCARD, Disk, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, IN, OK, OUT, SECTOR, UNTOLD, WRITE_ZEROES,
+    disk_with, header, image, range,
+};
 use common::run;
 
 thread_local! {
@@ -56,7 +59,10 @@ async fn allocations(disk: &mut Disk, kind: u32, sent: &mut u16) -> u64 {
     let mut statuses = Vec::new();
     for number in 0..DEPTH {
         let head = disk.put(&header(kind, number as u64));
-        let data = disk.allocate(SECTOR, 512);
+        let data = match kind {
+            DISCARD | WRITE_ZEROES => disk.put(&range(number as u64, 1, 0)),
+            _ => disk.allocate(SECTOR, 512),
+        };
         let status = disk.put(&[UNTOLD]);
         let (readable, writable) = match kind {
             IN => (vec![head], vec![data, status]),
@@ -79,25 +85,38 @@ async fn allocations(disk: &mut Disk, kind: u32, sent: &mut u16) -> u64 {
     allocated
 }
 
-#[test]
-fn a_request_allocates_nothing_once_the_disk_has_warmed_up() {
+/// Once the disk has warmed up, requests of every kind allocate nothing.
+fn allocates_nothing(config: BlockConfig) {
     let file = image(64);
     run(async |handle| {
-        let mut disk = disk(&handle, &file, BlockConfig::default());
+        let features = F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
+        let mut disk = disk_with(&handle, &file, config, features);
+        let kinds = [IN, OUT, DISCARD, WRITE_ZEROES];
         let mut sent = 0;
         for _ in 0..4 {
-            allocations(&mut disk, IN, &mut sent).await;
-            allocations(&mut disk, OUT, &mut sent).await;
+            for kind in kinds {
+                allocations(&mut disk, kind, &mut sent).await;
+            }
         }
-        assert_eq!(
-            allocations(&mut disk, IN, &mut sent).await,
-            0,
-            "for {DEPTH} reads"
-        );
-        assert_eq!(
-            allocations(&mut disk, OUT, &mut sent).await,
-            0,
-            "for {DEPTH} writes"
-        );
+        for kind in kinds {
+            let count = allocations(&mut disk, kind, &mut sent).await;
+            assert_eq!(count, 0, "for {DEPTH} requests of type {kind}");
+        }
+    });
+}
+
+#[test]
+fn a_request_allocates_nothing_once_the_disk_has_warmed_up() {
+    allocates_nothing(BlockConfig::default());
+}
+
+#[test]
+fn a_request_for_a_part_of_a_block_allocates_nothing_either() {
+    // The bounce buffers are those of direct access; the file takes everything.
+    allocates_nothing(BlockConfig {
+        direct: true,
+        direct_alignment: 4096,
+        physical_block_size: 4096,
+        ..BlockConfig::default()
     });
 }

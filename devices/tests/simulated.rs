@@ -19,7 +19,10 @@ use vudev_frontend::{Buffer, Token};
 
 mod common;
 
-use common::disk::{Disk, FLUSH, IN, IO_ERROR, OK, OUT, SECTOR, UNTOLD, disk, header};
+use common::disk::{
+    DISCARD, Disk, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, FLUSH, IN, IO_ERROR, OK, OUT, SECTOR, UNMAP,
+    UNTOLD, WRITE_ZEROES, disk_with, header, range,
+};
 
 const SECTORS: usize = 64;
 /// Requests in flight at once, each on sectors of its own.
@@ -47,6 +50,17 @@ struct Sent {
     status: Buffer,
 }
 
+/// As if open for direct access in blocks greater than a sector, so that lanes share blocks. The
+/// file takes everything else too.
+fn config() -> BlockConfig {
+    BlockConfig {
+        direct: true,
+        direct_alignment: 2048,
+        physical_block_size: 2048,
+        ..BlockConfig::default()
+    }
+}
+
 /// Plays one seed, and gives what happened: which request ended how, in order.
 fn play(seed: u64) -> Vec<(usize, u8)> {
     // In memory: what a real disk does with a sync is not what this is about.
@@ -56,7 +70,8 @@ fn play(seed: u64) -> Vec<(usize, u8)> {
     let executor = Executor::simulated(seed, FAULTS);
     let handle = executor.handle().clone();
     let played = executor.run(async {
-        let mut disk = disk(&handle, &file, BlockConfig::default());
+        let features = F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
+        let mut disk = disk_with(&handle, &file, config(), features);
         let mut model: Model = vec![Some(0); SECTORS * SECTOR];
         let mut trace = Vec::new();
         for round in 0..ROUNDS {
@@ -82,14 +97,22 @@ fn play(seed: u64) -> Vec<(usize, u8)> {
 /// A read, a write or a flush, chosen by the seed, of some of the lane's sectors.
 fn send(disk: &mut Disk, lane: usize, round: usize) -> (Token, Sent) {
     let random = |below: usize| (disk.handle.random() % below as u64) as usize;
-    let kind = [IN, OUT, OUT, FLUSH][random(4)];
+    let kind = [IN, OUT, OUT, FLUSH, DISCARD, WRITE_ZEROES][random(6)];
     let first = random(LANE_SECTORS);
     let sectors = 1 + random(LANE_SECTORS - first);
     let cut = random(sectors * SECTOR);
     let sector = lane * LANE_SECTORS + first;
-    let bytes: Vec<u8> = (0..sectors * SECTOR)
-        .map(|at| (at + round * 41 + lane) as u8)
-        .collect();
+    let filling = |at: usize| match kind {
+        DISCARD | WRITE_ZEROES => 0,
+        _ => (at + round * 41 + lane) as u8,
+    };
+    let bytes: Vec<u8> = (0..sectors * SECTOR).map(filling).collect();
+    let flags = if kind == WRITE_ZEROES && cut.is_multiple_of(2) {
+        UNMAP
+    } else {
+        0
+    };
+    let ranges = disk.put(&range(sector as u64, sectors as u32, flags));
     let head = disk.put(&header(kind, sector as u64));
     let status = disk.put(&[UNTOLD]);
     let data = disk.put(&bytes);
@@ -103,6 +126,7 @@ fn send(disk: &mut Disk, lane: usize, round: usize) -> (Token, Sent) {
     let token = match kind {
         IN => disk.send(0, &[head], &[parts.as_slice(), &[status]].concat()),
         OUT => disk.send(0, &[&[head], parts.as_slice()].concat(), &[status]),
+        DISCARD | WRITE_ZEROES => disk.send(0, &[head, ranges], &[status]),
         _ => disk.send(0, &[head], &[status]),
     };
     let place = sector * SECTOR;
@@ -130,11 +154,11 @@ fn judge(disk: &Disk, model: &mut Model, request: &Sent, status: u8, seed: u64) 
                 .all(|(is, got)| is.is_none_or(|is| is == *got));
             assert!(right, "seed {seed}: wrong data at {}", request.place);
         }
-        (OUT, OK) => {
+        (OUT | DISCARD | WRITE_ZEROES, OK) => {
             let written = model[range].iter_mut().zip(&request.bytes);
             written.for_each(|(is, byte)| *is = Some(*byte));
         }
-        (OUT, IO_ERROR) => {
+        (OUT | DISCARD | WRITE_ZEROES, IO_ERROR) => {
             let tried = model[range].iter_mut().zip(&request.bytes);
             tried.for_each(|(is, byte)| *is = is.filter(|is| is == byte));
         }
