@@ -115,8 +115,9 @@ fn three_ports_appear_by_name_carry_data_and_follow_the_host() {
     }
     let report = guest.finish().unwrap();
     let expected = "org.example.door\norg.example.file\nhvc0\nsized\nresized\nheard: hello\n\
-                    closed\nheard: again\n";
-    assert_eq!((report.status, &report.output[..]), (Some(0), expected));
+                    closed\nheard: again";
+    // QEMU's own serial port, which carries the script, adds an empty line now and then.
+    assert_eq!((report.status, report.output.trim_end()), (Some(0), expected));
     vudev.signal(Signal::TERM).unwrap();
     let status = vudev.wait(STOP_LIMIT).unwrap();
     assert!(status.success(), "{}", vudev.log().unwrap());
