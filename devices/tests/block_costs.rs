@@ -17,7 +17,10 @@ use vudev_frontend::Buffer;
 
 mod common;
 
-use common::disk::{FLUSH, IN, OK, SECTOR, UNTOLD, disk, disk_with, header, image, pattern};
+use common::disk::{
+    DISCARD, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, FLUSH, IN, OK, SECTOR, UNMAP, UNTOLD,
+    WRITE_ZEROES, disk, disk_with, header, image, pattern, range,
+};
 use common::run;
 
 const DEPTH: usize = 32;
@@ -138,7 +141,8 @@ fn where_the_kernel_can_make_no_worker_thread_requests_are_done_all_the_same() {
 fn writes_and_flushes_without_worker_threads() {
     let file = image(64);
     run(async |handle| {
-        let mut disk = disk(&handle, &file, BlockConfig::default());
+        let features = F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
+        let mut disk = disk_with(&handle, &file, BlockConfig::default(), features);
         let none = Rlimit {
             current: Some(0),
             maximum: Some(0),
@@ -154,5 +158,11 @@ fn writes_and_flushes_without_worker_threads() {
         );
         assert_eq!(disk.read(8, data.len()).await.data, data);
         assert_eq!(disk.request(FLUSH, 0, &[], 0).await.status, OK);
+        // Zeros are written then, and giving space back can wait.
+        assert_eq!(disk.change(DISCARD, &range(0, 8, 0)).await.status, OK);
+        let zeroed = disk.change(WRITE_ZEROES, &range(8, 40, UNMAP)).await;
+        assert_eq!(zeroed.status, OK);
+        assert_eq!(disk.read(8, 40 * SECTOR).await.data, [0; 40 * SECTOR]);
+        assert_eq!(disk.read(48, 8 * SECTOR).await.data, data[40 * SECTOR..]);
     });
 }

@@ -47,8 +47,9 @@ fn every_device_has_its_files_on_every_architecture_and_there_are_no_others() {
 fn the_table_of_devices_is_that_of_the_kinds() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src/kinds");
     let mut kinds = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
+    let mut sources = Vec::new();
+    read_sources(&folder, &mut sources);
+    for source in sources {
         let name = source.lines().find_map(|line| {
             let name = line
                 .trim()
@@ -59,6 +60,18 @@ fn the_table_of_devices_is_that_of_the_kinds() {
     }
     kinds.sort_unstable();
     assert_eq!(kinds, DEVICES);
+}
+
+/// What the files of a folder and of those in it contain.
+fn read_sources(folder: &Path, into: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, into);
+        } else {
+            into.push(fs::read_to_string(path).unwrap());
+        }
+    }
 }
 
 #[test]
