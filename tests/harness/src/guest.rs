@@ -112,6 +112,33 @@ impl Guest {
         self
     }
 
+    /// Adds a network card with so many pairs of queues, whose back-end listens at `socket`. QEMU
+    /// keeps its configuration space and its control queue to itself; `options` are more of
+    /// virtio-net-pci's, each with a comma before it.
+    pub fn net(mut self, socket: &Path, pairs: u16, options: &str) -> Self {
+        let chardev = self.chardev(socket);
+        let vectors = 2 * pairs + 2;
+        let back_end = format!("vhost-user,id=n-{chardev},chardev={chardev},queues={pairs}");
+        let device = format!("virtio-net-pci,netdev=n-{chardev},mq=on,vectors={vectors}{options}");
+        self.devices
+            .extend(["-netdev".to_owned(), back_end, "-device".to_owned(), device]);
+        self
+    }
+
+    /// Adds a network card of which everything is the back-end's.
+    pub fn bare_net(mut self, socket: &Path, pairs: u16) -> Self {
+        let chardev = self.chardev(socket);
+        // 1 is a network card, which has 24 bytes of configuration space (virtio 1.3, 5.1.4), and
+        // a control queue behind its pairs.
+        let device = format!(
+            "vhost-user-test-device-pci,chardev={chardev},virtio-id=1,num_vqs={},vq_size=256,\
+             config_size=24",
+            2 * pairs + 1
+        );
+        self.devices.extend(["-device".to_owned(), device]);
+        self
+    }
+
     /// How many processors the guest has.
     pub fn processors(mut self, count: u32) -> Self {
         self.processors = count;
