@@ -64,12 +64,12 @@ fn the_table_of_devices_is_that_of_the_kinds() {
 
 /// What the files of a folder and of those in it contain.
 fn read_sources(folder: &Path, into: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("the kinds are there") {
+        let path = entry.expect("listed").path();
         if path.is_dir() {
             read_sources(&path, into);
         } else {
-            into.push(fs::read_to_string(path).unwrap());
+            into.push(fs::read_to_string(path).expect("text"));
         }
     }
 }
