@@ -3,8 +3,8 @@
 //!
 //! A [`Request`] is right by construction: its kind is known and negotiated, its data lies in the
 //! right direction, on whole sectors and before the end of the disk, and it does not write where
-//! writing is not allowed. Everything else is a [`Status`] that the guest is told. Ranges to discard
-//! or to zero are data, and [`super::ranges`] reads them.
+//! writing is not allowed. Everything else is a [`Status`] that the guest is told. Ranges to
+//! discard or to zero are data, and [`super::ranges`] reads them.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
 //! Writes, reads, discards and zeroes a disk at random from a thread for each processor, and
-//! compares each read with what must be there: for a guest of the tests, on a disk that may be lost.
+//! compares each read with what must be there: for a guest of the tests, whose disk may be lost.
 //!
 //!     vudev-verify DEVICE OPERATIONS SEED
 //!
