@@ -157,7 +157,7 @@ pub(crate) fn for_role(
 
 /// Refuses a policy that no process can live with; a warning about one that undoes the jail.
 fn judge(written: Written) -> Result<Option<String>, PoliciesError> {
-    let Written { file, policy, .. } = written;
+    let Written { file, policy, ring } = written;
     let missing = policy::missing(&policy);
     if !missing.is_empty() {
         return Err(PoliciesError::Missing {
@@ -171,10 +171,10 @@ fn judge(written: Written) -> Result<Option<String>, PoliciesError> {
             source,
         });
     }
-    let found: Vec<_> = policy::violations(&policy)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let calls = policy::violations(&policy);
+    let calls = calls.iter().map(ToString::to_string);
+    let operations = ring.forbidden().into_iter().map(str::to_owned);
+    let found: Vec<_> = calls.chain(operations).collect();
     let warning = format!("{file} allows what no device may: {}", found.join(", "));
     Ok((!found.is_empty()).then_some(warning))
 }
@@ -212,6 +212,10 @@ struct Recorder {
 
 impl Source for Recorder {
     fn read(&self, name: &str) -> io::Result<String> {
+        // What was judged is what is sent, whatever becomes of the file meanwhile.
+        if let Some(text) = self.texts.borrow().get(name) {
+            return Ok(text.clone());
+        }
         let text = self.directory.read(name)?;
         self.texts
             .borrow_mut()

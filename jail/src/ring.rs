@@ -39,6 +39,13 @@ impl RingList {
         Ok(merged(read(NAME, &source)?))
     }
 
+    /// What it names of [`FORBIDDEN`].
+    pub fn forbidden(&self) -> Vec<&'static str> {
+        let number = |name: &&str| OPCODES.iter().find(|(known, _)| known == name);
+        let allows = |name: &&&str| number(name).is_some_and(|(_, n)| self.opcodes.contains(n));
+        FORBIDDEN.iter().filter(allows).copied().collect()
+    }
+
     /// Restricts a ring that was made disabled (`IORING_SETUP_R_DISABLED`). Once it is enabled,
     /// whatever the list does not name completes with EACCES, and so does every registration.
     ///

@@ -146,6 +146,7 @@ impl Role {
         let jail = jail.namespaces(namespaces).limits(Limits {
             open_files: OPEN_FILES_MAX,
             locked_memory: Some(0),
+            data: None,
         });
         let enable_ring = || executor.map_or(Ok(()), Executor::enable);
         let entered = jail.enter_step_by_step(self.channel.as_fd(), SIGSYS, enable_ring, |step| {

@@ -33,6 +33,10 @@ const OPERATIONS_OF_HOST: u32 = 16;
 /// and one for each of 509 memory regions.
 const OPEN_FILES_MAX: u64 = 4096;
 
+/// Bytes of memory of its own that a device may have, so that one that was taken over cannot take
+/// the host's. An idle one has some hundred KiB; guest memory is not counted.
+const DATA_MAX: u64 = 512 << 20;
+
 /// Why a role ended before its time. Everything that can be told goes to the supervisor.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RoleError {
@@ -234,6 +238,7 @@ impl Role {
             open_files: OPEN_FILES_MAX,
             // The ring has been made, and what it counted stays counted.
             locked_memory: Some(0),
+            data: Some(DATA_MAX),
         });
         let jail = match self.seccomp_mode {
             SeccompMode::Trap | SeccompMode::Kill => jail,

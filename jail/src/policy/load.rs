@@ -14,6 +14,10 @@ pub const INCLUDE_DEPTH_MAX: usize = 10;
 /// Filters of one system call; each is an instruction at least, of the kernel's 4096.
 const FILTERS_MAX: usize = 1024;
 
+/// Files that one policy may be made of, each inclusion counted: a few that include each other many
+/// times could otherwise be read without end.
+const INCLUDES_MAX: usize = 256;
+
 /// A policy or ring list that cannot be used: where, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}:{column}: {message}")]
@@ -251,6 +255,7 @@ pub(crate) fn walk(
         arch,
         source,
         visit,
+        includes: 0,
     }
     .file(&mut vec![path.to_owned()], Content::Policy, &text)
 }
@@ -259,6 +264,8 @@ struct Walk<'a> {
     arch: Arch,
     source: &'a dyn Source,
     visit: &'a mut dyn FnMut(&str, Statement) -> Result<(), SyntaxError>,
+    /// So far.
+    includes: usize,
 }
 
 impl Walk<'_> {
@@ -296,7 +303,7 @@ impl Walk<'_> {
 
     /// The name and text of a file that the last of `open` includes.
     fn included(
-        &self,
+        &mut self,
         open: &[String],
         include: &str,
         at: Position,
@@ -318,6 +325,11 @@ impl Walk<'_> {
                 &path,
                 &format!("more than {INCLUDE_DEPTH_MAX} files deep"),
             ));
+        }
+        self.includes += 1;
+        if self.includes > INCLUDES_MAX {
+            let why = format!("more than {INCLUDES_MAX} inclusions");
+            return Err(fail(&path, &why));
         }
         match self.source.read(&path) {
             Ok(text) => Ok((path, text)),

@@ -38,6 +38,22 @@ fn verdict(policy: &Policy, name: &str, args: [u64; 6]) -> Action {
 }
 
 #[test]
+fn files_that_include_each_other_many_times_are_not_read_without_end() {
+    let mut sources = BTreeMap::from([("x86_64/f9.policy".to_owned(), String::new())]);
+    for file in 1..9 {
+        let include = format!("@include ./f{}.policy\n", file + 1);
+        sources.insert(format!("x86_64/f{file}.policy"), include.repeat(12));
+    }
+    let text = "@include ./f1.policy\n".to_owned();
+    sources.insert("x86_64/x_device.policy".to_owned(), text);
+    let error = read("x_device", Arch::X86_64, &sources).unwrap_err();
+    assert!(
+        error.to_string().contains("more than 256 inclusions"),
+        "{error}"
+    );
+}
+
+#[test]
 fn conditions_decide_in_order_and_the_default_after_them() {
     let policy = policy(
         "read: 1\n\

@@ -6,7 +6,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -14,7 +14,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use super::StepError;
 use crate::denials::HAND_OVER_FLAGS;
 use crate::last_errno;
-use crate::policy::Program;
+use crate::policy::{Action, Arch, Call, Program};
 
 pub(super) const STEP: &str = "seccomp";
 pub(crate) const STEP_LISTENER: &str = "seccomp with a listener";
@@ -39,6 +39,9 @@ pub(super) fn load_filter_and_listen(
     channel: BorrowedFd<'_>,
     tag: u8,
 ) -> Result<(), StepError> {
+    if !hands_over(program, channel) {
+        return Err(StepError::at(STEP_LISTENER)(Errno::INVAL));
+    }
     let mut instructions = instructions(program);
     for instruction in &mut instructions {
         if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRAP {
@@ -57,6 +60,25 @@ pub(super) fn load_filter_and_listen(
     rustix::net::sendmsg(channel, &[IoSlice::new(&[tag])], &mut control, flags)
         .map_err(StepError::at("send the listener"))?;
     Ok(())
+}
+
+/// Whether the one call that is made before anybody reads the listener is allowed: it would wait for
+/// ever otherwise.
+fn hands_over(program: &Program, channel: BorrowedFd<'_>) -> bool {
+    let Some(arch) = Arch::HOST else { return false };
+    let Some(number) = arch.syscall_number("sendmsg") else {
+        return false;
+    };
+    let word = |value: i32| u64::from(value.cast_unsigned());
+    let mut args = [0; 6];
+    args[0] = word(channel.as_raw_fd());
+    args[2] = word(HAND_OVER_FLAGS);
+    let call = Call {
+        number,
+        arch: arch.audit(),
+        args,
+    };
+    program.run(&call) == Some(Action::Allow)
 }
 
 /// `BPF_RET | BPF_K`

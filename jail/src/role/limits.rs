@@ -14,14 +14,19 @@ pub struct Limits {
     /// Bytes of locked memory, for what the process locks or pins from here on; a ring that has
     /// been made stays counted. `None` leaves the limit as it is.
     pub locked_memory: Option<u64>,
+    /// Bytes of private writable memory, the heap above all; what others share with the process is
+    /// not counted. `None` leaves the limit as it is.
+    pub data: Option<u64>,
 }
 
 impl Default for Limits {
-    /// 1024 descriptors, which is what most processes start with, and no locked memory.
+    /// 1024 descriptors, which is what most processes start with, no locked memory, and 1 GiB of
+    /// memory of its own.
     fn default() -> Self {
         Self {
             open_files: 1024,
             locked_memory: Some(0),
+            data: Some(1 << 30),
         }
     }
 }
@@ -34,6 +39,9 @@ pub(super) fn limit_resources(limits: Limits) -> Result<(), StepError> {
     limit(Resource::Nofile, limits.open_files, "RLIMIT_NOFILE")?;
     limits.locked_memory.map_or(Ok(()), |bytes| {
         limit(Resource::Memlock, bytes, "RLIMIT_MEMLOCK")
+    })?;
+    limits.data.map_or(Ok(()), |bytes| {
+        limit(Resource::Data, bytes, "RLIMIT_DATA")
     })
 }
 

@@ -67,7 +67,7 @@ pub(crate) const STEPS_OF_NAMESPACES: [&str; 6] = [
 ];
 
 /// Steps that any process may make, if nothing forbids it.
-pub(crate) const OTHER_STEPS: [&str; 16] = [
+pub(crate) const OTHER_STEPS: [&str; 17] = [
     "setsid",
     root::STEP_UNMOUNT,
     root::STEP_NESTING,
@@ -77,6 +77,7 @@ pub(crate) const OTHER_STEPS: [&str; 16] = [
     "RLIMIT_CORE",
     "RLIMIT_NOFILE",
     "RLIMIT_MEMLOCK",
+    "RLIMIT_DATA",
     "PR_SET_PDEATHSIG",
     "PR_SET_DUMPABLE",
     "sigaction SIGSYS",

@@ -90,6 +90,7 @@ fn jailed(begun: Begun, channel: &OwnedFd, scenario: &str, argument: &str) {
 const LIMITS: Limits = Limits {
     open_files: OPEN_FILES,
     locked_memory: None,
+    data: None,
 };
 
 fn restricted_ring() -> IoUring {

@@ -4,7 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::fs::{FileType, fstat};
+use rustix::net::sockopt::{socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
 use vudev_executor::{Handle, Message, Socket, Task};
 use vudev_virtio::Device;
 
@@ -24,8 +25,10 @@ impl BackendChannel {
         device: &Rc<D>,
         socket: OwnedFd,
     ) -> Result<Self, Reason> {
-        let kind = fstat(&socket).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if kind != Ok(FileType::Socket) {
+        // A front-end can hold a socket of another family in its hands, and then even a message that
+        // must not wait waits for it, beyond the reach of a SIGKILL.
+        let kind = (socket_domain(&socket), socket_type(&socket));
+        if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) {
             return Err(Reason::NotASocket);
         }
         let task = tell_changes(Rc::clone(device), Socket::new(handle, socket));

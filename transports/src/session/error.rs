@@ -73,8 +73,8 @@ pub enum Reason {
         #[source]
         reason: RingError,
     },
-    /// A backend channel is a socket.
-    #[error("the backend channel is not a socket")]
+    /// A backend channel is a Unix stream socket.
+    #[error("the backend channel is not a Unix stream socket")]
     NotASocket,
     /// Memory cannot be put together like that.
     #[error(transparent)]

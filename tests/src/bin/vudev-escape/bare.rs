@@ -71,6 +71,7 @@ fn attempt(arguments: &[String]) -> Option<()> {
         .limits(Limits {
             open_files: 4096,
             locked_memory: None,
+            data: None,
         })
         .enter(channel.as_fd(), intruder::BARE_TAG, || executor.enable())
         .ok()?;
