@@ -118,7 +118,10 @@ fn three_ports_appear_by_name_carry_data_and_follow_the_host() {
     let expected = "org.example.door\norg.example.file\nhvc0\nsized\nresized\nheard: hello\n\
                     closed\nheard: again";
     // Serial ports of this QEMU may add an empty line when the guest switches itself off.
-    assert_eq!((report.status, report.output.trim_end()), (Some(0), expected));
+    assert_eq!(
+        (report.status, report.output.trim_end()),
+        (Some(0), expected)
+    );
     vudev.signal(Signal::TERM).unwrap();
     let status = vudev.wait(STOP_LIMIT).unwrap();
     assert!(status.success(), "{}", vudev.log().unwrap());

@@ -1,5 +1,5 @@
-//! What was thrown away, and the log's words about it. Not whether it is: that is [`super::output`]'s
-//! to decide.
+//! What was thrown away, and the log's words about it. Not whether it is: that is for
+//! [`super::output`] to decide.
 
 use std::cell::Cell;
 use std::fmt::Display;

@@ -20,8 +20,9 @@
 //!
 //! | | [`Overflow::Block`] | [`Overflow::Drop`] |
 //! |---|---|---|
-//! | the reader is slow | the guest waits | for a second; then what it prints is lost until it reads again |
-//! | nobody is connected | the guest waits | it is lost at once (a client, a terminal), or after a second (a server that is looked for) |
+//! | the reader is slow | the guest waits | it waits for a second, then output is lost |
+//! | no client, or nobody at a terminal | the guest waits | it is lost at once |
+//! | a server that is looked for | the guest waits | it waits for a second, then output is lost |
 //! | the descriptor is gone for ever | it is lost | it is lost |
 //! | the disk is full | it is lost | it is lost |
 //!
