@@ -44,10 +44,13 @@ pub(crate) fn prefix(text: &str, limit: usize) -> &str {
 /// Neither a control character nor one that reorders or hides what is around it.
 fn is_printable(character: char) -> bool {
     let unseen = [
+        '\u{61c}'..='\u{61c}',
         '\u{200b}'..='\u{200f}',
         '\u{2028}'..='\u{202e}',
         '\u{2060}'..='\u{206f}',
         '\u{feff}'..='\u{feff}',
+        // Tags: letters that no terminal shows.
+        '\u{e0000}'..='\u{e007f}',
     ];
     !character.is_control() && !unseen.iter().any(|range| range.contains(&character))
 }
@@ -62,7 +65,12 @@ mod tests {
             printable(b"a\x1b[2Jb\nblock-1: c\n"),
             "a\\u{1b}[2Jb\\u{a}block-1: c"
         );
-        assert_eq!(printable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        for code in [
+            0x61c, 0x200b, 0x202e, 0x2066, 0xfeff, 0xe0000, 0xe0041, 0xe007f,
+        ] {
+            let text = format!("a{}b", char::from_u32(code).unwrap());
+            assert_eq!(printable(text.as_bytes()), format!("a\\u{{{code:x}}}b"));
+        }
     }
 
     #[test]
