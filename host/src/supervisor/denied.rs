@@ -34,7 +34,7 @@ pub(super) async fn let_go_on(
                 Received::Call(call) => {
                     let text = named.line(&call.call);
                     if let Some(text) = text.filter(|_| Level::Warn <= log::max_level()) {
-                        lines.line(&name, Level::Warn, &text);
+                        lines.relay(&name, Level::Warn, &text);
                     }
                     listener::let_go_on(listener.as_fd(), &call)?;
                 }

@@ -15,6 +15,10 @@ use vudev_executor::{Bytes, File, Handle, Notify};
 /// How much text waits for a reader that is slow or stuck, in bytes. Beyond it lines are lost.
 const BACKLOG_MAX: usize = 256 * 1024;
 
+/// How much of it only the supervisor's own lines may use, however much the devices say: a hundred
+/// ends, each with a device's last words, or many more without.
+const OWN_RESERVE: usize = 64 * 1024;
+
 /// How long the program's end waits for a reader that does not read.
 const FLUSH_LIMIT: Duration = Duration::from_millis(100);
 
@@ -45,11 +49,20 @@ pub(crate) struct LogLines {
 }
 
 impl LogLines {
-    /// Queues one line. `text` is printable: foreign texts have been through
-    /// [`crate::text::printable`].
+    /// Queues one line of the supervisor's own, about itself or a device. `text` is printable:
+    /// foreign texts have been through [`crate::text::printable`].
     pub(crate) fn line(&self, name: &str, level: Level, text: &str) {
+        self.queue(name, level, text, BACKLOG_MAX);
+    }
+
+    /// Queues one line that a device has said, or has caused as often as it liked.
+    pub(crate) fn relay(&self, name: &str, level: Level, text: &str) {
+        self.queue(name, level, text, BACKLOG_MAX - OWN_RESERVE);
+    }
+
+    fn queue(&self, name: &str, level: Level, text: &str, limit: usize) {
         let mut backlog = self.backlog.borrow_mut();
-        if backlog.len() + name.len() + text.len() > BACKLOG_MAX {
+        if backlog.len() + name.len() + text.len() > limit {
             self.lost.set(self.lost.get() + 1);
             return;
         }
@@ -178,8 +191,32 @@ pub(crate) fn adopt(lines: &Rc<LogLines>) {
 }
 
 #[cfg(test)]
+impl LogLines {
+    /// What is queued.
+    pub(crate) fn queued(&self) -> String {
+        self.backlog.borrow().clone()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_of_a_device_leaves_room_for_the_lines_about_it() {
+        let lines = LogLines::default();
+        let text = "x".repeat(1000);
+        for _ in 0..1000 {
+            lines.relay("block-0", Level::Info, &text);
+        }
+        lines.line("block-0", Level::Error, "has died");
+        for _ in 0..1000 {
+            lines.relay("block-0", Level::Info, &text);
+        }
+        let queued = lines.queued();
+        assert!(queued.ends_with("lines were lost\nblock-0: error: has died\n"));
+        assert!(queued.len() <= BACKLOG_MAX - OWN_RESERVE + 1024);
+    }
 
     #[test]
     fn a_backlog_that_nobody_reads_stays_bounded_and_counts_what_it_lost() {
