@@ -3,21 +3,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use log::Level;
-use rustix::net::SendFlags;
-use rustix::process::{Pid, Signal, pidfd_send_signal};
-use vudev_executor::{ExitStatus, Handle, Message, Notify, ProcessFd, Socket, Task};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use vudev_executor::{ExitStatus, Handle, Notify, ProcessFd, Task};
 
 use super::denied;
 use super::ending::{Asked, Ending, LastWords};
 use super::log_lines::LogLines;
-use super::pace::{CONNECTS_PER_WINDOW, PACKETS_PER_WINDOW, Pace};
+use super::pace::{PACKETS_PER_WINDOW, Pace};
+use super::packets::{Packet, Packets};
 use super::reach::{Reach, Windows};
-use crate::channel::{Down, RUNNING_DOWN_MAX, UP_MAX, Up, WireError};
+use crate::channel::{Down, Up, WireError};
 use crate::kind::Notice;
 use crate::options::SeccompMode;
 
@@ -27,6 +30,10 @@ const EXIT_AFTER_CLOSE: Duration = Duration::from_secs(1);
 
 /// How long to wait for a tracer of a process that has ended.
 const REAP_AGAIN: Duration = Duration::from_millis(10);
+
+/// How many packets a process that has ended can have left behind. The kernel's bound for a socket
+/// (net.core.wmem_default) is some 280; whoever sets a greater one has fewer last words.
+const LEFT_MAX: usize = 1024;
 
 /// How far a device has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +66,7 @@ pub(crate) struct Child {
     reach: Reach,
     windows: Windows,
     process: ProcessFd,
-    channel: Socket,
+    packets: Packets,
     progress: Cell<Progress>,
     /// That it is ready has been told.
     told: Cell<bool>,
@@ -69,7 +76,6 @@ pub(crate) struct Child {
     hurry: Notify,
     lines: Rc<LogLines>,
     pace: RefCell<Pace>,
-    connects: RefCell<Pace>,
     /// Lets its denied calls go on, until it is gone: its very exit may be one.
     answering: RefCell<Option<Task<()>>>,
 }
@@ -97,7 +103,7 @@ impl Child {
             reach,
             windows,
             process: ProcessFd::new(handle, pidfd),
-            channel: Socket::new(handle, channel),
+            packets: Packets::new(handle, channel),
             progress: Cell::new(Progress::Starting),
             told: Cell::new(false),
             asked: Cell::new(Asked::Nothing),
@@ -105,7 +111,6 @@ impl Child {
             hurry: Notify::new(),
             lines: Rc::clone(lines),
             pace: RefCell::new(Pace::new(PACKETS_PER_WINDOW, handle.now())),
-            connects: RefCell::new(Pace::new(CONNECTS_PER_WINDOW, handle.now())),
             answering: RefCell::new(None),
         }
     }
@@ -152,9 +157,7 @@ impl Child {
     /// Sends if there is room: it is never waited for.
     fn send(&self, packet: &Down) -> io::Result<()> {
         let packet = packet.encode().map_err(io::Error::other)?;
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        rustix::net::send(&self.channel, &packet, flags)?;
-        Ok(())
+        Ok(self.packets.send_now(&packet)?)
     }
 
     /// Kills it because it did not stop.
@@ -168,14 +171,31 @@ impl Child {
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 
-    /// Everything it says until it ends, and how it ended.
+    /// Everything it says until it ends, and how it ended. Its end is its process's: a copy of its
+    /// channel, which it may have sent to its front-end, keeps nothing alive.
     pub(crate) async fn watch(self: Rc<Self>, handle: Handle) -> (Rc<Self>, Ending) {
         let mut words = LastWords::default();
-        if let Err(error) = self.listen(&handle, &mut words).await {
-            words.broken = Some(error);
-            self.kill();
-        }
-        let status = self.exited(&handle).await;
+        let first = {
+            let listened = pin!(self.listen(&handle, &mut words));
+            match select(listened, pin!(self.reaped(&handle))).await {
+                Either::Left((listened, _)) => Either::Left(listened),
+                Either::Right((status, _)) => Either::Right(status),
+            }
+        };
+        let status = match first {
+            Either::Left(listened) => {
+                if let Err(error) = listened {
+                    words.broken = Some(error);
+                    self.kill();
+                }
+                self.exited(&handle).await
+            }
+            Either::Right(status) => {
+                self.hear_what_is_left(&handle, &mut words);
+                status
+            }
+        };
+        self.packets.shut();
         self.answering.take();
         self.tell_suppressed();
         self.progress.set(Progress::Ended);
@@ -184,16 +204,13 @@ impl Child {
         (self, ending)
     }
 
-    /// Until it closes its channel.
+    /// Until it closes its channel. Dropped, it leaves in the channel what was not heard.
     async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), WireError> {
         if self.mode == Some(SeccompMode::Log) {
             self.listen_for_listener(handle, words).await?;
         }
-        // A device that was taken over could send a file whose closing hangs whoever closes it.
-        let mut message = Message::without_descriptors(UP_MAX);
-        while let Some((up, buffer)) = self.next(message).await? {
-            message = buffer;
-            match up {
+        while let Some(packet) = self.packets.look().await? {
+            match packet.plain()? {
                 Up::Listener => return Err(WireError::Listener),
                 Up::Connect { .. } if self.progress.get() != Progress::Ready => {
                     return Err(WireError::Listener);
@@ -203,11 +220,14 @@ impl Child {
                     target,
                     number,
                 } => {
-                    self.pace(handle, &self.connects).await;
-                    self.connect(ticket, target, number).await;
+                    let pace = self.reach.pace(target).unwrap_or(&self.pace);
+                    let in_time = self.pace(handle, pace).await;
+                    self.packets.take();
+                    self.connect(ticket, target, number, in_time).await;
                 }
                 up => {
                     let in_time = self.pace(handle, &self.pace).await;
+                    self.packets.take();
                     self.hear(up, in_time, words);
                 }
             }
@@ -227,23 +247,22 @@ impl Child {
         handle: &Handle,
         words: &mut LastWords,
     ) -> Result<(), WireError> {
-        let mut message = Message::with_capacity(UP_MAX);
-        while let Some((up, buffer)) = self.next(message).await? {
-            message = buffer;
-            let descriptors = message.take_descriptors();
-            match (up, <[OwnedFd; 1]>::try_from(descriptors)) {
-                (Up::Listener, Ok([listener])) => {
+        while let Some(Packet { up, descriptors }) = self.packets.look().await? {
+            match (up, descriptors) {
+                (Up::Listener, true) => {
+                    let taken = <[OwnedFd; 1]>::try_from(self.packets.take_descriptors());
+                    let [listener] = taken.map_err(|_| WireError::Descriptors)?;
                     let (lines, name) = (Rc::clone(&self.lines), self.name.clone());
                     let answer = denied::let_go_on(handle.clone(), listener, lines, name);
                     self.answering.replace(Some(handle.spawn(answer)));
                     return Ok(());
                 }
-                (Up::Listener | Up::Ready | Up::Connect { .. }, _) | (_, Ok(_)) => {
+                (Up::Listener | Up::Ready | Up::Connect { .. }, _) | (_, true) => {
                     return Err(WireError::Listener);
                 }
-                (_, Err(several)) if !several.is_empty() => return Err(WireError::Descriptors),
-                (up, Err(_)) => {
+                (up, false) => {
                     let in_time = self.pace(handle, &self.pace).await;
+                    self.packets.take();
                     self.hear(up, in_time, words);
                 }
             }
@@ -251,30 +270,64 @@ impl Child {
         Ok(())
     }
 
-    /// Answers a wish to be connected. A device that does not read its answers is not heard
-    /// meanwhile, and nobody else suffers from it.
-    async fn connect(&self, ticket: u32, target: u8, number: u32) {
-        let (errno, socket) = match self.reach.connect(target, number) {
-            Ok(socket) => (0, vec![socket]),
-            Err(errno) => (errno.raw_os_error(), Vec::new()),
-        };
-        let answer = Down::Connected { ticket, errno };
-        let packet = answer.encode().expect("an answer is nine bytes");
-        let mut message = Message::with_capacity(RUNNING_DOWN_MAX);
-        message.set(&packet, socket);
-        // It has ended, and so will `listen`.
-        let _ = self.channel.send(message).await;
+    /// What it had said and nobody had heard when its process ended. Whoever has a copy of its
+    /// channel says no more, and is not served.
+    fn hear_what_is_left(&self, handle: &Handle, words: &mut LastWords) {
+        self.packets.shut();
+        for _ in 0..LEFT_MAX {
+            match self.packets.look_now() {
+                Ok(Some(up)) => {
+                    self.packets.take();
+                    let in_time = self.pace.borrow_mut().admit(handle.now());
+                    self.hear(up, in_time, words);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    words.broken = Some(error);
+                    return;
+                }
+            }
+        }
     }
 
-    /// The next packet, and its buffer; `None` when it has closed its channel.
-    async fn next(&self, message: Message) -> Result<Option<(Up, Message)>, WireError> {
-        let (received, message) = self.channel.receive(message).await;
-        match received {
-            Ok(_) if message.descriptors_lost() => Err(WireError::Descriptors),
-            Ok(0) | Err(_) => Ok(None),
-            Ok(_) if message.truncated() => Err(WireError::TooLarge),
-            Ok(_) => Ok(Some((Up::decode(message.bytes())?, message))),
+    /// Answers a wish to be connected; one that is not in time is to be asked again. A device that
+    /// does not read its answers is not heard meanwhile, and nobody else suffers from it.
+    async fn connect(&self, ticket: u32, target: u8, number: u32, in_time: bool) {
+        if self.has_ended() {
+            return;
         }
+        let socket = if in_time {
+            self.reach.connect(target, number)
+        } else {
+            Err(Errno::AGAIN)
+        };
+        self.answer(ticket, socket).await;
+    }
+
+    async fn answer(&self, ticket: u32, socket: Result<OwnedFd, Errno>) {
+        let packet = |errno| {
+            let answer = Down::Connected { ticket, errno };
+            answer.encode().expect("an answer is nine bytes")
+        };
+        let errno = match socket {
+            Ok(socket) => match self.packets.send(&packet(0), Some(&socket)).await {
+                Ok(()) => return,
+                // ETOOMANYREFS, say: the socket cannot be sent, but that can be said.
+                Err(errno) => errno,
+            },
+            Err(errno) => errno,
+        };
+        // It has ended, and so will `listen`.
+        let _ = self.packets.send(&packet(errno.raw_os_error()), None).await;
+    }
+
+    /// Whether its process has ended, reaped or not.
+    fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(
+            waitid(WaitId::PidFd(self.process.as_fd()), options),
+            Ok(None)
+        )
     }
 
     fn hear(&self, up: Up, in_time: bool, words: &mut LastWords) {
@@ -289,15 +342,17 @@ impl Child {
                 level,
                 dropped,
                 text,
-            } => {
+            } if level <= log::max_level() => {
                 self.pace
                     .borrow_mut()
                     .suppress(dropped.saturating_add(u32::from(!in_time)));
                 if in_time {
                     self.tell_suppressed();
-                    self.lines.line(&self.name, level, &text);
+                    self.lines.relay(&self.name, level, &text);
                 }
             }
+            // It was told the level, and sends no such lines.
+            Up::Log { .. } => {}
             Up::Died(text) => words.panic = Some(text),
             Up::Sigsys(report) => words.sigsys = Some(report),
             // Their only place is before all this, see `listen`.
@@ -323,7 +378,7 @@ impl Child {
         let suppressed = self.pace.borrow_mut().take_suppressed();
         if suppressed > 0 {
             let text = format!("{suppressed} lines suppressed");
-            self.lines.line(&self.name, Level::Warn, &text);
+            self.lines.relay(&self.name, Level::Warn, &text);
         }
     }
 
@@ -356,163 +411,4 @@ impl Child {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::IoSlice;
-    use std::mem::MaybeUninit;
-    use std::os::fd::AsFd;
-    use std::process::Command;
-
-    use rustix::net::{
-        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, SocketType, sendmsg,
-        socketpair,
-    };
-    use rustix::process::{PidfdFlags, pidfd_open};
-    use vudev_executor::Executor;
-
-    use super::*;
-
-    /// A process that would run for a minute, and its end of the channel, which the test holds.
-    #[expect(clippy::zombie_processes, reason = "`Child::watch` reaps it")]
-    fn sleeper(handle: &Handle, mode: Option<SeccompMode>) -> (Rc<Child>, OwnedFd) {
-        let process = Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        let (lines, changed) = (Rc::default(), Rc::default());
-        let child = Child::new(
-            Known {
-                name: "block-0".to_owned(),
-                place: "/run/b".to_owned(),
-                mode,
-                reach: Reach::default(),
-                windows: Windows::default(),
-            },
-            vudev_jail::Child { pid, pidfd },
-            ours,
-            (handle, &lines, &changed),
-        );
-        (Rc::new(child), theirs)
-    }
-
-    fn ending(send: impl FnOnce(OwnedFd)) -> Ending {
-        ending_in(None, send)
-    }
-
-    fn ending_in(mode: Option<SeccompMode>, send: impl FnOnce(OwnedFd)) -> Ending {
-        let executor = Executor::with_operations(8).unwrap();
-        let (child, channel) = sleeper(executor.handle(), mode);
-        send(channel);
-        let watch = child.watch(executor.handle().clone());
-        executor.run(watch).unwrap().1
-    }
-
-    fn packet(channel: &OwnedFd, bytes: &[u8], descriptors: &[OwnedFd]) {
-        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        }
-        sendmsg(
-            channel,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::empty(),
-        )
-        .unwrap();
-    }
-
-    #[test]
-    fn a_device_that_breaks_the_rules_of_the_channel_is_killed_and_named_for_it() {
-        let long = vec![3; UP_MAX + 1];
-        for (bytes, told) in [
-            (
-                &[99][..],
-                "has sent a packet of unknown kind 99 and was killed",
-            ),
-            (&long[..], "has sent a packet that is too large"),
-            (&[1, 1][..], "has sent a malformed packet of kind 1"),
-        ] {
-            // The test keeps the channel open: only the packet ends it.
-            let mut kept = None;
-            let ending = ending(|channel| {
-                packet(&channel, bytes, &[]);
-                kept = Some(channel);
-            });
-            assert!(!ending.as_asked);
-            assert!(ending.text.starts_with(told), "{}", ending.text);
-            assert!(
-                ending.text.ends_with("(killed by signal SIGKILL)"),
-                "{}",
-                ending.text
-            );
-        }
-    }
-
-    #[test]
-    fn a_device_that_sends_descriptors_is_killed_and_they_are_closed() {
-        let (read, write) = rustix::pipe::pipe().unwrap();
-        let mut kept = None;
-        let ending = ending(|channel| {
-            packet(&channel, &Up::Ready.encode(), &[write]);
-            kept = Some(channel);
-        });
-        assert!(
-            ending.text.starts_with("has sent descriptors in a packet"),
-            "{}",
-            ending.text
-        );
-        // No writer is left: the end of the stream.
-        assert_eq!(rustix::io::read(&read, &mut [0_u8; 1]), Ok(0));
-    }
-
-    #[test]
-    fn only_one_listener_is_taken_and_only_when_and_where_it_is_due() {
-        let sent = |mode, packets: &[(Up, usize)]| {
-            let mut kept = None;
-            let ending = ending_in(mode, |channel| {
-                for (up, descriptors) in packets {
-                    let null = || std::fs::File::open("/dev/null").unwrap().into();
-                    let descriptors: Vec<_> = (0..*descriptors).map(|_| null()).collect();
-                    packet(&channel, &up.encode(), &descriptors);
-                }
-                kept = Some(channel);
-            });
-            ending.text
-        };
-        let log = Some(SeccompMode::Log);
-        let not_due = "has sent a packet that is not due";
-        for (mode, packets, told) in [
-            (None, &[(Up::Listener, 0)][..], not_due),
-            (log, &[(Up::Listener, 0)], not_due),
-            (log, &[(Up::Ready, 0)], not_due),
-            (log, &[(Up::Died(String::new()), 1)], not_due),
-            (log, &[(Up::Listener, 1), (Up::Listener, 0)], not_due),
-            (
-                log,
-                &[(Up::Listener, 1), (Up::Ready, 1)],
-                "has sent descriptors in a packet",
-            ),
-            (
-                Some(SeccompMode::Trap),
-                &[(Up::Listener, 1)],
-                "has sent descriptors in a packet",
-            ),
-        ] {
-            let text = sent(mode, packets);
-            assert!(text.starts_with(told), "{packets:?}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_process_that_lives_without_its_channel_is_killed() {
-        let ending = ending(drop);
-        assert_eq!(ending.text, "has died: killed by signal SIGKILL");
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ pub(crate) struct LastWords {
     pub(crate) panic: Option<String>,
     /// A system call that its policy forbids.
     pub(crate) sigsys: Option<SigsysReport>,
-    /// What it must not have said; it was killed for it.
+    /// What it must not have said; it was killed for it, if it still lived.
     pub(crate) broken: Option<WireError>,
 }
 
@@ -55,7 +55,7 @@ impl Ending {
             (Asked::Killed, _) => format!("did not end in time and was killed ({how})"),
             (Asked::Stop, ExitStatus::Code(0)) => "has ended".to_owned(),
             (Asked::Nothing, ExitStatus::Code(0)) => "has ended without being asked".to_owned(),
-            (_, ExitStatus::Code(_) | ExitStatus::Signal(_)) => match cause(words) {
+            (_, ExitStatus::Code(_) | ExitStatus::Signal(_)) => match cause(status, words) {
                 Some(cause) => format!("{cause} ({how})"),
                 None => format!("has died: {how}{}", remedy(status, mode)),
             },
@@ -80,7 +80,7 @@ fn remedy(status: ExitStatus, mode: Option<SeccompMode>) -> &'static str {
     }
 }
 
-fn cause(words: &LastWords) -> Option<String> {
+fn cause(status: ExitStatus, words: &LastWords) -> Option<String> {
     let LastWords {
         step,
         panic,
@@ -88,7 +88,12 @@ fn cause(words: &LastWords) -> Option<String> {
         broken,
     } = words;
     if let Some(error) = broken {
-        return Some(format!("has sent {error} and was killed"));
+        // It may have been faster.
+        let killed = match status {
+            ExitStatus::Signal(libc::SIGKILL) => " and was killed",
+            ExitStatus::Signal(_) | ExitStatus::Code(_) => "",
+        };
+        return Some(format!("has sent {error}{killed}"));
     }
     if let Some(report) = sigsys {
         return Some(format!(
@@ -219,6 +224,23 @@ mod tests {
                 "{text}"
             );
             assert!(text.ends_with(remedy), "{text}");
+        }
+
+        for (status, told) in [
+            (
+                ExitStatus::Signal(libc::SIGKILL),
+                "has sent an empty packet and was killed (killed by signal SIGKILL)",
+            ),
+            (
+                ExitStatus::Code(3),
+                "has sent an empty packet (exit status 3)",
+            ),
+        ] {
+            let words = LastWords {
+                broken: Some(WireError::Empty),
+                ..LastWords::default()
+            };
+            assert_eq!(judged(Asked::Nothing, status, &words).1, told);
         }
 
         let words = LastWords {

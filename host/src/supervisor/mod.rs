@@ -12,6 +12,7 @@ mod denied;
 mod ending;
 mod log_lines;
 mod pace;
+mod packets;
 mod reach;
 mod signals;
 mod start;

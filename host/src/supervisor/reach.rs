@@ -1,25 +1,40 @@
 //! What a device has outside that it cannot reach itself: host sockets that it may be connected to,
 //! and terminals whose size it is told. Only what its options name.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::termios::tcgetwinsize;
 
+use super::pace::{CONNECTS_PER_WINDOW, NUMBERED_CONNECTS_PER_WINDOW, Pace};
 use crate::kind::{Notice, Target};
 
-/// The targets of one device.
+/// The targets of one device, each with its pace.
 #[derive(Debug, Default)]
-pub(crate) struct Reach(Vec<Target>);
+pub(crate) struct Reach(Vec<(Target, RefCell<Pace>)>);
 
 impl Reach {
     pub(crate) fn new(targets: Vec<Target>) -> Self {
-        Self(targets)
+        let now = Instant::now();
+        let paced = |target| {
+            let limit = match target {
+                Target::NumberedStream(_) => NUMBERED_CONNECTS_PER_WINDOW,
+                Target::Stream(_) | Target::Datagram(_) => CONNECTS_PER_WINDOW,
+            };
+            (target, RefCell::new(Pace::new(limit, now)))
+        };
+        Self(targets.into_iter().map(paced).collect())
+    }
+
+    /// How often a target may be connected to; `None` for what is not in reach.
+    pub(crate) fn pace(&self, target: u8) -> Option<&RefCell<Pace>> {
+        self.0.get(usize::from(target)).map(|(_, pace)| pace)
     }
 
     /// A socket connected to a target; never waits.
@@ -27,7 +42,7 @@ impl Reach {
     /// # Errors
     /// Those of socket(2) and connect(2); EPERM for what is not in reach.
     pub(crate) fn connect(&self, target: u8, number: u32) -> Result<OwnedFd, Errno> {
-        match self.0.get(usize::from(target)) {
+        match self.0.get(usize::from(target)).map(|(target, _)| target) {
             Some(Target::Stream(path)) => connected(path, SocketType::STREAM),
             Some(Target::Datagram(path)) => connected(path, SocketType::DGRAM),
             Some(Target::NumberedStream(path)) => {
