@@ -24,6 +24,11 @@ const CONTROL_BYTES: usize = {
 };
 
 /// A reusable buffer for messages. Descriptors that nobody takes are closed with it.
+///
+/// Whoever receives from a peer drops its files, those too for which there was no room: the kernel
+/// does so in the receiving thread, and to drop the last reference to a file may take as long as
+/// the peer has seen to (a TCP socket that lingers). Without control data nothing is gained: who
+/// must not be held up by a peer has to look (`MSG_PEEK`) before it receives.
 pub struct Message {
     parts: Box<Parts>,
 }
@@ -38,8 +43,6 @@ struct Parts {
     /// How many of `bytes` were received, or are to be sent.
     len: usize,
     receive_limit: usize,
-    /// How many bytes of `control` the kernel may fill.
-    control_limit: usize,
     descriptors: Vec<OwnedFd>,
     truncated: bool,
 }
@@ -60,23 +63,12 @@ impl Message {
             bytes: vec![0; bytes].into_boxed_slice(),
             len: 0,
             receive_limit: bytes,
-            control_limit: CONTROL_BYTES,
             descriptors: Vec::with_capacity(MAX_DESCRIPTORS),
             truncated: false,
         };
         Self {
             parts: Box::new(parts),
         }
-    }
-
-    /// Room for `bytes` bytes and no descriptor, for a peer that has none to send. Those that it
-    /// sends all the same never become ours, and the message is [`Message::truncated`]. To receive
-    /// and close them would be worse than to refuse them: closing a file flushes it, and a file
-    /// system in the peer's own hands answers a flush when it likes.
-    pub fn without_descriptors(bytes: usize) -> Self {
-        let mut message = Self::with_capacity(bytes);
-        message.parts.control_limit = 0;
-        message
     }
 
     /// What was received, or is to be sent.
@@ -120,11 +112,6 @@ impl Message {
         self.parts.truncated
     }
 
-    /// Whether the peer sent descriptors for which there was no room.
-    pub fn descriptors_lost(&self) -> bool {
-        self.parts.header.msg_flags & libc::MSG_CTRUNC != 0
-    }
-
     /// The descriptors received, in their order; all are close-on-exec.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         mem::take(&mut self.parts.descriptors)
@@ -137,8 +124,7 @@ impl Message {
         parts.len = 0;
         parts.truncated = false;
         let len = parts.receive_limit;
-        let control_limit = parts.control_limit;
-        parts.point(len, control_limit);
+        parts.point(len, CONTROL_BYTES);
         &raw mut parts.header
     }
 

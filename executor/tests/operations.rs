@@ -299,31 +299,6 @@ fn more_descriptors_than_fit_are_told_and_none_leaks() {
     assert_eq!(open_descriptors(), before);
 }
 
-#[test]
-fn descriptors_that_a_message_has_no_room_for_are_told_and_never_become_ours() {
-    let executor = executor(8);
-    let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
-    let right = vudev_executor::Socket::new(executor.handle(), right);
-    let (read_end, write_end) = pipe();
-    send_copies(&left, &write_end, 2);
-    drop(write_end);
-    send_copies(&left, &common::eventfd(EventfdFlags::empty()), 1);
-    executor
-        .run(async {
-            let mut message = vudev_executor::Message::without_descriptors(1);
-            for _ in 0..2 {
-                let (received, mut back) = right.receive(message).await;
-                assert_eq!((received.unwrap(), back.bytes()), (1, &[1][..]));
-                assert!(back.truncated() && back.descriptors_lost());
-                assert!(back.take_descriptors().is_empty());
-                message = back;
-            }
-        })
-        .unwrap();
-    // No writer is left: the end of the stream.
-    assert_eq!(rustix::io::read(&read_end, &mut [0; 4]), Ok(0));
-}
-
 /// Sends one byte with `count` copies of a descriptor: more than `Message` itself would.
 #[expect(unsafe_code, reason = "hand-made control message")]
 fn send_copies(socket: &impl std::os::fd::AsRawFd, fd: &OwnedFd, count: u32) {
