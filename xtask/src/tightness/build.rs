@@ -148,7 +148,11 @@ pub(super) fn plain(program: &Path) -> PathBuf {
 pub(super) fn script(plain: &Path, folder: &Path, before: &str) -> String {
     let (plain, folder) = (plain.display(), folder.display());
     format!(
-        "#!/bin/sh\n{before}\n[ -w '{folder}' ] || exec '{plain}' \"$@\"\nexec strace -D -f -ff -qq -n -v -s 400 -e signal=none \
-         -e 'raw=!recvmsg' -o '{folder}'/$$ '{plain}' \"$@\"\n"
+        r#"#!/bin/sh
+{before}
+[ -w '{folder}' ] || exec '{plain}' "$@"
+exec strace -D -f -ff -qq -n -v -s 400 -e signal=none -e 'raw=!recvmsg' \
+    -o '{folder}'/$$ '{plain}' "$@"
+"#
     )
 }

@@ -34,11 +34,11 @@ const CLOCK: &str = "acpi_pm";
 const MEMORY_MIB: u32 = 3072;
 const PROCESSORS: &str = "2";
 
-/// Software emulation, and each system call twice stopped.
-const LIMIT: Duration = Duration::from_secs(3600);
+/// Software emulation, and each system call stopped twice: a hundred times slower than the host.
+const LIMIT: Duration = Duration::from_secs(2 * 3600);
 
-/// For one suite.
-const SUITE_LIMIT_SECONDS: u32 = 900;
+/// For one suite. One that takes longer is ended; what was recorded until then counts.
+const SUITE_LIMIT_SECONDS: u32 = 120;
 
 /// Room for what is recorded; the file has holes.
 const DISK_BYTES: u64 = 4 << 30;
@@ -79,6 +79,10 @@ pub(super) fn record(program: &Program) -> Result<Record> {
         };
         let outcome = Outcome::from_cargo_test(&printed);
         if outcome.failed > 0 || outcome.passed == 0 {
+            record.remark(&format!(
+                "{}: some failed, or did not end in time",
+                suite.name
+            ));
             let path = super::folder()?.join(format!("guest-{}.log", suite.name));
             fs::write(&path, &printed)?;
             say(&format!("{}: see {}", suite.name, path.display()));

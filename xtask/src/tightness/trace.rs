@@ -100,7 +100,11 @@ fn value(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const START: &str = r#"[  47] recvmsg(3, {msg_iov=[{iov_base="\1{\"name\":\"block-0\",\"kind\":\"block\",\"transport\":\"vhost-user\",\"sandbox\":true,\"policies\":null,\"seccomp_mode\":\"trap\""}]}, 0) = 273"#;
+    const START: &str = concat!(
+        r#"[  47] recvmsg(3, {msg_iov=[{iov_base="\1{\"name\":\"block-0\",\"kind\":\"block\","#,
+        r#"\"transport\":\"vhost-user\",\"sandbox\":true,\"policies\":null,"#,
+        r#"\"seccomp_mode\":\"trap\""}]}, 0) = 273"#
+    );
 
     #[test]
     fn only_what_a_device_calls_in_its_jail_counts() {
@@ -108,7 +112,8 @@ mod tests {
         let number = |name| arch.syscall_number(name).unwrap();
         let (seccomp, close, exit) = (number("seccomp"), number("close"), number("exit_group"));
         let trace = format!(
-            "[ {close}] close(0x3) = 0\n{START}\n[ {seccomp}] seccomp(0x1, 0, 0x7ffd33d8b538)  = 0\n\
+            "[ {close}] close(0x3) = 0\n{START}\n\
+             [ {seccomp}] seccomp(0x1, 0, 0x7ffd33d8b538)  = 0\n\
              [ {close}] close(0x7)                       = 0\n[ {exit}] exit_group(0) = ?\n"
         );
         let (kind, calls) = device(trace.as_bytes()).unwrap().unwrap();
