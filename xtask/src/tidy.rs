@@ -54,6 +54,7 @@ const UNSAFE_FILES: &[&str] = &[
     // refuse.
     "bin/tests/support/filter.rs",
     "devices/tests/block_allocations.rs",
+    "devices/tests/net_allocations.rs",
     "executor/tests/common/mod.rs",
     "executor/tests/events.rs",
     "executor/tests/operations.rs",

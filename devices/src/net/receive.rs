@@ -88,7 +88,7 @@ impl Net {
         if payload > window.room {
             return self.drops.too_long.count(&window.room);
         }
-        let Some(mut header) = header::fit(window.frame.head(), self.offloads.get()) else {
+        let Some(mut header) = header::fit(window.frame().head(), self.offloads.get()) else {
             return self
                 .drops
                 .unfit
@@ -132,7 +132,8 @@ async fn read(
     queue: &Queue,
     switched: impl Future<Output = ()>,
 ) -> (io::Result<usize>, bool) {
-    let mut operation = tap.read(std::mem::take(&mut window.frame));
+    let frame = window.frame.take().expect(FRAME_IS_HERE);
+    let mut operation = tap.read(frame);
     let mut switched = pin!(switched);
     let either = select(&mut operation, switched.as_mut());
     let waited = queue.until_recall(either).await;
@@ -144,9 +145,12 @@ async fn read(
             (result, frame, true)
         }
     };
-    window.frame = frame;
+    window.frame = Some(frame);
     (result, interrupted)
 }
+
+/// Why a window has its frame: only `read` takes it, and nothing else runs meanwhile.
+const FRAME_IS_HERE: &str = "a frame is out only while it is read";
 
 /// The receive buffers that the next frame goes into.
 struct Window {
@@ -154,7 +158,8 @@ struct Window {
     /// In the order they were taken. Of the first, `writable` is the place of the header; what is
     /// behind that, and all of the others, is in `frame`, in the same order.
     chains: VecDeque<Chain>,
-    frame: Frame,
+    /// `None` while it is read.
+    frame: Option<Frame>,
     /// Bytes of the buffers in `frame`.
     room: usize,
     /// What the driver has shown that it can give, if that is less than the longest frame.
@@ -166,10 +171,18 @@ impl Window {
         Self {
             mergeable,
             chains: VecDeque::new(),
-            frame: Frame::new(),
+            frame: Some(Frame::new()),
             room: 0,
             ceiling: usize::MAX,
         }
+    }
+
+    fn frame(&self) -> &Frame {
+        self.frame.as_ref().expect(FRAME_IS_HERE)
+    }
+
+    fn frame_mut(&mut self) -> &mut Frame {
+        self.frame.as_mut().expect(FRAME_IS_HERE)
     }
 
     /// Takes buffers until the longest frame fits, or the driver has no more; false when a stop is
@@ -204,7 +217,7 @@ impl Window {
 
     fn is_enough(&self, longest: usize, queue: &Queue) -> bool {
         let has_all = self.chains.len() >= usize::from(queue.size());
-        let full = self.frame.pieces() >= PIECES_WANTED_MAX;
+        let full = self.frame().pieces() >= PIECES_WANTED_MAX;
         !self.chains.is_empty()
             && (!self.mergeable || has_all || full || self.room >= longest.min(self.ceiling))
     }
@@ -216,7 +229,7 @@ impl Window {
         queue: &mut Queue,
     ) -> Result<(), QueueError> {
         while self.chains.is_empty()
-            || self.mergeable && self.room < longest && self.frame.pieces() < PIECES_WANTED_MAX
+            || self.mergeable && self.room < longest && self.frame().pieces() < PIECES_WANTED_MAX
         {
             let Some(chain) = queue.try_next()? else {
                 break;
@@ -239,7 +252,7 @@ impl Window {
         } else {
             Some(buffers)
         };
-        let most = PIECES_MAX - self.frame.pieces();
+        let most = PIECES_MAX - self.frame().pieces();
         let Some(payload) = payload.filter(|payload| pieces(payload) <= most) else {
             net.drops
                 .unusable
@@ -247,7 +260,8 @@ impl Window {
             return queue.complete(chain, 0);
         };
         self.room += payload.len();
-        self.frame.edit_guest(|guest| guest.push_back(payload));
+        self.frame_mut()
+            .edit_guest(|guest| guest.push_back(payload));
         self.chains.push_back(chain);
     }
 
@@ -255,7 +269,7 @@ impl Window {
     fn begin(&self) -> [u8; LOOKED_AT] {
         let mut begin = [0; LOOKED_AT];
         let mut done = 0;
-        for buffers in self.frame.guest() {
+        for buffers in self.frame().guest() {
             done += buffers.peek(&mut begin[done..]);
             if done == LOOKED_AT {
                 break;
@@ -268,7 +282,7 @@ impl Window {
     fn chains_for(&self, payload: usize) -> u16 {
         let mut left = payload;
         let mut chains = 0;
-        for buffers in self.frame.guest() {
+        for buffers in self.frame().guest() {
             chains += 1;
             left = left.saturating_sub(buffers.len());
             if left == 0 {
@@ -296,6 +310,7 @@ impl Window {
             room,
             ..
         } = self;
+        let frame = frame.as_mut().expect(FRAME_IS_HERE);
         frame.edit_guest(|guest| {
             let (mut left, mut head) = (payload, HEADER_SIZE);
             let used = chains.drain(..count).zip(guest.drain(..count));
@@ -319,7 +334,7 @@ impl Window {
 
     /// Gives all buffers back as if they had never been taken.
     fn put_back(&mut self, queue: &Queue) {
-        self.frame.edit_guest(VecDeque::clear);
+        self.frame_mut().edit_guest(VecDeque::clear);
         self.room = 0;
         while let Some(chain) = self.chains.pop_back() {
             queue.put_back(chain);

@@ -2,6 +2,7 @@
 //! column, and nothing changed by a mistake.
 
 mod block;
+mod net;
 mod serial;
 
 use std::os::fd::OwnedFd;

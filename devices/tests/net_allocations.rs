@@ -1,0 +1,110 @@
+//! Counts what the network card allocates for a frame, which is nothing. In a binary of its own,
+//! since the allocator is replaced.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its numbers are small"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::os::unix::net::UnixDatagram;
+
+use vudev_devices::Net;
+use vudev_devices::net::{NetConfig, feature};
+
+mod common;
+
+use common::{Rig, run};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Frames of a burst, each way.
+const BURST: usize = 16;
+/// Bursts after which every vector that is lent is one of those that came back.
+const WARM: usize = 20;
+/// Receive buffers of a frame.
+const BUFFERS: usize = 3;
+
+#[test]
+fn frames_allocate_nothing_once_the_card_has_warmed_up() {
+    run(async |handle| {
+        let (wire, tap) = UnixDatagram::pair().unwrap();
+        let config = NetConfig {
+            mac: None,
+            mtu: 1500,
+            pairs: 1,
+            multi_queue: false,
+            mergeable: true,
+            offloads: 0,
+        };
+        let net = Net::new(&handle, config, vec![tap.into()]).unwrap();
+        let mut net = Rig::start(&handle, net, feature::MRG_RXBUF);
+        let mut bytes = [0; 600];
+        let (mut posted, mut sent) = (0, 0);
+        for round in 0..WARM + 8 {
+            // Three buffers a frame, and some that stay for the next.
+            for _ in 0..BURST * BUFFERS {
+                let buffer = net.allocate(200, 2);
+                net.ring(0).add(&[], &[buffer]).unwrap();
+                let out = net.put(&[0; 72]);
+                if posted % BUFFERS == 0 {
+                    net.ring(1).add(&[out], &[]).unwrap();
+                    sent += 1;
+                }
+                posted += 1;
+            }
+            let before = ALLOCATIONS.get();
+            net.ring(0).kick().unwrap();
+            net.ring(1).kick().unwrap();
+            for _ in 0..BURST {
+                wire.send(&[0; 512]).unwrap();
+            }
+            while net.ring(0).used_index().unwrap() != posted as u16 || !net.is_idle(1, sent) {
+                handle.yield_now().await;
+            }
+            let allocated = ALLOCATIONS.get() - before;
+            assert!(
+                round < WARM || allocated == 0,
+                "{allocated} for {BURST} frames each way"
+            );
+            for _ in 0..BURST * BUFFERS {
+                let _ = net.used(0).await;
+            }
+            for _ in 0..BURST {
+                let _ = net.used(1).await;
+                wire.recv(&mut bytes).unwrap();
+            }
+        }
+    });
+}
