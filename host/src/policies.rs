@@ -44,17 +44,18 @@ pub(crate) enum PoliciesError {
         /// By how much.
         source: ProgramError,
     },
-    /// Its process would die at once, and could not say why.
+    /// Its process would die at once and could not say why, or would not get anything done.
     #[error(
-        "{policy}: {} not allowed, which every device's process needs: does it \
-         `@include ./common_device.policy`?",
+        "{policy}: {} not allowed, which every device's process needs: does it `@include ./{part}`?",
         missing.join(", ")
     )]
     Missing {
-        /// The policy's file.
+        /// The policy's file, or the ring list's.
         policy: String,
-        /// The calls.
+        /// The calls or operations.
         missing: Vec<&'static str>,
+        /// The file that allows them.
+        part: String,
     },
     /// No policies exist for what this program runs on.
     #[error("there are no policies for this processor")]
@@ -102,6 +103,8 @@ struct Written {
     /// The policy's file.
     file: String,
     policy: Policy,
+    /// The ring list's file.
+    ring_file: String,
     ring: RingList,
 }
 
@@ -112,7 +115,24 @@ impl Written {
             ring: allow_list(name, source)?,
             policy: policy::read(name, arch, source)?,
             file: format!("{arch}/{name}.policy"),
+            ring_file: format!("ring/{name}.ring"),
         })
+    }
+
+    /// What no process can live without, and does not die without either: an operation that the
+    /// ring refuses fails, again and again.
+    fn check_ring(&self, transport: Transport) -> Result<(), PoliciesError> {
+        for part in ["common_device", transport.policy_part()] {
+            let missing = self.ring.missing(part)?;
+            if !missing.is_empty() {
+                return Err(PoliciesError::Missing {
+                    policy: self.ring_file.clone(),
+                    missing,
+                    part: format!("{part}.ring"),
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -137,18 +157,19 @@ pub(crate) fn for_role(
     transport: Transport,
     directory: Option<&Path>,
 ) -> Result<ForRole, PoliciesError> {
+    let name = name(entry, transport);
     let Some(directory) = directory else {
         let built = Built { registry };
         return Ok(ForRole {
             texts: None,
-            warning: judge(Written::read(&name(entry, transport), &built)?)?,
+            warning: judge(Written::read(&name, &built)?, transport)?,
         });
     };
     let recorder = Recorder {
         directory: Directory::new(directory),
         texts: RefCell::default(),
     };
-    let warning = judge(Written::read(&name(entry, transport), &recorder)?)?;
+    let warning = judge(Written::read(&name, &recorder)?, transport)?;
     Ok(ForRole {
         warning,
         texts: Some(recorder.texts.into_inner()),
@@ -156,13 +177,17 @@ pub(crate) fn for_role(
 }
 
 /// Refuses a policy that no process can live with; a warning about one that undoes the jail.
-fn judge(written: Written) -> Result<Option<String>, PoliciesError> {
-    let Written { file, policy, ring } = written;
+fn judge(written: Written, transport: Transport) -> Result<Option<String>, PoliciesError> {
+    written.check_ring(transport)?;
+    let Written {
+        file, policy, ring, ..
+    } = written;
     let missing = policy::missing(&policy);
     if !missing.is_empty() {
         return Err(PoliciesError::Missing {
             policy: file,
             missing,
+            part: "common_device.policy".to_owned(),
         });
     }
     if let Err(source) = policy.compile() {
@@ -232,33 +257,61 @@ impl Source for Recorder {
 mod tests {
     use super::*;
 
+    const RING: &str = "@include ./common_device.ring\n@include ./vhost_user.ring\n";
+
     fn judged(text: &str) -> Result<Option<String>, PoliciesError> {
+        judged_with_ring(text, RING)
+    }
+
+    fn judged_with_ring(text: &str, ring: &str) -> Result<Option<String>, PoliciesError> {
         let registry = Registry::new();
         let arch = Arch::HOST.ok_or(PoliciesError::Arch)?;
-        let mut texts = Texts::new();
-        let name = format!("{arch}/common_device.policy");
+        let name = "mine_device_vhost_user";
+        let parts = ["common_device", "vhost_user"].map(|part| format!("ring/{part}.ring"));
         let built = Built {
             registry: &registry,
         };
-        texts.insert(name.clone(), built.read(&name).unwrap_or_default());
-        texts.insert(format!("{arch}/mine_device.policy"), text.to_owned());
-        judge(Written {
-            file: format!("{arch}/mine_device.policy"),
-            policy: policy::read("mine_device", arch, &texts)?,
-            ring: RingList {
-                opcodes: Vec::new(),
-                flags: 0,
-            },
-        })
+        let mut texts = Texts::new();
+        for part in parts
+            .into_iter()
+            .chain([format!("{arch}/common_device.policy")])
+        {
+            texts.insert(part.clone(), built.read(&part).unwrap_or_default());
+        }
+        texts.insert(format!("{arch}/{name}.policy"), text.to_owned());
+        texts.insert(format!("ring/{name}.ring"), ring.to_owned());
+        judge(Written::read(name, &texts)?, Transport::VhostUser)
     }
 
     #[test]
     fn a_policy_without_what_every_process_needs_is_refused_with_the_remedy() {
         let error = judged("io_uring_enter: 1\nread: 1\n").unwrap_err();
         let error = error.to_string();
-        let expected = "mine_device.policy: sendto, exit_group, rt_sigreturn not allowed";
+        let expected =
+            "mine_device_vhost_user.policy: sendto, exit_group, rt_sigreturn not allowed";
         assert!(error.contains(expected), "{error}");
         assert!(error.contains("@include ./common_device.policy"), "{error}");
+    }
+
+    #[test]
+    fn a_ring_list_that_has_forgotten_a_part_is_refused_with_the_remedy() {
+        let calls = "@include ./common_device.policy\n";
+        for (ring, expected) in [
+            (
+                "@include ./common_device.ring\nIORING_OP_READV: 1\n",
+                "ring/mine_device_vhost_user.ring: IORING_OP_ACCEPT not allowed, which every \
+                 device's process needs: does it `@include ./vhost_user.ring`?",
+            ),
+            (
+                "@include ./vhost_user.ring\nIORING_OP_READV: 1\n",
+                "ring/mine_device_vhost_user.ring: IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL, \
+                 IOSQE_CQE_SKIP_SUCCESS not allowed, which every device's process needs: does it \
+                 `@include ./common_device.ring`?",
+            ),
+        ] {
+            let error = judged_with_ring(calls, ring).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
     }
 
     #[test]
@@ -267,7 +320,10 @@ mod tests {
         assert_eq!(warning, None);
         let text = "@include ./common_device.policy\nopenat: 1\nsocket: 1\n";
         let warning = judged(text).unwrap().unwrap_or_default();
-        assert!(warning.contains("mine_device.policy allows"), "{warning}");
+        assert!(
+            warning.contains("mine_device_vhost_user.policy allows"),
+            "{warning}"
+        );
         assert!(warning.contains("`openat`"), "{warning}");
         assert!(warning.contains("`socket`"), "{warning}");
     }

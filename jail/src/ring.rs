@@ -15,7 +15,7 @@ use crate::policy::load::{PolicyError, check_loadable, walk};
 use crate::policy::parse::Statement;
 use crate::policy::token::{Position, SyntaxError};
 use crate::policy::{Action, Arch, Filter, Place};
-use crate::source::Source;
+use crate::source::{Embedded, Source};
 
 /// What a ring is restricted to (`IORING_REGISTER_RESTRICTIONS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,23 @@ impl RingList {
         let number = |name: &&str| OPCODES.iter().find(|(known, _)| known == name);
         let allows = |name: &&&str| number(name).is_some_and(|(_, n)| self.opcodes.contains(n));
         FORBIDDEN.iter().filter(allows).copied().collect()
+    }
+
+    /// What the embedded part `part` (such as `common_device`) allows and this list does not, by
+    /// the kernel's names: what a list lacks that has forgotten to include it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such part.
+    pub fn missing(&self, part: &str) -> Result<Vec<&'static str>, PolicyError> {
+        let entries = read(&format!("ring/{part}.ring"), &Embedded)?;
+        let missing = entries.into_iter().filter_map(|entry| match entry.names {
+            Named::Opcode(opcode) if self.opcodes.contains(&opcode) => None,
+            Named::Opcode(opcode) => opcode_name(opcode),
+            Named::Flag(flag) if self.flags & flag != 0 => None,
+            Named::Flag(flag) => flag_name(flag),
+        });
+        Ok(missing.collect())
     }
 
     /// Restricts a ring that was made disabled (`IORING_SETUP_R_DISABLED`). Once it is enabled,
@@ -233,17 +250,25 @@ pub fn opcode_name(opcode: u8) -> Option<&'static str> {
         .map(|(name, _)| *name)
 }
 
+/// Submission flags by their kernel names.
+const FLAGS: [(&str, squeue::Flags); 7] = [
+    ("IOSQE_FIXED_FILE", squeue::Flags::FIXED_FILE),
+    ("IOSQE_IO_DRAIN", squeue::Flags::IO_DRAIN),
+    ("IOSQE_IO_LINK", squeue::Flags::IO_LINK),
+    ("IOSQE_IO_HARDLINK", squeue::Flags::IO_HARDLINK),
+    ("IOSQE_ASYNC", squeue::Flags::ASYNC),
+    ("IOSQE_BUFFER_SELECT", squeue::Flags::BUFFER_SELECT),
+    ("IOSQE_CQE_SKIP_SUCCESS", squeue::Flags::SKIP_SUCCESS),
+];
+
 /// The bit of a submission flag by its kernel name.
 fn flag(name: &str) -> Option<u8> {
-    let flags = match name {
-        "IOSQE_FIXED_FILE" => squeue::Flags::FIXED_FILE,
-        "IOSQE_IO_DRAIN" => squeue::Flags::IO_DRAIN,
-        "IOSQE_IO_LINK" => squeue::Flags::IO_LINK,
-        "IOSQE_IO_HARDLINK" => squeue::Flags::IO_HARDLINK,
-        "IOSQE_ASYNC" => squeue::Flags::ASYNC,
-        "IOSQE_BUFFER_SELECT" => squeue::Flags::BUFFER_SELECT,
-        "IOSQE_CQE_SKIP_SUCCESS" => squeue::Flags::SKIP_SUCCESS,
-        _ => return None,
-    };
-    Some(flags.bits())
+    let found = FLAGS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, flag)| flag.bits())
+}
+
+/// The kernel name of a submission flag's bit.
+fn flag_name(bit: u8) -> Option<&'static str> {
+    let found = FLAGS.iter().find(|(_, flag)| flag.bits() == bit);
+    found.map(|(name, _)| *name)
 }

@@ -91,6 +91,13 @@ impl Transport {
             Self::VhostUser => "device_vhost_user",
         }
     }
+
+    /// The part that policies for it include.
+    pub(crate) fn policy_part(self) -> &'static str {
+        match self {
+            Self::VhostUser => "vhost_user",
+        }
+    }
 }
 
 /// `log::LevelFilter` as a number, for a crate that has no serde by default.
