@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Runs every test of every suite in a process of its own, as whoever starts it. What it says of
 # them are lines that begin with @@; arm64/report.rs reads them.
-# Some take a minute on a host that does nothing else, and most hosts do something else.
+# By the machine's own clock, which does not see how busy the host is.
 LIMIT_SECONDS=300
 out=$(mktemp)
 excluded=$(cat /excluded)
