@@ -40,9 +40,9 @@ pub(super) fn limit_resources(limits: Limits) -> Result<(), StepError> {
     limits.locked_memory.map_or(Ok(()), |bytes| {
         limit(Resource::Memlock, bytes, "RLIMIT_MEMLOCK")
     })?;
-    limits.data.map_or(Ok(()), |bytes| {
-        limit(Resource::Data, bytes, "RLIMIT_DATA")
-    })
+    limits
+        .data
+        .map_or(Ok(()), |bytes| limit(Resource::Data, bytes, "RLIMIT_DATA"))
 }
 
 fn limit(resource: Resource, wanted: u64, step: &'static str) -> Result<(), StepError> {
