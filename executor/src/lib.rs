@@ -44,6 +44,7 @@ mod ring;
 mod simulation;
 mod socket;
 mod stats;
+mod stream;
 mod timer;
 mod watchdog;
 
@@ -61,4 +62,5 @@ pub use ring::{Allowed, Config, OPCODES, RESERVED_DEFAULT, Ring, RingError, SLOT
 pub use simulation::Faults;
 pub use socket::{Exchange, Socket};
 pub use stats::Stats;
+pub use stream::{Half, Room, Stream, Transfer};
 pub use timer::Sleep;

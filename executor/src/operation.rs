@@ -57,4 +57,6 @@ pub(crate) enum Operation {
         header: *const msghdr,
         flags: u32,
     },
+    /// `shutdown(2)`, `how` one of `SHUT_*`.
+    Shutdown { fd: RawFd, how: i32 },
 }

@@ -298,6 +298,7 @@ pub const OPCODES: &[u8] = &[
     opcode::Accept::CODE,
     opcode::RecvMsg::CODE,
     opcode::SendMsg::CODE,
+    opcode::Shutdown::CODE,
     opcode::AsyncCancel::CODE,
 ];
 
@@ -354,5 +355,6 @@ fn entry(operation: &Operation) -> squeue::Entry {
         Operation::SendMessage { fd, header, flags } => {
             opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
         }
+        Operation::Shutdown { fd, how } => opcode::Shutdown::new(Fd(fd), how).build(),
     }
 }

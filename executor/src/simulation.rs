@@ -187,8 +187,10 @@ impl Simulation {
             | Operation::Allocate { .. }
             | Operation::Accept { .. }
             | Operation::ReceiveMessage { .. }
-            | Operation::SendMessage { .. } => {
-                Some(call(operation)).filter(|&result| result != -libc::EAGAIN)
+            | Operation::SendMessage { .. }
+            | Operation::Shutdown { .. } => {
+                let waits = |&result: &i32| result == -libc::EAGAIN && !never_waits(operation);
+                Some(call(operation)).filter(|result| !waits(result))
             }
         }
     }
@@ -241,7 +243,8 @@ fn watched(operation: &Operation) -> libc::pollfd {
         Operation::ReadVectored { fd, .. }
         | Operation::WriteVectored { fd, .. }
         | Operation::Sync { fd, .. }
-        | Operation::Allocate { fd, .. } => (fd, 0),
+        | Operation::Allocate { fd, .. }
+        | Operation::Shutdown { fd, .. } => (fd, 0),
     };
     polled(fd, events)
 }
@@ -251,6 +254,22 @@ fn polled(fd: RawFd, events: u32) -> libc::pollfd {
         fd,
         events: i16::try_from(events).unwrap_or(libc::POLLIN),
         revents: 0,
+    }
+}
+
+/// Whether the submitter asked for an answer at once.
+fn never_waits(operation: &Operation) -> bool {
+    match *operation {
+        Operation::ReceiveMessage { flags, .. } | Operation::SendMessage { flags, .. } => {
+            flags & libc::MSG_DONTWAIT.cast_unsigned() != 0
+        }
+        Operation::ReadVectored { .. }
+        | Operation::WriteVectored { .. }
+        | Operation::Sync { .. }
+        | Operation::Allocate { .. }
+        | Operation::Poll { .. }
+        | Operation::Accept { .. }
+        | Operation::Shutdown { .. } => false,
     }
 }
 
@@ -284,7 +303,8 @@ fn transfer(operation: &Operation, pieces: *const iovec, count: i32) -> i32 {
             | Operation::Poll { .. }
             | Operation::Accept { .. }
             | Operation::ReceiveMessage { .. }
-            | Operation::SendMessage { .. } => unreachable!("{operation:?} transfers no pieces"),
+            | Operation::SendMessage { .. }
+            | Operation::Shutdown { .. } => unreachable!("{operation:?} transfers no pieces"),
         }
     };
     count_or_errno(i64::try_from(result).unwrap_or(-1))
@@ -327,6 +347,7 @@ fn call(operation: &Operation) -> i32 {
             Operation::SendMessage { fd, header, flags } => {
                 libc::sendmsg(fd, header, flags.cast_signed() | libc::MSG_DONTWAIT) as i64
             }
+            Operation::Shutdown { fd, how } => i64::from(libc::shutdown(fd, how)),
             Operation::ReadVectored { .. }
             | Operation::WriteVectored { .. }
             | Operation::Poll { .. } => unreachable!("{operation:?} is no plain call"),

@@ -33,6 +33,7 @@ const UNSAFE_FILES: &[&str] = &[
     "executor/src/ring.rs",
     "executor/src/simulation.rs",
     "executor/src/socket.rs",
+    "executor/src/stream.rs",
     "executor/src/watchdog.rs",
     // Memory that a guest shares with us, and the signal handler that guards it.
     "virtio/src/memory/buffers.rs",
