@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use vudev_host::Registry;
-use vudev_host::kinds::{Block, Net, Rng, Serial};
+use vudev_host::kinds::{Block, Net, Rng, Serial, Vsock};
 
 fn main() -> ExitCode {
     let registry = Registry::new();
     let registry = registry.with::<Serial>().with::<Block>().with::<Net>();
-    vudev_host::run(&registry.with::<Rng>())
+    vudev_host::run(&registry.with::<Rng>().with::<Vsock>())
 }

@@ -13,8 +13,10 @@ pub mod console;
 pub mod net;
 mod passing;
 pub mod rng;
+pub mod vsock;
 
 pub use block::{Block, BlockConfig, BlockError};
 pub use console::{Console, ConsoleConfig};
 pub use net::{Net, NetConfig};
 pub use rng::{RateLimit, Rng};
+pub use vsock::Vsock;

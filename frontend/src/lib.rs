@@ -32,6 +32,7 @@ pub mod net;
 pub mod requests;
 pub mod ring;
 pub mod rng;
+pub mod vsock;
 
 pub use block::Block;
 pub use builder::{Builder, FrontEnd, Parked, RingStep, Step};
@@ -43,6 +44,7 @@ pub use memory::{GuestMemory, RegionLayout};
 pub use net::Net;
 pub use ring::{Buffer, Descriptor, Ring, Token, Used};
 pub use rng::Rng;
+pub use vsock::Vsock;
 
 use std::time::Duration;
 

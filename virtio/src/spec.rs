@@ -41,6 +41,8 @@ pub mod device_id {
     pub const CONSOLE: u32 = 3;
     /// Entropy device (5.4).
     pub const ENTROPY: u32 = 4;
+    /// Socket device (5.10).
+    pub const SOCKET: u32 = 19;
 }
 
 /// Bytes of one descriptor (2.7.5), in the queue's table and in an indirect one.

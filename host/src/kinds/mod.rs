@@ -6,6 +6,7 @@ mod format;
 mod net;
 mod rng;
 mod serial;
+mod vsock;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use block::Block;
 pub use net::Net;
 pub use rng::{Rng, RngDescription};
 pub use serial::{EndDescription, PortDescription, Serial, SerialDescription};
+pub use vsock::{Vsock, VsockDescription};
 
 /// An open file and what it is.
 struct Open {

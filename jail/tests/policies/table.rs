@@ -4,7 +4,7 @@ use vudev_jail::policy::{self, Arch, Policy};
 use vudev_jail::{Embedded, Program};
 
 /// What each kind of device calls its policies.
-pub(crate) const DEVICES: [&str; 4] = ["block", "net", "rng", "serial"];
+pub(crate) const DEVICES: [&str; 5] = ["block", "net", "rng", "serial", "vsock"];
 
 /// Parts beside those of the devices.
 const SHARED_PARTS: [&str; 3] = ["common_device", "vhost_user", "vvu"];
