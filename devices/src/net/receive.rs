@@ -348,8 +348,8 @@ fn pieces(buffers: &vudev_virtio::GuestBuffers) -> usize {
 }
 
 impl Net {
-    /// Bytes of the longest frame that may come, without its header. By what was negotiated, and not
-    /// by the offloads of the moment: a read that is under way must fit those of the next.
+    /// Bytes of the longest frame that may come, without its header. By what was negotiated, and
+    /// not by the offloads of the moment: a read that is under way must fit those of the next.
     fn longest_frame(&self) -> usize {
         use super::spec::{ETHERNET_HEADER, VLAN_TAG};
         let large = feature::GUEST_OFFLOADS & !feature::GUEST_CSUM;

@@ -3,5 +3,6 @@
 
 mod calls;
 mod files;
+mod net;
 mod rings;
 mod table;

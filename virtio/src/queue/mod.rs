@@ -199,8 +199,8 @@ impl Queue {
         .await
     }
 
-    /// As [`Queue::until_stop`], for waits with chains in hand: `None` as well when the memory under
-    /// the queue was replaced. Then every chain is to be put back, or completed, within moments:
+    /// As [`Queue::until_stop`], for waits with chains in hand: `None` as well when the memory
+    /// under the queue was replaced. Then every chain is to be put back, or completed, within moments:
     /// the front-end waits until nobody uses the old memory. They can be taken again at once.
     pub async fn until_recall<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);

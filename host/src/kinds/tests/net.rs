@@ -39,8 +39,8 @@ fn one_key_says_which_tap_it_is() {
 fn a_name_that_no_interface_has_makes_none() {
     refused(
         NAME,
-        "--net: tap-name: column 10: cannot open \"vudev-none\": No such device: make it: ip tuntap \
-         add vudev-none mode tap",
+        "--net: tap-name: column 10: cannot open \"vudev-none\": No such device: make it: ip \
+         tuntap add vudev-none mode tap",
     );
     assert!(vudev_devices::net::tap::is_up("vudev-none").is_err());
 }
@@ -93,8 +93,8 @@ fn addresses_are_checked_before_anything_is_made() {
         ),
         (
             "mac=01:00:5e:00:00:01,tap-name=x",
-            "--net: mac: column 5: \"01:00:5e:00:00:01\" is no address of a single machine: write six \
-             bytes: 02:00:00:00:00:01",
+            "--net: mac: column 5: \"01:00:5e:00:00:01\" is no address of a single machine: write \
+             six bytes: 02:00:00:00:00:01",
         ),
     ] {
         refused(argument, expected);
