@@ -46,7 +46,7 @@ pub struct BlockConfig {
     /// What the file writes as a whole, in bytes ([`measure`] tells): a power of two, not less than
     /// `block_size`. Guests lay out their data by it.
     ///
-    /// [`measure`]: super::measure
+    /// [`measure`]: super::measure()
     pub physical_block_size: u32,
     /// The file's length in bytes. What does not fill a block (or, with `direct`, an aligned
     /// block) at the end is not part of the disk.
@@ -57,7 +57,7 @@ pub struct BlockConfig {
     /// ([`measure`] tells); without meaning if not `direct`. Where it is more than a sector, a
     /// guest's write to a part of so many bytes reads and writes them all.
     ///
-    /// [`measure`]: super::measure
+    /// [`measure`]: super::measure()
     pub direct_alignment: u32,
     /// What GET_ID answers: at most 20 bytes; none is an empty name.
     pub id: Option<String>,
