@@ -209,3 +209,32 @@ fn a_ring_that_does_not_lie_in_memory_is_refused() {
         }
     }
 }
+
+#[test]
+fn chains_in_hand_are_recalled_when_memory_is_replaced_and_at_a_stop() {
+    with_queue(async |handle, ring, mut queue, control| {
+        ring.add(&[], &[3]);
+        let chain = queue.next().await.unwrap().unwrap();
+        let forever = std::future::pending::<()>;
+        assert_eq!(queue.until_recall(async { 7 }).await, Some(7));
+        control.set_memory(ring.guest().map_again()).unwrap();
+        // Even if nobody waited at that moment.
+        assert_eq!(queue.until_recall(forever()).await, None);
+        let old = Rc::downgrade(chain.writable.memory());
+        queue.put_back(chain);
+        // The guest's own handle is the only one left.
+        assert_eq!(old.strong_count(), 1);
+        let chain = queue.next().await.unwrap().unwrap();
+        let waiting = handle.spawn(async move {
+            assert_eq!(queue.until_recall(forever()).await, None);
+            queue
+        });
+        handle.yield_now().await;
+        control.set_memory(ring.guest().map_again()).unwrap();
+        let queue = waiting.await;
+        control.stop();
+        assert_eq!(queue.until_recall(forever()).await, None);
+        queue.put_back(chain);
+        assert_eq!((control.next_available(), control.in_flight()), (0, 0));
+    });
+}

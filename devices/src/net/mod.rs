@@ -15,11 +15,11 @@
 //! All of these are counted, and the log tells the first, the second, the fourth and so on.
 //!
 //! Receive filters (modes, addresses, VLANs) are applied when a frame has been read: what does not
-//! pass is overwritten by the next one. A guest that looks there sees what it could ask for anyway.
-//! Until a driver sets a mode it gets everything, and VLANs are filtered only once the control
-//! queue runs: a front-end that keeps that queue to itself, as QEMU's `-netdev vhost-user` does, filters
-//! by itself. For the same reason all pairs that run are used until then, and one after it, until
-//! the driver says how many.
+//! pass is overwritten by the next one. A guest that looks there sees what it could ask for
+//! anyway. Until a driver sets a mode it gets everything, and VLANs are filtered only once the
+//! control queue runs: a front-end that keeps that queue to itself, as QEMU's `-netdev vhost-user`
+//! does, filters by itself. For the same reason all pairs that run are used until then, and one
+//! after it, until the driver says how many.
 //!
 //! A tap that goes away takes the link down: the driver is told, frames to send are dropped, and
 //! the device lives on.

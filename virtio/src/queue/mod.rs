@@ -200,8 +200,9 @@ impl Queue {
     }
 
     /// As [`Queue::until_stop`], for waits with chains in hand: `None` as well when the memory
-    /// under the queue was replaced. Then every chain is to be put back, or completed, within moments:
-    /// the front-end waits until nobody uses the old memory. They can be taken again at once.
+    /// under the queue was replaced. Then every chain is to be put back, or completed, within
+    /// moments: the front-end waits until nobody uses the old memory. They can be taken again at
+    /// once.
     pub async fn until_recall<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut stopped = self.shared.stop.wait();
