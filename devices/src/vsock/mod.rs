@@ -3,12 +3,12 @@
 //!
 //! A guest that connects to port P of the host reaches the program that listens on the Unix socket
 //! of that number; a program of the host that connects to the device's own socket and says
-//! `CONNECT P` reaches the guest's port P ([`host`]). Which sockets these are is not known here:
+//! `CONNECT P` reaches the guest's port P (`host`). Which sockets these are is not known here:
 //! one is given, the others are asked for ([`Connect`]).
 //!
 //! Bytes go from the socket into the guest's receive buffers, behind a header of ours, and from its
 //! transmit buffers into the socket. They are copied in one case: a program of the host that does
-//! not keep up has them kept, at most the [`credit`] its guest was given, 64 KiB a connection. So
+//! not keep up has them kept, at most the `credit` its guest was given, 64 KiB a connection. So
 //! no transmit buffer is held for longer than a few turns of the loop, and receive buffers are
 //! dealt out one packet a connection in turn: a peer that does not read, or a guest's program that
 //! does not, stalls its own connection only.
