@@ -303,11 +303,9 @@ fn wishes_beyond_the_pace_wait_and_once_it_is_to_stop_are_refused() {
         watch.await
     });
     assert!(listener.accept().is_err(), "connected after the stop");
-    let mut answers = Vec::new();
-    while answers.len() < usize::try_from(wishes).unwrap() {
-        // The stop is between them.
-        answers.extend(answer(&channel));
-    }
+    // The stop is between them.
+    let answers: Vec<_> = (0..=wishes).filter_map(|_| answer(&channel)).collect();
+    assert_eq!(answers.len(), usize::try_from(wishes).unwrap());
     for (place, (ticket, errno, socket)) in (0..).zip(answers) {
         let in_time = place < CONNECTS_PER_WINDOW;
         let wanted = if in_time { 0 } else { libc::EAGAIN };
