@@ -222,7 +222,7 @@ pub const DESCRIPTORS_MAX: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// `open` and `create` disagree about the descriptors.
-    #[error("expected {expected} descriptors, got {got}")]
+    #[error("`open` gave {got} descriptors, and `create` takes {expected}")]
     Descriptors {
         /// How many `create` wants.
         expected: usize,

@@ -38,6 +38,9 @@ impl Identity {
     ///
     /// The first thing that cannot be.
     pub fn check(&self) -> Result<(), IdentityError> {
+        if self.device_id == 0 {
+            return Err(IdentityError::DeviceId);
+        }
         let bits = self.features & FEATURES_NOT_OF_DEVICES;
         if bits != 0 {
             return Err(IdentityError::Features { bits });
@@ -63,8 +66,11 @@ impl Identity {
 /// What a device says of itself cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
+    /// 0 is no device, for a driver (5).
+    #[error("device_id 0 is no device: virtio 1.3, 5, has the numbers")]
+    DeviceId,
     /// Bits that the framework offers, or that nobody may.
-    #[error("features {bits:#x} are not a device's to offer")]
+    #[error("features {bits:#x} are not a device's to offer (0 to 23, 50 to 63)")]
     Features {
         /// Those bits.
         bits: u64,
@@ -169,6 +175,11 @@ mod tests {
             operations: 0,
         };
         assert_eq!(lawful.check(), Ok(()));
+        let reserved = Identity {
+            device_id: 0,
+            ..lawful.clone()
+        };
+        assert_eq!(reserved.check(), Err(IdentityError::DeviceId));
         for bits in [1 << 24, crate::spec::feature::VERSION_1, 1 << 49] {
             let features = bits | 1;
             let identity = Identity {

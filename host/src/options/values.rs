@@ -293,7 +293,8 @@ impl Values {
 
     fn absent(&self, key: &str) -> ! {
         panic!(
-            "--{} may be without {key}: use the optional getter",
+            "--{} may be without {key}: give the key `.required()` or `.default(…)`, or use the \
+             optional getter",
             self.schema.flag
         )
     }

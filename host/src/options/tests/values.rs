@@ -269,6 +269,15 @@ fn hostile_text_stays_on_one_line() {
 }
 
 #[test]
+#[should_panic(
+    expected = "--disk may be without id: give the key `.required()` or `.default(…)`, or"
+)]
+fn an_optional_key_that_is_read_as_if_it_were_there_is_told_with_the_remedies() {
+    let values = Values::parse(&DISK, "path=a,vhost=/s").unwrap();
+    values.text("id");
+}
+
+#[test]
 #[should_panic(expected = "--disk has no key pat")]
 fn a_getter_of_a_key_that_the_table_has_not_is_a_programming_error() {
     disk("i,vhost=s").text("pat");
