@@ -164,19 +164,19 @@ const PROFILES: &[(&[Refused], &str)] = &[
     ),
     (
         &[forbidden(libc::SYS_clone3)],
-        "--disable-sandbox does without them",
+        "--disable-sandbox does without namespaces",
     ),
     (
         &[forbidden(libc::SYS_mount)],
-        "--disable-sandbox does without them",
+        "--disable-sandbox does without namespaces",
     ),
     (
         &[forbidden(libc::SYS_fsopen)],
-        "--disable-sandbox does without them",
+        "--disable-sandbox does without namespaces",
     ),
     (
         &[forbidden(libc::SYS_pivot_root)],
-        "--disable-sandbox does without them",
+        "--disable-sandbox does without namespaces",
     ),
     (
         &[forbidden(libc::SYS_seccomp)],

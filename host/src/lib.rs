@@ -23,6 +23,7 @@ pub mod kinds;
 pub mod options;
 mod policies;
 mod registry;
+mod remedy;
 mod role;
 mod supervisor;
 mod text;

@@ -3,13 +3,14 @@
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use vudev_jail::probe::{SECCOMP_ACTIONS, seccomp_action};
-use vudev_jail::spawn::{STEP_CLONE, STEP_IDENTITY, hint};
+use vudev_jail::spawn::{STEP_CLONE, STEP_IDENTITY};
 use vudev_jail::{Namespace, SpawnError};
 
 use super::facts::{Facts, Found, Tried};
 use super::layer::Layer;
 use super::setting;
 use super::trial::{NamespaceTrials, Trial};
+use crate::remedy::of_step;
 
 /// The oldest kernel with all that a ring needs (DEFER_TASKRUN).
 const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -66,7 +67,7 @@ impl Context<'_> {
             }
             Some(Found::Failed(step, errno)) => {
                 let errno = Errno::from_raw_os_error(*errno);
-                let remedy = hint(step, errno).unwrap_or_else(|| remedy.to_owned());
+                let remedy = of_step(step, errno).unwrap_or_else(|| remedy.to_owned());
                 Layer::not_there(name, format!("{step}: {errno}"), remedy)
             }
             None => self.untried(name),
@@ -113,7 +114,7 @@ impl Context<'_> {
             (Some(Found::There(detail)), _) => Layer::there(name, format!("{started}; {detail}")),
             (_, Err(error)) if error.step() != STEP_CLONE => {
                 let detail = format!("{started}; {}: {}", error.step(), error.errno());
-                let remedy = hint(error.step(), error.errno());
+                let remedy = of_step(error.step(), error.errno());
                 Layer::not_there(name, detail, remedy.unwrap_or_default())
             }
             _ => self.untried(name),
@@ -187,7 +188,7 @@ fn namespace(namespaces: &NamespaceTrials, namespace: Namespace) -> Layer {
                 return Layer::not_there(name, cause, "see namespace.user");
             }
             let (step, errno) = (error.step(), error.errno());
-            let remedy = hint(step, errno)
+            let remedy = of_step(step, errno)
                 .unwrap_or_else(|| "a kernel with this kind of CONFIG_NAMESPACES".to_owned());
             Layer::not_there(name, format!("{step}: {errno}"), remedy)
         }

@@ -116,7 +116,7 @@ fn step_text(step: &str, errno: i32, text: &str) -> String {
         if !text.contains(&words) {
             let _ = write!(line, ": {words}");
         }
-        if let Some(hint) = vudev_jail::spawn::hint(step, errno) {
+        if let Some(hint) = crate::remedy::of_step(step, errno) {
             let _ = write!(line, ": {hint}");
         }
     }

@@ -63,7 +63,7 @@ pub(super) enum StartError {
     #[error("socketpair: {0}")]
     Channel(#[source] io::Error),
     /// It could not be made.
-    #[error("{0}")]
+    #[error("{}", crate::remedy::told(.0))]
     Spawn(#[from] SpawnError),
     /// It could not be told what it is.
     #[error("send the start: {0}")]

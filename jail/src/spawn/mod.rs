@@ -24,7 +24,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 pub use child::keep_exit_statuses;
 use child::{Move, Plan, Step};
-pub use error::{STEP_CLONE, STEP_IDENTITY, SpawnError, hint};
+pub use error::{Hint, STEP_CLONE, STEP_IDENTITY, SpawnError, Without, hint};
 use identity::Identity;
 pub use namespace::Namespace;
 
@@ -61,7 +61,8 @@ pub struct Spawn<'a> {
 }
 
 /// A started process: its id as its supervisor sees it, and the descriptor to wait on and to
-/// signal by. It is reaped by whoever holds `pidfd`.
+/// signal by. It is reaped by whoever holds `pidfd`. Dropping this ends nothing; the end of the
+/// thread that has called [`Spawn::spawn`] does, once the process is in its jail.
 #[derive(Debug)]
 pub struct Child {
     /// Process id in the supervisor's namespace, for messages only.
@@ -103,7 +104,7 @@ impl<'a> Spawn<'a> {
         self
     }
 
-    /// `false` (for `--disable-sandbox`) starts the process in our own namespaces and with our own
+    /// `false` starts the process in our own namespaces and with our own
     /// id.
     pub fn namespaces(self, namespaces: bool) -> Self {
         match namespaces {
@@ -121,6 +122,13 @@ impl<'a> Spawn<'a> {
 
     /// Starts the process and returns once the new program runs, or says which step failed. It
     /// waits for a few system calls of the child, and for nothing that the new program does.
+    ///
+    /// **Call it in a thread that lives as long as the process shall**, such as the main one: for
+    /// the kernel the *thread* is the parent, and the process is killed when that ends
+    /// (PR_SET_PDEATHSIG, which [`Jail::enter`](crate::Jail::enter) sets). A thread of a pool that
+    /// ends when it is idle takes its processes along. One that ends before the new program has
+    /// come to `Jail::enter` does not: the process then is another thread's of this program, and
+    /// ends with that one.
     pub fn spawn(&self) -> Result<Child, SpawnError> {
         spawn(self)
     }

@@ -53,7 +53,7 @@ pub(crate) fn supervisor() -> ! {
     assert_eq!((error.step(), error.errno()), ("clone3", Errno::NOSPC));
     let text = error.to_string();
     assert!(
-        text.contains("user.max_user_namespaces = 0; --disable-sandbox"),
+        text.contains("user.max_user_namespaces = 0; sysctl -w user.max_user_namespaces="),
         "{text}"
     );
     std::process::exit(0)
