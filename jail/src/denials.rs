@@ -21,7 +21,10 @@ pub enum Denials {
     /// libraries try what they can do without.
     Errno(Errno),
     /// Trapped, and so told to a supervisor by [`Jail::listen`](crate::Jail::listen). The one
-    /// message that hands the listener over is allowed, on this channel.
+    /// message that hands the listener over is allowed, on this channel. Nothing is reported from
+    /// inside then, so `sendto` and `exit_group`, which the report needs, are never told of: see
+    /// [`missing`](crate::policy::missing). And it is about system calls alone: an operation that
+    /// is not on the ring's list fails as ever.
     Notify {
         /// The control channel, by its number in the role.
         channel: RawFd,

@@ -15,7 +15,7 @@ use crate::policy::load::{PolicyError, check_loadable, walk};
 use crate::policy::parse::Statement;
 use crate::policy::token::{Position, SyntaxError};
 use crate::policy::{Action, Arch, Filter, Place};
-use crate::source::{Embedded, Source};
+use crate::source::{Embedded, Source, Text};
 
 /// What a ring is restricted to (`IORING_REGISTER_RESTRICTIONS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +28,19 @@ pub struct RingList {
 
 impl RingList {
     /// Reads a list that a program has in itself, under whatever name. Errors call it
-    /// `<ring list>`, and it can include nothing.
+    /// `<ring list>`, and it can include nothing: what is made of several files is for
+    /// [`allow_list`].
     ///
     /// # Errors
     ///
     /// Where the text is no list, and what was expected there.
     pub fn from_text(text: &str) -> Result<Self, PolicyError> {
         const NAME: &str = "<ring list>";
-        let source = BTreeMap::from([(NAME.to_owned(), text.to_owned())]);
+        let source = Text {
+            name: NAME,
+            text,
+            instead: "ring::allow_list",
+        };
         Ok(merged(read(NAME, &source)?))
     }
 
@@ -66,6 +71,9 @@ impl RingList {
     /// Restricts a ring that was made disabled (`IORING_SETUP_R_DISABLED`). Once it is enabled,
     /// whatever the list does not name completes with EACCES, and so does every registration.
     ///
+    /// Nothing notices that this was forgotten: a ring that is enabled without it carries out
+    /// everything. A test should submit what the list does not name.
+    ///
     /// # Errors
     ///
     /// EBADFD if the ring was not made disabled or is enabled, EBUSY if it is restricted already.
@@ -77,7 +85,8 @@ impl RingList {
     }
 }
 
-/// Reads the list `name` (such as `block_device_vhost_user`).
+/// Reads the list `name` (such as `block_device_vhost_user`): the file `ring/NAME.ring`, and what
+/// it includes.
 pub fn allow_list(name: &str, source: &dyn Source) -> Result<RingList, PolicyError> {
     Ok(merged(entries(name, source)?))
 }

@@ -148,6 +148,27 @@ fn refused(problem: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
 
+/// One text that a program has in itself, which can include nothing.
+pub(crate) struct Text<'a> {
+    /// How an error calls it.
+    pub(crate) name: &'static str,
+    pub(crate) text: &'a str,
+    /// The function that reads what has includes.
+    pub(crate) instead: &'static str,
+}
+
+impl Source for Text<'_> {
+    fn read(&self, name: &str) -> io::Result<String> {
+        match name == self.name {
+            true => Ok(self.text.to_owned()),
+            false => Err(refused(format!(
+                "a text includes nothing: read it from a `Directory` (`{}`)",
+                self.instead
+            ))),
+        }
+    }
+}
+
 /// Files by value, for tests and for programs that make their policies.
 impl Source for BTreeMap<String, String> {
     fn read(&self, name: &str) -> io::Result<String> {

@@ -20,9 +20,7 @@ mod needed;
 pub(crate) mod parse;
 pub(crate) mod token;
 
-use std::collections::BTreeMap;
-
-use crate::source::Source;
+use crate::source::{Source, Text};
 
 pub use self::arch::Arch;
 pub use self::ast::{Action, Atom, Call, Clause, Decision, Filter, Operator, Policy, Rule};
@@ -32,7 +30,9 @@ pub use self::forbidden::{Violation, violations};
 pub use self::load::{INCLUDE_DEPTH_MAX, Place, Places, PolicyError, is_loadable};
 pub use self::needed::missing;
 
-/// Reads the policy `name` (such as `block_device_vhost_user`) of `arch` from `source`.
+/// Reads the policy `name` (such as `block_device_vhost_user`) of `arch` from `source`: the file
+/// `ARCH/NAME.policy`, and what it includes. The name must end as that of a policy does
+/// ([`is_loadable`]).
 pub fn read(name: &str, arch: Arch, source: &dyn Source) -> Result<Policy, PolicyError> {
     Ok(load::policy(name, arch, source)?.0)
 }
@@ -57,14 +57,19 @@ pub fn compile(name: &str, arch: Arch, source: &dyn Source) -> Result<Program, P
 
 impl Policy {
     /// Reads a policy that a program has in itself, under whatever name. Errors call it
-    /// `<policy>`, and it can include nothing.
+    /// `<policy>`, and it can include nothing: what is made of several files is for [`read`], from
+    /// a [`Directory`](crate::Directory) or from texts by name.
     ///
     /// # Errors
     ///
     /// Where the text is no policy, and what was expected there.
     pub fn from_text(text: &str, arch: Arch) -> Result<Self, PolicyError> {
         const NAME: &str = "<policy>";
-        let source = BTreeMap::from([(NAME.to_owned(), text.to_owned())]);
+        let source = Text {
+            name: NAME,
+            text,
+            instead: "policy::read",
+        };
         Ok(load::file(NAME, arch, &source)?.0)
     }
 

@@ -7,7 +7,8 @@ use super::Policy;
 /// handlers of other signals.
 const NEEDED: [&str; 4] = ["io_uring_enter", "sendto", "exit_group", "rt_sigreturn"];
 
-/// Those of these calls that `policy` never allows, with whatever arguments.
+/// Those of `io_uring_enter`, `sendto`, `exit_group` and `rt_sigreturn` that `policy` never allows,
+/// with whatever arguments. A daemon without a ring can do without the first.
 pub fn missing(policy: &Policy) -> Vec<&'static str> {
     let permits = |name: &str| match policy.rules.values().find(|rule| rule.name == name) {
         Some(rule) => rule.filters.iter().any(|filter| filter.action.permits()),

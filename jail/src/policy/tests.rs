@@ -293,6 +293,23 @@ fn a_part_is_not_loaded_by_itself() {
 }
 
 #[test]
+fn a_text_that_includes_is_told_how_to_be_read() {
+    let text = "@include ./common_device.policy\n";
+    let error = Policy::from_text(text, Arch::X86_64)
+        .unwrap_err()
+        .to_string();
+    let expected = "<policy>:1:1: cannot include common_device.policy: a text includes nothing: \
+                    read it from a `Directory` (`policy::read`)";
+    assert_eq!(error, expected);
+    let error = crate::RingList::from_text("@include ./common_device.ring\n").unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.ends_with("`Directory` (`ring::allow_list`)"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_program_longer_than_the_kernel_takes_is_an_error() {
     let clause = "arg0 == 1 && arg1 == 2 && arg2 == 3 && arg3 == 4";
     let text: String = Vec::from_iter((0..300).map(|_| clause)).join(" || ");

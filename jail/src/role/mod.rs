@@ -206,6 +206,11 @@ impl Jail<'_> {
     /// the process ends with [`SIGSYS_EXIT_STATUS`](crate::report::SIGSYS_EXIT_STATUS). It must
     /// stay open under its number; the policy must allow `sendto` and `exit_group`.
     ///
+    /// From here on the process is killed when the *thread* ends that has called
+    /// [`Spawn::spawn`](crate::Spawn::spawn), even if its program goes on. Of a thread that has
+    /// ended before this call nothing is noticed as long as its program lives: the other end of
+    /// `channel` is still open, and another of its threads is the parent now.
+    ///
     /// `enable_ring` enables the process's ring, if it has one, or does nothing. It is called where
     /// that is still allowed, and where nothing can be done with the ring any more that the jail
     /// forbids.

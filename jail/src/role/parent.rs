@@ -11,6 +11,9 @@ use super::StepError;
 /// Asks for SIGKILL when the supervisor's thread that started us ends. To come after the last
 /// change of ids, which clears it (prctl(2)).
 ///
+/// If only that thread has ended before, another thread of the supervisor's is our parent, and this
+/// is about that one's end.
+///
 /// The supervisor may have died before we asked; then nobody holds the other end of `channel`, and
 /// this fails with EPIPE.
 pub(super) fn die_with_parent(channel: BorrowedFd<'_>) -> Result<(), StepError> {
