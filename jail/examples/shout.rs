@@ -6,12 +6,14 @@ use std::error::Error;
 use std::io::{self, Read, Write, stderr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
 use std::{env, fs, ptr};
 
 use io_uring::{IoUring, opcode, squeue, types::Fd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use vudev_jail::policy::Policy;
+use vudev_jail::spawn::keep_exit_statuses;
 use vudev_jail::{Arch, Child, Jail, RingList, SigsysReport, Spawn, own_program};
 
 /// `argv[0]` of the daemon's process, and where it finds its descriptors.
@@ -30,7 +32,17 @@ const RING_LIST: &str = "{IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_SEND}: 1\n
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-pub(crate) fn main() -> Result {
+pub(crate) fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shout: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result {
     let mut arguments = env::args();
     match (arguments.next().as_deref(), arguments.next().as_deref()) {
         (Some(DAEMON), _) => daemon(),
@@ -42,6 +54,7 @@ pub(crate) fn main() -> Result {
 
 /// The supervisor: opens what is needed, and keeps just that for the daemon.
 fn start(path: &str) -> Result<(Child, OwnedFd)> {
+    keep_exit_statuses();
     let listener = UnixListener::bind(path)?;
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None)?;

@@ -1,9 +1,10 @@
 //! The example for authors of other daemons, as it is shown in its document.
 
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-use crate::{Test, shout};
+use crate::Test;
 
 /// `argv[0]` of the example itself; its daemon has a name of its own.
 pub(crate) const SHOUT: &str = "shout";
@@ -14,30 +15,33 @@ pub(crate) const TESTS: &[Test] = &[
         a_daemon_is_jailed_by_the_example,
     ),
     (
+        "the_example_learns_its_daemons_end_though_signals_of_children_are_ignored",
+        the_example_learns_its_daemons_end_though_signals_of_children_are_ignored,
+    ),
+    (
         "the_document_shows_the_example",
         the_document_shows_the_example,
     ),
 ];
 
-/// The processes of the example.
-pub(crate) fn run() -> ExitCode {
-    match shout::main() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 const DOCUMENT: &str = include_str!("../../../docs/jailing-a-daemon.md");
 
 fn a_daemon_is_jailed_by_the_example() {
-    let demo = Command::new("/proc/self/exe")
-        .arg0(SHOUT)
-        .arg("--demo")
-        .output()
-        .unwrap();
+    let mut demo = Command::new("/proc/self/exe");
+    does_as_documented(demo.arg0(SHOUT).arg("--demo"));
+}
+
+fn the_example_learns_its_daemons_end_though_signals_of_children_are_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    symlink(std::env::current_exe().unwrap(), folder.path().join(SHOUT)).unwrap();
+    let mut shell = Command::new("/bin/sh");
+    shell.env("PATH", folder.path());
+    // What is found by PATH keeps its name.
+    does_as_documented(shell.args(["-c", "trap '' CHLD; exec \"$0\" --demo", SHOUT]));
+}
+
+fn does_as_documented(demo: &mut Command) {
+    let demo = demo.output().unwrap();
     let printed = String::from_utf8(demo.stdout).unwrap();
     let errors = String::from_utf8(demo.stderr).unwrap();
     assert!(demo.status.success(), "{printed}{errors}");

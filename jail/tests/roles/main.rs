@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Some(role::NAME) => role::main(&arguments[1..]),
         Some(support::SUPERVISOR) => jail::supervisor(),
         Some(support::CONTAINER) => container::supervisor(),
-        Some(shout::DAEMON | example::SHOUT) => return example::run(),
+        Some(shout::DAEMON | example::SHOUT) => return shout::main(),
         _ => {}
     }
     let tests = [
