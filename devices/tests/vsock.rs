@@ -70,10 +70,9 @@ impl Rig {
             path,
         };
         for (index, ring) in (0..).zip(&rig.rings) {
-            let start = DirectRing {
-                kick: Some(ring.kick_descriptor()),
-                ..DirectRing::polled(index, SIZE, ring.addresses())
-            };
+            // By no eventfd: one that was kicked stays readable, and a played clock that always
+            // has something to do stands still.
+            let start = DirectRing::polled(index, SIZE, ring.addresses());
             rig.direct.start(start).unwrap();
         }
         rig
@@ -111,7 +110,7 @@ impl Rig {
                 return used.bytes[..used.written as usize].to_vec();
             }
             // Where nobody does anything, time passes only for those who sleep.
-            self.handle.sleep(Duration::from_micros(100)).await;
+            self.handle.sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -245,7 +244,7 @@ fn no_packets_of_a_guest_and_no_programs_break_the_device_or_lose_a_chain() {
     let only = std::env::var("VUDEV_SEED")
         .ok()
         .and_then(|it| it.parse().ok());
-    let seeds: Vec<u64> = only.map_or_else(|| (1..=16).collect(), |seed| vec![seed]);
+    let seeds: Vec<u64> = only.map_or_else(|| (1..=100).collect(), |seed| vec![seed]);
     for seed in seeds {
         let played = std::panic::catch_unwind(|| play(seed));
         assert!(played.is_ok(), "VUDEV_SEED={seed} plays it again");

@@ -63,6 +63,7 @@ const UNSAFE_FILES: &[&str] = &[
     "jail/tests/roles/attempts.rs",
     "jail/tests/roles/container.rs",
     "jail/tests/roles/role.rs",
+    "tests/src/bin/vudev-sockets.rs",
     "tests/src/intruder/hands.rs",
     "tests/src/intruder/ring.rs",
     "tests/tests/support/driver.rs",

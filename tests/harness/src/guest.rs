@@ -139,6 +139,23 @@ impl Guest {
         self
     }
 
+    /// Adds an entropy device whose back-end listens at `socket`; the guest calls the first one
+    /// `virtio_rng.0`.
+    pub fn rng(mut self, socket: &Path) -> Self {
+        let chardev = self.chardev(socket);
+        let device = format!("vhost-user-rng-pci,chardev={chardev}");
+        self.devices.extend(["-device".to_owned(), device]);
+        self
+    }
+
+    /// Adds sockets to the host, whose back-end listens at `socket`.
+    pub fn vsock(mut self, socket: &Path) -> Self {
+        let chardev = self.chardev(socket);
+        let device = format!("vhost-user-vsock-pci,chardev={chardev}");
+        self.devices.extend(["-device".to_owned(), device]);
+        self
+    }
+
     /// How many processors the guest has.
     pub fn processors(mut self, count: u32) -> Self {
         self.processors = count;

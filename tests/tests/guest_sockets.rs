@@ -1,0 +1,167 @@
+//! Real guests with our sockets and our entropy: what the stock drivers of Linux make of them. What
+//! can be shown without a guest is tested in `vsock` and `rng`, faster.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a suite whose own set-up fails has nothing to test"
+)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use vudev_tests::sums::{SECTOR, Sum, fill};
+use vudev_tests::{Assets, Guest, VudevCommand};
+
+/// A guest answers within a second; a machine that runs all tests at once is slower.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Connections at once, and sectors that each sends, in both directions.
+const CONNECTIONS: u32 = 20;
+const SECTORS: u32 = 400;
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("vudev-").tempdir().unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the programs are the other side")]
+fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    std::thread::spawn(work)
+}
+
+/// A program of the host: the checksums of what it got and of what it sent, as the guest prints
+/// them the other way round.
+fn exchange(mut program: UnixStream, stamp: u32) -> String {
+    let mut writer = program.try_clone().unwrap();
+    let sending = aside(move || {
+        let (mut sum, mut sector) = (Sum::default(), [0; SECTOR]);
+        for place in 0..SECTORS {
+            fill(place.into(), stamp, &mut sector);
+            sum.add(&sector);
+            writer.write_all(&sector).unwrap();
+        }
+        writer.shutdown(Shutdown::Write).unwrap();
+        sum.value()
+    });
+    let mut got = Vec::new();
+    program.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), usize::try_from(SECTORS).unwrap() * SECTOR);
+    let mut sum = Sum::default();
+    sum.add(&got);
+    format!("{:016x} {:016x}", sum.value(), sending.join().unwrap())
+}
+
+/// All of them at once; sorted, as the guest's lines are.
+fn exchange_all(programs: Vec<UnixStream>, first: u32) -> Vec<String> {
+    for program in &programs {
+        program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
+        program.set_write_timeout(Some(ANSWER_LIMIT)).unwrap();
+    }
+    let programs = (first..).zip(programs);
+    let threads = programs.map(|(stamp, program)| aside(move || exchange(program, stamp)));
+    let threads: Vec<_> = threads.collect();
+    let mut lines: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
+    lines.sort();
+    lines
+}
+
+fn call(path: &Path, port: u32) -> UnixStream {
+    let mut program = UnixStream::connect(path).unwrap();
+    program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
+    writeln!(program, "CONNECT {port}").unwrap();
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        program.read_exact(&mut byte).unwrap();
+        line.push(byte[0]);
+    }
+    assert!(line.starts_with(b"OK "));
+    program
+}
+
+#[test]
+fn a_guests_sockets_and_the_hosts_exchange_data_whoever_connects() {
+    let folder = folder();
+    let (socket, path) = (folder.path().join("vhost"), folder.path().join("v"));
+    let options = format!("cid=77,uds-path={}", path.display());
+    let command = VudevCommand::new().unwrap();
+    let vudev = command.device("vsock", &options, &socket).start().unwrap();
+    let listener = UnixListener::bind(folder.path().join("v_1024")).unwrap();
+    let script = format!(
+        "vudev-sockets connect 1024 {CONNECTIONS} {SECTORS} >/tmp/theirs
+         vudev-sockets connect 1025 1 1 >/tmp/refused
+         vudev-sockets listen 5000 {CONNECTIONS} {SECTORS} >/tmp/ours &
+         until grep -q listening /tmp/ours; do sleep 0.1; done
+         echo listening; wait
+         sort /tmp/theirs; cat /tmp/refused; sort /tmp/ours"
+    );
+    let guest = Guest::new(&Assets::find().unwrap()).vsock(&socket);
+    let guest = guest.program(Path::new(env!("CARGO_BIN_EXE_vudev-sockets")));
+    let mut guest = guest.script(&script).start().unwrap();
+    let programs: Vec<_> = (0..CONNECTIONS)
+        .map(|_| listener.accept().unwrap().0)
+        .collect();
+    let theirs = exchange_all(programs, 1000);
+    guest.wait_for("listening").unwrap();
+    let programs: Vec<_> = (0..CONNECTIONS).map(|_| call(&path, 5000)).collect();
+    let mut ours = exchange_all(programs, 2000);
+    ours.push("listening".to_owned());
+    let report = guest.finish().unwrap();
+    let lines: Vec<_> = report
+        .output
+        .lines()
+        .filter(|line| !line.is_empty())
+        .collect();
+    let many = usize::try_from(CONNECTIONS).unwrap();
+    assert_eq!(lines[0], "listening", "{}", report.output);
+    assert_eq!(lines[1..=many], theirs, "{}", report.output);
+    assert!(lines[many + 1].contains("Connection reset by peer"));
+    assert_eq!(lines[many + 2..], ours);
+    vudev.stop().unwrap();
+}
+
+#[test]
+fn a_guest_reads_the_kernels_bytes_a_files_and_no_more_than_a_limit() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let numbers: String = (0..100_000).map(|number| format!("{number:07}.")).collect();
+    fs::write(path("numbers"), &numbers).unwrap();
+    let source = format!("source={}", path("numbers").display());
+    let sockets = ["r0", "r1", "r2"].map(path);
+    let vudev = VudevCommand::new()
+        .unwrap()
+        .device("rng", "max-bytes=1G", &sockets[0])
+        .device("rng", &source, &sockets[1])
+        .device("rng", "max-bytes=64,period=36000000", &sockets[2])
+        .start()
+        .unwrap();
+    let script = "
+        cd /sys/class/misc/hw_random
+        cat rng_available | tr ' ' '\\n' | grep -c virtio_rng
+        echo virtio_rng.0 >rng_current
+        head -c 1024 /dev/hwrng | wc -c
+        echo virtio_rng.1 >rng_current
+        head -c 64 /dev/hwrng; echo
+        echo virtio_rng.2 >rng_current
+        timeout 3 dd if=/dev/hwrng bs=1 count=1000 2>/dev/null | wc -c";
+    let mut guest = Guest::new(&Assets::find().unwrap()).script(script);
+    for socket in &sockets {
+        guest = guest.rng(socket);
+    }
+    let report = guest.run().unwrap();
+    let lines: Vec<_> = report.output.lines().collect();
+    assert_eq!(lines[..2], ["3", "1024"], "{}", report.output);
+    assert!(
+        lines[2].len() == 64 && numbers.contains(lines[2]),
+        "{}",
+        lines[2]
+    );
+    let limited: u64 = lines[3].parse().unwrap();
+    assert!(limited <= 64, "{limited} bytes");
+    vudev.stop().unwrap();
+}
