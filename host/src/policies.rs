@@ -178,18 +178,18 @@ pub(crate) fn for_role(
 
 /// Refuses a policy that no process can live with; a warning about one that undoes the jail.
 fn judge(written: Written, transport: Transport) -> Result<Option<String>, PoliciesError> {
-    written.check_ring(transport)?;
-    let Written {
-        file, policy, ring, ..
-    } = written;
-    let missing = policy::missing(&policy);
+    let missing = policy::missing(&written.policy);
     if !missing.is_empty() {
         return Err(PoliciesError::Missing {
-            policy: file,
+            policy: written.file,
             missing,
             part: "common_device.policy".to_owned(),
         });
     }
+    written.check_ring(transport)?;
+    let Written {
+        file, policy, ring, ..
+    } = written;
     if let Err(source) = policy.compile() {
         return Err(PoliciesError::Program {
             policy: file,
