@@ -174,14 +174,17 @@ exec switch_root /new /init2
 ";
 
 fn init2(suites: &[&str], program: &Path) -> String {
+    // `CARGO_TARGET_TMPDIR`, which cargo makes.
+    let temporary = program.ancestors().nth(2).unwrap_or(program).join("tmp");
     let (suites, event, program) = (suites.join(" "), ring::EVENT, program.display());
+    let temporary = temporary.display();
     format!(
         "#!/bin/sh
 export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/ TMPDIR=/tmp VUDEV={program} CARGO_MANIFEST_DIR=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-mkdir -p /dev/pts /dev/shm {RECORD} /tmp
+mkdir -p /dev/pts /dev/shm {RECORD} /tmp {temporary}
 mount -t devpts devpts /dev/pts
 mount -t tracefs tracefs /sys/kernel/tracing
 chmod 1777 /tmp {RECORD}
@@ -189,7 +192,7 @@ ip link set lo up
 insmod /modules/virtio_blk.ko
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource >{RECORD}/clock
 cd /sys/kernel/tracing
-echo 16384 >buffer_size_kb
+echo 65536 >buffer_size_kb
 if echo 1 >{event}/enable; then cat trace_pipe >{RECORD}/submissions & fi
 cd /
 for suite in {suites}; do

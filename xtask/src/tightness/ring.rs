@@ -55,7 +55,7 @@ impl Ring {
             return Ok(None);
         }
         fs::create_dir(&instance)?;
-        fs::write(instance.join("buffer_size_kb"), "16384")?;
+        fs::write(instance.join("buffer_size_kb"), "65536")?;
         fs::write(instance.join(EVENT).join("enable"), "1")?;
         let written = folder.join("submissions");
         let mut command = Command::new("cat");
