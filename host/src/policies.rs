@@ -46,7 +46,8 @@ pub(crate) enum PoliciesError {
     },
     /// Its process would die at once and could not say why, or would not get anything done.
     #[error(
-        "{policy}: {} not allowed, which every device's process needs: does it `@include ./{part}`?",
+        "{policy}: {} not allowed, which every device's process needs: does it \
+         `@include ./{part}`?",
         missing.join(", ")
     )]
     Missing {

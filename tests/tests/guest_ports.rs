@@ -106,10 +106,8 @@ fn three_ports_appear_by_name_carry_data_and_follow_the_host() {
         writeln!(client, "{word}").unwrap();
         guest.wait_for(&format!("heard: {word}")).unwrap();
         if word == "hello" {
-            let mut answer = String::new();
-            let mut reader = BufReader::new(&client);
-            reader.read_line(&mut answer).unwrap();
-            assert_eq!(answer, "and you\n");
+            let answer = BufReader::new(&client).lines().next().unwrap().unwrap();
+            assert_eq!(answer, "and you");
             drop(client);
             guest.wait_for("closed").unwrap();
         }

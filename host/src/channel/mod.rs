@@ -2,8 +2,8 @@
 //! message. Both ends parse, bound and distrust what comes; neither end ever waits for the other
 //! to read.
 //!
-//! Down come [`Down::Start`] with the device's descriptors, notices of changes outside, sockets that
-//! the device asked for, and [`Down::Stop`]. Up go the listener under `seccomp-mode=log`,
+//! Down come [`Down::Start`] with the device's descriptors, notices of changes outside, sockets
+//! that the device asked for, and [`Down::Stop`]. Up go the listener under `seccomp-mode=log`,
 //! [`Up::Ready`], a jail step that failed, log lines, wishes to be connected, and the cause of
 //! death. The packet is a tag byte and its payload; numbers are little-endian.
 

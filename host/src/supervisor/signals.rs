@@ -30,9 +30,9 @@ impl StopSignals {
     /// Blocks them for this thread and collects them from now on; `changed` is told of each.
     ///
     /// SIGTTOU is only blocked (see [`super::terminal::RawTerminal`]). A hangup and a quit (Ctrl-\)
-    /// end a command like this one, unless somebody (nohup) has said otherwise. An interrupt does so
-    /// in any case: a script's background jobs are started with it ignored, and whoever sends it to
-    /// one means it (as QEMU takes it).
+    /// end a command like this one, unless somebody (nohup) has said otherwise. An interrupt does
+    /// so in any case: a script's background jobs are started with it ignored, and whoever sends it
+    /// to one means it (as QEMU takes it).
     pub(super) fn collect(handle: &Handle, changed: Rc<Notify>) -> io::Result<Self> {
         let mut set = vec![
             Signal::TERM,

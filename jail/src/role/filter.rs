@@ -62,8 +62,8 @@ pub(super) fn load_filter_and_listen(
     Ok(())
 }
 
-/// Whether the one call that is made before anybody reads the listener is allowed: it would wait for
-/// ever otherwise.
+/// Whether the one call that is made before anybody reads the listener is allowed: it would wait
+/// for ever otherwise.
 fn hands_over(program: &Program, channel: BorrowedFd<'_>) -> bool {
     let Some(arch) = Arch::HOST else { return false };
     let Some(number) = arch.syscall_number("sendmsg") else {

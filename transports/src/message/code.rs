@@ -194,7 +194,7 @@ const TABLE_MAX: usize = 8 + MEMORY_TABLE_REGIONS_MAX * REGION_SIZE;
 const HEADER: usize = CONFIG_HEADER_SIZE;
 const CONFIG_MAX: usize = HEADER + CONFIG_SIZE_MAX;
 
-const BACKEND: Gate = Gate::Protocol(ProtocolFeatures::BACKEND_REQ);
+const BACK: Gate = Gate::Protocol(ProtocolFeatures::BACKEND_REQ);
 const CONFIG: Gate = Gate::Protocol(ProtocolFeatures::CONFIG);
 const SLOTS: Gate = Gate::Protocol(ProtocolFeatures::CONFIGURE_MEM_SLOTS);
 const RESET: Gate = Gate::Protocol(ProtocolFeatures::RESET_DEVICE);
@@ -243,7 +243,7 @@ static RULES: [Rule; 23] = {
     rule(SetProtocolFeatures, "SET_PROTOCOL_FEATURES", (U64, U64),             (0, 0), Open,   Ack),
     rule(GetQueueNum,         "GET_QUEUE_NUM",         (0, 0),                 (0, 0), Open,   Own),
     rule(SetVringEnable,      "SET_VRING_ENABLE",      (STATE, STATE),         (0, 0), Open,   Ack),
-    rule(SetBackendReqFd,     "SET_BACKEND_REQ_FD",    (0, 0),                 (1, 1), BACKEND, Ack),
+    rule(SetBackendReqFd,     "SET_BACKEND_REQ_FD",    (0, 0),                 (1, 1), BACK,   Ack),
     rule(GetConfig,           "GET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Nil),
     rule(SetConfig,           "SET_CONFIG",            (HEADER, CONFIG_MAX),   (0, 0), CONFIG, Ack),
     rule(ResetDevice,         "RESET_DEVICE",          (0, 0),                 (0, 0), RESET,  Ack),

@@ -25,8 +25,8 @@ impl BackendChannel {
         device: &Rc<D>,
         socket: OwnedFd,
     ) -> Result<Self, Reason> {
-        // A front-end can hold a socket of another family in its hands, and then even a message that
-        // must not wait waits for it, beyond the reach of a SIGKILL.
+        // A front-end can hold a socket of another family in its hands, and then even a message
+        // that must not wait waits for it, beyond the reach of a SIGKILL.
         let kind = (socket_domain(&socket), socket_type(&socket));
         if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) {
             return Err(Reason::NotASocket);

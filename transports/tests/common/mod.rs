@@ -37,7 +37,7 @@ pub(crate) const MIRROR_FEATURE: u64 = 1 << 5;
 pub(crate) const RING_SIZE_MAX: u16 = 256;
 
 /// Answers every chain with the complement of its bytes. Sixteen bytes of configuration space, the
-/// first four of them writable; when the first is set to [`CHANGE`], the last one changes by itself.
+/// first four of them writable; when the first is set to [`CHANGE`], the last changes by itself.
 pub(crate) struct Mirror {
     pub(crate) changed: Notify,
     pub(crate) config: RefCell<[u8; 16]>,

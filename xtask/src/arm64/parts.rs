@@ -167,7 +167,8 @@ impl Parts {
              c=\"$root/usr/lib/{gnu}\"\n\
              gcc='{compiler}'\n\
              exec {run} \"$root/usr/bin/{gnu}-ld\" --sysroot=\"$root\" \\\n\
-             \x20   \"$c/crt1.o\" \"$c/crti.o\" \"$gcc/crtbeginT.o\" -L\"$c\" -L\"$gcc\" \"$@\" \\\n\
+             \x20   \"$c/crt1.o\" \"$c/crti.o\" \"$gcc/crtbeginT.o\" \\\n\
+             \x20   -L\"$c\" -L\"$gcc\" \"$@\" \\\n\
              \x20   --start-group -lgcc -lgcc_eh -lc --end-group \"$gcc/crtend.o\" \"$c/crtn.o\"\n"
         );
         script(&self.linker(), &ld)
