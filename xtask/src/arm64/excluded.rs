@@ -18,6 +18,8 @@ const fn all_of(suite: &'static str, reason: &'static str) -> Excluded {
     }
 }
 
+const GUESTS: &str = "it boots guests of its own in QEMU";
+
 /// All of them. An entry that names nothing any more is an error.
 pub(super) const EXCLUDED: &[Excluded] = &[
     Excluded {
@@ -30,7 +32,11 @@ pub(super) const EXCLUDED: &[Excluded] = &[
         test: "as_an_ordinary_user::the_kernel_answers_what_a_policy_means",
         reason: "its random policies take minutes here, and are of no architecture",
     },
-    all_of("tests/tests/guest", "it boots guests of its own in QEMU"),
+    all_of("tests/tests/guest", GUESTS),
+    all_of("tests/tests/guest_disk", GUESTS),
+    all_of("tests/tests/guest_net", GUESTS),
+    all_of("tests/tests/guest_ports", GUESTS),
+    all_of("tests/tests/guest_sockets", GUESTS),
     Excluded {
         suite: "bin/tests/check",
         test: "without_user_namespaces_no_device_is_started_with_less",
