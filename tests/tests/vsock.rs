@@ -421,6 +421,19 @@ fn halves_end_apart_and_what_was_sent_before_arrives() {
     program.shutdown(Shutdown::Write).unwrap();
     guest.until(LIMIT, |guest| guest.ends[&name].reset);
     assert_eq!(guest.ends[&name].ended, 3);
+    // A guest that will not receive makes the host's writes fail.
+    let name = (2, 80);
+    guest.connect(name);
+    guest.until(LIMIT, |guest| guest.ends[&name].open);
+    let mut program = listener.accept().unwrap().0;
+    program.set_write_timeout(Some(LIMIT)).unwrap();
+    guest.send(name, op::SHUTDOWN, 1);
+    let failed = loop {
+        if let Err(error) = program.write(b"x") {
+            break error.kind();
+        }
+    };
+    assert_eq!(failed, ErrorKind::BrokenPipe);
     drop(guest);
     running.stop();
 }

@@ -231,16 +231,14 @@ impl Connection {
         }
     }
 
-    /// Whether there is something to read; or else something has changed.
+    /// Whether there is something to read; if not, something has changed.
     async fn readable(&self, stream: &Stream) -> io::Result<bool> {
         let mut readable = pin!(stream.readable());
         let mut changed = pin!(self.changed.notified());
         let ready = poll_fn(|cx| match readable.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
-            Poll::Pending => changed.as_mut().poll(cx).map(|()| {
-                // Only the end of reading is news to one that has nothing to read.
-                Ok(self.state.borrow().guest_receives_no_more())
-            }),
+            // The guest may want nothing more: its reader looks at that first.
+            Poll::Pending => changed.as_mut().poll(cx).map(|()| Ok(false)),
         });
         match ready.await {
             Err(error) if is_passing(&error) => Ok(false),
