@@ -189,7 +189,10 @@ fn judge(written: Written, transport: Transport) -> Result<Option<String>, Polic
     }
     written.check_ring(transport)?;
     let Written {
-        file, policy, ring, ..
+        file,
+        ring_file,
+        policy,
+        ring,
     } = written;
     if let Err(source) = policy.compile() {
         return Err(PoliciesError::Program {
@@ -198,11 +201,18 @@ fn judge(written: Written, transport: Transport) -> Result<Option<String>, Polic
         });
     }
     let calls = policy::violations(&policy);
-    let calls = calls.iter().map(ToString::to_string);
-    let operations = ring.forbidden().into_iter().map(str::to_owned);
-    let found: Vec<_> = calls.chain(operations).collect();
-    let warning = format!("{file} allows what no device may: {}", found.join(", "));
-    Ok((!found.is_empty()).then_some(warning))
+    let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
+    let halves = [
+        (file, calls.join(", ")),
+        (ring_file, ring.forbidden().join(", ")),
+    ];
+    let found = halves.iter().filter(|(_, found)| !found.is_empty());
+    let warnings: Vec<_> = found
+        .map(|(file, found)| {
+            format!("{file}, or a file that it includes, allows what no device may: {found}")
+        })
+        .collect();
+    Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
 }
 
 /// What the author of a kind without policies is told.
@@ -322,11 +332,20 @@ mod tests {
         let text = "@include ./common_device.policy\nopenat: 1\nsocket: 1\n";
         let warning = judged(text).unwrap().unwrap_or_default();
         assert!(
-            warning.contains("mine_device_vhost_user.policy allows"),
+            warning.contains("mine_device_vhost_user.policy, or a file that it includes, allows"),
             "{warning}"
         );
+        assert!(!warning.contains(".ring"), "{warning}");
         assert!(warning.contains("`openat`"), "{warning}");
         assert!(warning.contains("`socket`"), "{warning}");
+        let ring = format!("{RING}IORING_OP_OPENAT: 1\n");
+        let warning = judged_with_ring("@include ./common_device.policy\n", &ring);
+        let warning = warning.unwrap().unwrap_or_default();
+        assert_eq!(
+            warning,
+            "ring/mine_device_vhost_user.ring, or a file that it includes, allows what no device \
+             may: IORING_OP_OPENAT"
+        );
     }
 
     #[test]

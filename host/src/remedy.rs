@@ -38,7 +38,19 @@ mod tests {
             told("clone3", Errno::PERM).ends_with("; --disable-sandbox does without namespaces")
         );
         assert!(told("seccomp", Errno::PERM).ends_with("; --disable-sandbox does without a jail"));
-        assert!(!told("execveat", Errno::PERM).contains("--disable-sandbox"));
+        // What is done without a jail too is not helped by having none.
+        for step in [
+            "execveat",
+            "setsid",
+            "PR_SET_PDEATHSIG",
+            "PR_SET_NO_NEW_PRIVS",
+        ] {
+            let told = told(step, Errno::PERM);
+            assert!(
+                !told.is_empty() && !told.contains("--disable-sandbox"),
+                "{step}: {told}"
+            );
+        }
         assert_eq!(of_step("clone3", Errno::NOMEM), None);
     }
 }

@@ -190,8 +190,9 @@ fn allowed_name(statement: Statement) -> Result<Option<(String, Position)>, Synt
     Ok(Some((name, at)))
 }
 
-/// Operations that no device's list may have: each opens, connects, makes a descriptor from
-/// outside, changes a file system by path, or sends a command to a driver.
+/// Operations that no device's list may have: each opens, connects, makes or hands on a descriptor,
+/// reads or changes a file system by path, waits for processes, sends a command to a driver or to
+/// another ring, or gives the kernel memory to write to later.
 pub const FORBIDDEN: &[&str] = &[
     "IORING_OP_OPENAT",
     "IORING_OP_OPENAT2",
@@ -214,6 +215,7 @@ pub const FORBIDDEN: &[&str] = &[
     "IORING_OP_FIXED_FD_INSTALL",
     "IORING_OP_PROVIDE_BUFFERS",
     "IORING_OP_WAITID",
+    "IORING_OP_PIPE",
 ];
 
 macro_rules! opcodes {

@@ -1,6 +1,6 @@
 //! The control channel between the supervisor and one device: a SOCK_SEQPACKET pair, one packet a
-//! message. Both ends parse, bound and distrust what comes; neither end ever waits for the other
-//! to read.
+//! message. Both ends parse, bound and distrust what comes; the device waits at most
+//! half a second for room, and of the supervisor only what answers this device waits for it.
 //!
 //! Down come [`Down::Start`] with the device's descriptors, notices of changes outside, sockets
 //! that the device asked for, and [`Down::Stop`]. Up go the listener under `seccomp-mode=log`,

@@ -183,7 +183,7 @@ pub(crate) enum WireError {
     /// It was to bring its listener first, or has brought one that it was not asked for, or wants
     /// to be connected before it is ready.
     #[error("a packet that is not due, or a listener without its descriptor")]
-    Listener,
+    NotDue,
 }
 
 impl Down {

@@ -211,9 +211,9 @@ impl Child {
         }
         while let Some(packet) = self.packets.look().await? {
             match packet.plain()? {
-                Up::Listener => return Err(WireError::Listener),
+                Up::Listener => return Err(WireError::NotDue),
                 Up::Connect { .. } if self.progress.get() != Progress::Ready => {
-                    return Err(WireError::Listener);
+                    return Err(WireError::NotDue);
                 }
                 Up::Connect {
                     ticket,
@@ -258,7 +258,7 @@ impl Child {
                     return Ok(());
                 }
                 (Up::Listener | Up::Ready | Up::Connect { .. }, _) | (_, true) => {
-                    return Err(WireError::Listener);
+                    return Err(WireError::NotDue);
                 }
                 (up, false) => {
                     let in_time = self.pace(handle, &self.pace).await;

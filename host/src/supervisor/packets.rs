@@ -6,7 +6,9 @@
 //! is to close it, and closing may sleep for as long as whoever made the file likes: a TCP socket
 //! that lingers, say. So a packet is taken only when a look has shown that it has no files (a look
 //! takes references and drops them again, never the last), and the channel is never closed. What
-//! is left in it goes with the supervisor's own exit, where sockets do not linger.
+//! is left in it goes with the supervisor's own exit, where sockets do not linger. The one packet
+//! that is taken with a file is the listener's under `seccomp-mode=log`, from a device that has
+//! read nothing foreign yet.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::{ManuallyDrop, MaybeUninit};

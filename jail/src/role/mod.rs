@@ -67,8 +67,7 @@ pub(crate) const STEPS_OF_NAMESPACES: [&str; 6] = [
 ];
 
 /// Steps that any process may make, if nothing forbids it.
-pub(crate) const OTHER_STEPS: [&str; 17] = [
-    "setsid",
+pub(crate) const OTHER_STEPS: [&str; 14] = [
     root::STEP_UNMOUNT,
     root::STEP_NESTING,
     "landlock",
@@ -78,14 +77,16 @@ pub(crate) const OTHER_STEPS: [&str; 17] = [
     "RLIMIT_NOFILE",
     "RLIMIT_MEMLOCK",
     "RLIMIT_DATA",
-    "PR_SET_PDEATHSIG",
     "PR_SET_DUMPABLE",
     "sigaction SIGSYS",
     "unblock fault signals",
-    "PR_SET_NO_NEW_PRIVS",
     filter::STEP,
     STEP_LISTENER,
 ];
+
+/// Such steps that are made without a jail too ([`Begun::stay_outside`]).
+pub(crate) const STEPS_OUTSIDE_TOO: [&str; 3] =
+    ["setsid", "PR_SET_PDEATHSIG", "PR_SET_NO_NEW_PRIVS"];
 
 /// This process, with nothing open but what it was given, and all its rights.
 #[derive(Debug)]
@@ -156,9 +157,9 @@ impl Begun {
         }
     }
 
-    /// No jail, for debugging: the process keeps its rights, but does not outlive its supervisor,
-    /// and nothing that it executes gains any. `channel` and `enable_ring` are as in
-    /// [`Jail::enter`].
+    /// No jail, for debugging: the process keeps its rights, but has a session of its own and does
+    /// not outlive its supervisor, and nothing that it executes gains any. `channel` and
+    /// `enable_ring` are as in [`Jail::enter`].
     ///
     /// # Errors
     ///

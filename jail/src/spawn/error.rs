@@ -222,6 +222,7 @@ fn hint_of_profile(step: &str, errno: Errno) -> Option<Hint> {
         _ if crate::role::OTHER_STEPS.contains(&step) => hint.or_without(Without::Jail),
         // With and without a jail.
         "execveat" | "descriptors" => hint,
+        _ if crate::role::STEPS_OUTSIDE_TOO.contains(&step) => hint,
         _ => return None,
     };
     forbids.then_some(hint)
