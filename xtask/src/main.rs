@@ -9,6 +9,7 @@ mod lint;
 mod outcome;
 mod process;
 mod source;
+mod suites;
 mod test;
 mod tidy;
 mod tightness;

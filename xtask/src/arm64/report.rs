@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-use super::excluded::{self, EXCLUDED};
+use super::excluded;
 use crate::outcome::Outcome;
 use crate::process::say;
 
@@ -99,9 +99,11 @@ impl Report {
 
     /// What was left out, by the reason.
     pub(super) fn excluded(&self) -> BTreeMap<&'static str, Vec<String>> {
+        let entries = excluded::all();
         let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (suite, test) in &self.excluded {
-            let reason = excluded::find(suite, test).map_or("for no reason", |one| one.reason);
+            let entry = entries.iter().find(|one| one.names(suite, test));
+            let reason = entry.map_or("for no reason", |one| one.reason);
             all.entry(reason)
                 .or_default()
                 .push(format!("{suite} {test}"));
@@ -111,14 +113,10 @@ impl Report {
 
     /// Entries that left nothing out.
     pub(super) fn stale_exclusions(&self) -> Vec<String> {
-        let stale = EXCLUDED.iter().filter(|one| {
-            let matches = |suite: &str, test: &str| {
-                one.suite == suite && (one.test == "*" || one.test == test)
-            };
-            !self
-                .excluded
-                .iter()
-                .any(|(suite, test)| matches(suite, test))
+        let entries = excluded::all().into_iter();
+        let stale = entries.filter(|one| {
+            let mut left_out = self.excluded.iter();
+            !left_out.any(|(suite, test)| one.names(suite, test))
         });
         stale
             .map(|one| format!("{} {}", one.suite, one.test))

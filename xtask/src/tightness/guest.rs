@@ -18,10 +18,8 @@ use super::record::Record;
 use super::{ring, trace};
 use crate::outcome::Outcome;
 use crate::process::{output, say, text};
+use crate::suites::NEED_QEMU;
 use crate::tools;
-
-/// Suites that are left out in the guest: it has no QEMU, and none of its programs.
-const LEFT_OUT: [&str; 3] = ["guest", "guest_disk", "qemu_img"];
 
 /// Programs of the host that the guest has too, since those of busybox have not all that the tests
 /// ask of them.
@@ -111,7 +109,7 @@ fn own_files(program: &Program) -> Result<Vec<u8>> {
     let suites = program
         .suites
         .iter()
-        .filter(|suite| !LEFT_OUT.contains(&&*suite.name));
+        .filter(|suite| !NEED_QEMU.contains(&&*suite.name));
     let mut names = Vec::new();
     for suite in suites {
         let path = suite.path.display().to_string();

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use vudev_jail::Embedded;
 
 use super::argued;
 use super::record::{ADDRESS, Device, Record};
@@ -12,7 +13,8 @@ use super::rules::{Alternative, Rules};
 /// How many values of an argument are listed.
 const VALUES_MAX: usize = 10;
 
-/// Prints everything; an error if a rule is unused and its file does not say why it stays.
+/// Prints everything; an error if a device was never recorded, or if a rule is unused and its file
+/// does not say why it stays, or says so of one that is used.
 pub(super) fn run(records: &[(&str, Record)]) -> Result<()> {
     for (name, record) in records {
         println!("{name}:");
@@ -26,10 +28,14 @@ pub(super) fn run(records: &[(&str, Record)]) -> Result<()> {
             println!("  {remark}");
         }
     }
-    let kinds: BTreeSet<_> = records
-        .iter()
-        .flat_map(|(_, record)| record.devices.keys())
-        .collect();
+    let kinds = kinds();
+    for kind in &kinds {
+        let recorded = |(_, record): &(&str, Record)| record.devices.contains_key(kind);
+        ensure!(
+            records.iter().any(recorded),
+            "no process of {kind} was recorded: there is nothing to judge its policy by"
+        );
+    }
     let mut totals: BTreeMap<Alternative, BTreeMap<&str, u64>> = BTreeMap::new();
     for kind in &kinds {
         let rules = Rules::of(kind)?;
@@ -42,6 +48,15 @@ pub(super) fn run(records: &[(&str, Record)]) -> Result<()> {
         }
     }
     verdict(&totals)
+}
+
+/// What each device with a policy is called.
+fn kinds() -> BTreeSet<String> {
+    let kind = |name: &str| {
+        let name = name.strip_prefix("ring/")?;
+        Some(name.strip_suffix("_device_vhost_user.ring")?.to_owned())
+    };
+    Embedded.names().filter_map(kind).collect()
 }
 
 /// Prints one device's table; the sums.
@@ -127,7 +142,7 @@ fn list(values: &BTreeSet<u64>) -> String {
 
 fn verdict(totals: &BTreeMap<Alternative, BTreeMap<&str, u64>>) -> Result<()> {
     println!();
-    let mut unargued = 0;
+    let mut faults = 0;
     for (alternative, devices) in totals {
         let Alternative {
             file,
@@ -141,10 +156,11 @@ fn verdict(totals: &BTreeMap<Alternative, BTreeMap<&str, u64>>) -> Result<()> {
             ([], Some(reason)) => println!("unused: {file}:{line} {text}\n  {reason}"),
             ([], None) => {
                 println!("unused, and its file does not say why: {file}:{line} {text}");
-                unargued += 1;
+                faults += 1;
             }
             (_, Some(_)) => {
                 println!("used, though its file says no test does: {file}:{line} {text}");
+                faults += 1;
             }
             ([(kind, _)], None) if devices.len() > 1 => {
                 println!("used by {kind} alone: {file}:{line} {text}");
@@ -152,8 +168,11 @@ fn verdict(totals: &BTreeMap<Alternative, BTreeMap<&str, u64>>) -> Result<()> {
             _ => {}
         }
     }
-    match unargued {
+    match faults {
         0 => Ok(()),
-        _ => bail!("{unargued} rules that no test uses: remove them, or say why above each"),
+        _ => bail!(
+            "{faults} rules whose file does not say the truth: remove those that no test uses, or \
+             say why above each; and take back what is said of those that are used"
+        ),
     }
 }

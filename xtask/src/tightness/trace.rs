@@ -69,10 +69,16 @@ fn device(trace: impl BufRead) -> Result<Option<(String, BTreeMap<Call, u64>)>> 
 fn started_as(line: &str) -> Option<String> {
     let (_, packet) = line.split_once(r#"iov_base="\1{"#)?;
     let packet = packet.replace(r#"\""#, "\"");
-    let own = r#""sandbox":true,"policies":null,"seccomp_mode":"trap""#;
+    let own = [
+        r#""sandbox":true"#,
+        r#""policies":null"#,
+        r#""seccomp_mode":"trap""#,
+    ];
     let (_, kind) = packet.split_once(r#""kind":""#)?;
     let (kind, _) = kind.split_once('"')?;
-    packet.contains(own).then(|| kind.to_owned())
+    own.iter()
+        .all(|field| packet.contains(field))
+        .then(|| kind.to_owned())
 }
 
 /// `[ 426] io_uring_enter(0x5, 0x1, 0, 0x9, 0, 0x80) = 0`; a call that did not return has no end.

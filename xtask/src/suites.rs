@@ -1,0 +1,11 @@
+//! Facts about the suites that more than one command needs.
+
+/// Suites of `tests/tests` that start QEMU, or its tools, from `target/guest/`.
+pub(crate) const NEED_QEMU: [&str; 6] = [
+    "guest",
+    "guest_disk",
+    "guest_net",
+    "guest_ports",
+    "guest_sockets",
+    "qemu_img",
+];
