@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::buffers::IoBuffers;
 use crate::executor::Handle;
-use crate::op::{Op, Request};
+use crate::op::{Op, Plain, Request};
 use crate::operation::{Operation, PIECES_MAX, STREAM_POSITION};
 
 /// An open descriptor whose operations go through a ring. Clones share it.
@@ -81,7 +81,7 @@ impl File {
             fd: self.fd.as_raw_fd(),
             data_only,
         };
-        self.plain(operation)
+        self.plain(operation, drop)
     }
 
     /// `fallocate(2)` with `mode` (`FALLOC_FL_*`) on `len` bytes from `offset`.
@@ -97,48 +97,37 @@ impl File {
             offset,
             len,
         };
-        self.plain(operation)
+        self.plain(operation, drop)
     }
 
     /// Completes when a read would not wait, at the end of input or on an error too.
     pub fn readable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
-        self.poll_once(libc::POLLIN)
+        let fd = self.fd.as_raw_fd();
+        self.plain(Operation::poll_once(fd, libc::POLLIN), drop)
     }
 
     /// Completes when a write would not wait, or would fail.
     pub fn writable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
-        self.poll_once(libc::POLLOUT)
+        let fd = self.fd.as_raw_fd();
+        self.plain(Operation::poll_once(fd, libc::POLLOUT), drop)
     }
 
     /// Completes when the other side has gone or will send no more: `true` if it is gone altogether
     /// (a socket shut down both ways, a terminal that nobody has open), whatever is left to read.
     /// The kernel tells of both unasked, and again at once when asked again.
     pub fn hung_up(&self) -> impl Future<Output = io::Result<bool>> + Unpin + 'static + use<> {
-        let request = HangUpRequest {
-            _fd: self.fd.clone(),
-            operation: Operation::Poll {
-                fd: self.fd.as_raw_fd(),
-                events: 0,
-                multishot: false,
-            },
-        };
-        Op::new(&self.handle, request)
-    }
-
-    fn poll_once(&self, events: i16) -> Op<PlainRequest> {
-        self.plain(Operation::Poll {
-            fd: self.fd.as_raw_fd(),
-            events: u32::from(events.cast_unsigned()),
-            multishot: false,
+        let fd = self.fd.as_raw_fd();
+        self.plain(Operation::poll_once(fd, 0), |events| {
+            events & u32::from((libc::POLLHUP | libc::POLLERR).cast_unsigned()) != 0
         })
     }
 
-    fn plain(&self, operation: Operation) -> Op<PlainRequest> {
-        let request = PlainRequest {
-            _fd: self.fd.clone(),
-            operation,
-        };
-        Op::new(&self.handle, request)
+    fn plain<T: 'static>(
+        &self,
+        operation: Operation,
+        output: fn(u32) -> T,
+    ) -> Op<Plain<OwnedFd, T>> {
+        Op::new(&self.handle, Plain::new(&self.fd, operation, output))
     }
 }
 
@@ -203,46 +192,5 @@ unsafe impl<B: IoBuffers> Request for VectoredRequest<B> {
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {
         (result.map(|bytes| bytes as usize), self.buffers)
-    }
-}
-
-/// An operation that points at nothing.
-struct PlainRequest {
-    _fd: Rc<OwnedFd>,
-    operation: Operation,
-}
-
-// SAFETY: `plain` is given operations without pointers only; the descriptor is kept.
-#[expect(unsafe_code, reason = "its operations point at nothing")]
-unsafe impl Request for PlainRequest {
-    type Output = io::Result<()>;
-
-    fn operation(&mut self) -> Operation {
-        self.operation
-    }
-
-    fn complete(self, result: io::Result<u32>) -> Self::Output {
-        result.map(drop)
-    }
-}
-
-/// A poll for nothing but the end.
-struct HangUpRequest {
-    _fd: Rc<OwnedFd>,
-    operation: Operation,
-}
-
-// SAFETY: a poll points at nothing; the descriptor is kept.
-#[expect(unsafe_code, reason = "its operation points at nothing")]
-unsafe impl Request for HangUpRequest {
-    type Output = io::Result<bool>;
-
-    fn operation(&mut self) -> Operation {
-        self.operation
-    }
-
-    fn complete(self, result: io::Result<u32>) -> Self::Output {
-        let gone = u32::from((libc::POLLHUP | libc::POLLERR).cast_unsigned());
-        result.map(|events| events & gone != 0)
     }
 }

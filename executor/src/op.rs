@@ -30,6 +30,39 @@ pub(crate) unsafe trait Request: 'static {
     fn complete(self, result: io::Result<u32>) -> Self::Output;
 }
 
+/// A [`Request`] that points at no memory: it only keeps the owner of its descriptor.
+pub(crate) struct Plain<K, T> {
+    _kept: Rc<K>,
+    operation: Operation,
+    output: fn(u32) -> T,
+}
+
+impl<K, T> Plain<K, T> {
+    /// Asks for `operation` on a descriptor of `kept`; `output` is made of the kernel's answer.
+    pub(crate) fn new(kept: &Rc<K>, operation: Operation, output: fn(u32) -> T) -> Self {
+        assert!(!operation.has_pointers(), "{operation:?} needs an owner");
+        Self {
+            _kept: kept.clone(),
+            operation,
+            output,
+        }
+    }
+}
+
+// SAFETY: `new` takes operations without pointers only; the descriptor is kept.
+#[expect(unsafe_code, reason = "its operations point at nothing")]
+unsafe impl<K: 'static, T: 'static> Request for Plain<K, T> {
+    type Output = io::Result<T>;
+
+    fn operation(&mut self) -> Operation {
+        self.operation
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(self.output)
+    }
+}
+
 /// A [`Request`] on its way. Submitted at the first poll; dropping it cancels it, and what it owns
 /// is kept until the kernel has let go.
 pub(crate) struct Op<T: Request> {

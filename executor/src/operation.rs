@@ -60,3 +60,29 @@ pub(crate) enum Operation {
     /// `shutdown(2)`, `how` one of `SHUT_*`.
     Shutdown { fd: RawFd, how: i32 },
 }
+
+impl Operation {
+    /// `poll(2)` for `events` (`POLL*`), once.
+    pub(crate) fn poll_once(fd: RawFd, events: i16) -> Self {
+        Self::Poll {
+            fd,
+            events: u32::from(events.cast_unsigned()),
+            multishot: false,
+        }
+    }
+
+    /// Whether the kernel reads or writes memory for it, which somebody must own until it is done.
+    pub(crate) fn has_pointers(&self) -> bool {
+        match self {
+            Self::ReadVectored { .. }
+            | Self::WriteVectored { .. }
+            | Self::ReceiveMessage { .. }
+            | Self::SendMessage { .. } => true,
+            Self::Sync { .. }
+            | Self::Allocate { .. }
+            | Self::Poll { .. }
+            | Self::Accept { .. }
+            | Self::Shutdown { .. } => false,
+        }
+    }
+}

@@ -2,12 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::executor::Handle;
 use crate::message::Message;
-use crate::op::{Op, Request};
+use crate::op::{Op, Plain, Request};
 use crate::operation::Operation;
 
 /// A stream, seqpacket, datagram or listening socket. Clones share it. Its operations use the
@@ -29,7 +29,13 @@ impl Socket {
 
     /// The next connection, close-on-exec. One that arrives while this is dropped is closed.
     pub fn accept(&self) -> impl Future<Output = io::Result<OwnedFd>> + Unpin + 'static + use<> {
-        Op::new(&self.handle, AcceptRequest(self.fd.clone()))
+        let operation = Operation::Accept {
+            fd: self.fd.as_raw_fd(),
+        };
+        // SAFETY: the kernel has just made this descriptor for us.
+        #[expect(unsafe_code, reason = "takes ownership of a new descriptor")]
+        let connection = |fd: u32| unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) };
+        Op::new(&self.handle, Plain::new(&self.fd, operation, connection))
     }
 
     /// Receives into `message`; yields the number of bytes, 0 at the end of a stream. The message's
@@ -64,27 +70,6 @@ impl AsFd for Socket {
 pub trait Exchange: Future<Output = (io::Result<usize>, Message)> + Unpin + 'static {}
 
 impl<T: Future<Output = (io::Result<usize>, Message)> + Unpin + 'static> Exchange for T {}
-
-struct AcceptRequest(Rc<OwnedFd>);
-
-// SAFETY: an accept without address points at nothing; the descriptor is kept.
-#[expect(unsafe_code, reason = "its operation points at nothing")]
-unsafe impl Request for AcceptRequest {
-    type Output = io::Result<OwnedFd>;
-
-    fn operation(&mut self) -> Operation {
-        Operation::Accept {
-            fd: self.0.as_raw_fd(),
-        }
-    }
-
-    fn complete(self, result: io::Result<u32>) -> Self::Output {
-        let number = RawFd::try_from(result?).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        #[expect(unsafe_code, reason = "takes ownership of a new descriptor")]
-        Ok(unsafe { OwnedFd::from_raw_fd(number) })
-    }
-}
 
 enum Direction {
     Receive,

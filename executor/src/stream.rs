@@ -15,7 +15,7 @@ use libc::msghdr;
 use crate::buffers::{Bytes, IoBuffers};
 use crate::driver::{Abandoned, Key};
 use crate::executor::Handle;
-use crate::op::{Op, Request};
+use crate::op::{Op, Plain, Request};
 use crate::operation::{Operation, PIECES_MAX};
 
 /// A connected stream socket. Clones share it. Its file flags are never changed.
@@ -70,7 +70,10 @@ impl Stream {
 
     /// Completes when there is something to receive, at the end and on an error too.
     pub fn readable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
-        self.poll(libc::POLLIN)
+        self.plain(Operation::poll_once(
+            self.shared.fd.as_raw_fd(),
+            libc::POLLIN,
+        ))
     }
 
     /// Waits for room to send, again and again.
@@ -117,20 +120,8 @@ impl Stream {
         self.plain(Operation::Shutdown { fd, how })
     }
 
-    fn poll(&self, events: i16) -> Op<PlainRequest> {
-        self.plain(Operation::Poll {
-            fd: self.shared.fd.as_raw_fd(),
-            events: u32::from(events.cast_unsigned()),
-            multishot: false,
-        })
-    }
-
-    fn plain(&self, operation: Operation) -> Op<PlainRequest> {
-        let request = PlainRequest {
-            _shared: self.shared.clone(),
-            operation,
-        };
-        Op::new(&self.handle, request)
+    fn plain(&self, operation: Operation) -> Op<Plain<Shared, ()>> {
+        Op::new(&self.handle, Plain::new(&self.shared, operation, drop))
     }
 
     fn transfer<B: IoBuffers>(&self, direction: Direction, buffers: B) -> Op<TransferRequest<B>> {
@@ -259,25 +250,5 @@ unsafe impl<B: IoBuffers> Request for TransferRequest<B> {
     fn complete(self, result: io::Result<u32>) -> Self::Output {
         self.shared.spare[self.direction as usize].set(Some(self.header));
         (result.map(|bytes| bytes as usize), self.buffers)
-    }
-}
-
-/// An operation that points at nothing.
-struct PlainRequest {
-    _shared: Rc<Shared>,
-    operation: Operation,
-}
-
-// SAFETY: `plain` is given operations without pointers only; the descriptor is kept.
-#[expect(unsafe_code, reason = "its operations point at nothing")]
-unsafe impl Request for PlainRequest {
-    type Output = io::Result<()>;
-
-    fn operation(&mut self) -> Operation {
-        self.operation
-    }
-
-    fn complete(self, result: io::Result<u32>) -> Self::Output {
-        result.map(drop)
     }
 }
