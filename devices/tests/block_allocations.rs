@@ -7,10 +7,8 @@
     reason = "a test panics where it fails, and its numbers are small"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use vudev_devices::block::BlockConfig;
+use vudev_virtio::testing::allocations::{CountingAllocator, allocations};
 
 mod common;
 
@@ -20,42 +18,14 @@ use common::disk::{
 };
 use common::run;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, counting.
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came.
-#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const DEPTH: usize = 32;
 
 /// Sends [`DEPTH`] requests at once, and counts what is allocated until the last is done, by the
 /// device and the executor: the driver allocates before and after.
-async fn allocations(disk: &mut Disk, kind: u32, sent: &mut u16) -> u64 {
+async fn serve_and_count(disk: &mut Disk, kind: u32, sent: &mut u16) -> u64 {
     let mut statuses = Vec::new();
     for number in 0..DEPTH {
         let head = disk.put(&header(kind, number as u64));
@@ -72,12 +42,12 @@ async fn allocations(disk: &mut Disk, kind: u32, sent: &mut u16) -> u64 {
         statuses.push(status);
     }
     *sent += DEPTH as u16;
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     disk.ring(0).kick().unwrap();
     while !disk.is_idle(0, *sent) {
         disk.handle.yield_now().await;
     }
-    let allocated = ALLOCATIONS.get() - before;
+    let allocated = allocations() - before;
     for status in statuses {
         let _ = disk.used(0).await;
         assert_eq!(disk.bytes(status), [OK]);
@@ -95,11 +65,11 @@ fn allocates_nothing(config: BlockConfig) {
         let mut sent = 0;
         for _ in 0..4 {
             for kind in kinds {
-                allocations(&mut disk, kind, &mut sent).await;
+                serve_and_count(&mut disk, kind, &mut sent).await;
             }
         }
         for kind in kinds {
-            let count = allocations(&mut disk, kind, &mut sent).await;
+            let count = serve_and_count(&mut disk, kind, &mut sent).await;
             assert_eq!(count, 0, "for {DEPTH} requests of type {kind}");
         }
     });

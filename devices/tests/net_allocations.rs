@@ -7,47 +7,18 @@
     reason = "a test panics where it fails, and its numbers are small"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::os::unix::net::UnixDatagram;
 
 use vudev_devices::Net;
 use vudev_devices::net::{NetConfig, feature};
+use vudev_virtio::testing::allocations::{CountingAllocator, allocations};
 
 mod common;
 
 use common::{Rig, run};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, counting.
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came.
-#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Frames of a burst, each way.
 const BURST: usize = 16;
@@ -84,7 +55,7 @@ fn frames_allocate_nothing_once_the_card_has_warmed_up() {
                 }
                 posted += 1;
             }
-            let before = ALLOCATIONS.get();
+            let before = allocations();
             net.ring(0).kick().unwrap();
             net.ring(1).kick().unwrap();
             for _ in 0..BURST {
@@ -93,7 +64,7 @@ fn frames_allocate_nothing_once_the_card_has_warmed_up() {
             while net.ring(0).used_index().unwrap() != posted as u16 || !net.is_idle(1, sent) {
                 handle.yield_now().await;
             }
-            let allocated = ALLOCATIONS.get() - before;
+            let allocated = allocations() - before;
             assert!(
                 round < WARM || allocated == 0,
                 "{allocated} for {BURST} frames each way"

@@ -26,6 +26,8 @@
 //!
 //! It panics where a test would: on what cannot fail, and on misuse.
 
+pub mod allocations;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
