@@ -8,12 +8,14 @@
 
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write, pipe};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use tempfile::TempDir;
 use vudev_devices::console::{
     Connect, Console, ConsoleConfig, End, Framing, Overflow, PortConfig, Window,
 };
@@ -42,9 +44,31 @@ async fn print(console: &mut Rig<Console>, bytes: &[u8]) {
     let _ = console.used(TRANSMIT).await;
 }
 
-/// Reads from a socket that does not block until so much has come.
-async fn collect(handle: &Handle, from: &mut UnixStream, length: usize) -> Vec<u8> {
-    from.set_nonblocking(true).unwrap();
+/// What comes in next.
+async fn receive(console: &mut Rig<Console>) -> Vec<u8> {
+    let posted = console.allocate(10, 1);
+    console.send(RECEIVE, &[], &[posted]);
+    let used = console.used(RECEIVE).await;
+    console.bytes(posted)[..used.written as usize].to_vec()
+}
+
+/// A place for a socket, for as long as the folder lives.
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    (folder, path)
+}
+
+/// A port that others connect to.
+fn listening(path: &Path) -> PortConfig {
+    let listener = UnixListener::bind(path).unwrap();
+    PortConfig::new(End::Listen(listener.into()))
+}
+
+/// Reads until so much has come; from then on a read does not wait.
+async fn collect(handle: &Handle, from: &mut (impl Read + AsFd), length: usize) -> Vec<u8> {
+    let flags = fcntl_getfl(&*from).unwrap();
+    fcntl_setfl(&*from, flags | OFlags::NONBLOCK).unwrap();
     let (mut seen, mut piece) = (Vec::new(), vec![0; 1 << 16]);
     wait_until(handle, || {
         while let Ok(read @ 1..) = from.read(&mut piece) {
@@ -76,7 +100,7 @@ async fn datagram(handle: &Handle, from: &UnixDatagram) -> String {
 }
 
 /// Whoever connects for the device, as the supervisor does; how often it was asked.
-fn connector(path: std::path::PathBuf, datagrams: bool) -> (Connect, Rc<Cell<u32>>) {
+fn connector(path: PathBuf, datagrams: bool) -> (Connect, Rc<Cell<u32>>) {
     let asked = Rc::new(Cell::new(0));
     let counted = Rc::clone(&asked);
     let connect = move || -> vudev_devices::console::Connecting {
@@ -96,33 +120,26 @@ fn connector(path: std::path::PathBuf, datagrams: bool) -> (Connect, Rc<Cell<u32
 
 #[test]
 fn clients_are_served_one_after_another_and_each_gets_what_is_printed_then() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
-    let listener = UnixListener::bind(&path).unwrap();
+    let (_folder, path) = place();
     run(async |handle| {
         let mut console = start(
             &handle,
             PortConfig {
                 is_both_ways: true,
                 overflow: Overflow::Drop,
-                ..PortConfig::new(End::Listen(listener.into()))
+                ..listening(&path)
             },
         );
         print(&mut console, b"to nobody").await;
         let mut first = UnixStream::connect(&path).unwrap();
         let mut second = UnixStream::connect(&path).unwrap();
-        let posted = console.allocate(10, 1);
-        console.send(RECEIVE, &[], &[posted]);
         first.write_all(b"one").unwrap();
-        assert_eq!(console.used(RECEIVE).await.written, 3);
+        assert_eq!(receive(&mut console).await, b"one");
         print(&mut console, b"to the first").await;
         assert_eq!(collect(&handle, &mut first, 12).await, b"to the first");
         drop(first);
-        let posted = console.allocate(10, 1);
-        console.send(RECEIVE, &[], &[posted]);
         second.write_all(b"three").unwrap();
-        assert_eq!(console.used(RECEIVE).await.written, 5);
-        assert_eq!(&console.bytes(posted)[..5], b"three");
+        assert_eq!(receive(&mut console).await, b"three");
         print(&mut console, b"to the second").await;
         assert_eq!(collect(&handle, &mut second, 13).await, b"to the second");
     });
@@ -130,23 +147,19 @@ fn clients_are_served_one_after_another_and_each_gets_what_is_printed_then() {
 
 #[test]
 fn a_client_that_has_no_more_to_say_is_still_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
-    let listener = UnixListener::bind(&path).unwrap();
+    let (_folder, path) = place();
     run(async |handle| {
         let mut console = start(
             &handle,
             PortConfig {
                 is_both_ways: true,
-                ..PortConfig::new(End::Listen(listener.into()))
+                ..listening(&path)
             },
         );
-        let posted = console.allocate(10, 1);
-        console.send(RECEIVE, &[], &[posted]);
         let mut client = UnixStream::connect(&path).unwrap();
         client.write_all(b"ls\n").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(console.used(RECEIVE).await.written, 3);
+        assert_eq!(receive(&mut console).await, b"ls\n");
         console.settle().await;
         print(&mut console, b"a b c\n").await;
         assert_eq!(collect(&handle, &mut client, 6).await, b"a b c\n");
@@ -155,12 +168,9 @@ fn a_client_that_has_no_more_to_say_is_still_told() {
 
 #[test]
 fn output_that_blocks_waits_for_a_client_and_loses_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
-    let listener = UnixListener::bind(&path).unwrap();
+    let (_folder, path) = place();
     run(async |handle| {
-        let port = PortConfig::new(End::Listen(listener.into()));
-        let mut console = start(&handle, port);
+        let mut console = start(&handle, listening(&path));
         let text: Vec<u8> = (0..1 << 20)
             .map(|at: u32| (at * 7 + at / 256) as u8)
             .collect();
@@ -179,15 +189,13 @@ fn output_that_blocks_waits_for_a_client_and_loses_nothing() {
 
 #[test]
 fn a_client_that_reads_nothing_holds_up_the_guest_for_a_second_and_then_no_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
-    let listener = UnixListener::bind(&path).unwrap();
+    let (_folder, path) = place();
     run(async |handle| {
         let mut console = start(
             &handle,
             PortConfig {
                 overflow: Overflow::Drop,
-                ..PortConfig::new(End::Listen(listener.into()))
+                ..listening(&path)
             },
         );
         let mut client = UnixStream::connect(&path).unwrap();
@@ -216,8 +224,7 @@ fn a_client_that_reads_nothing_holds_up_the_guest_for_a_second_and_then_no_more(
 
 #[test]
 fn a_server_that_restarts_is_connected_to_again_and_no_line_is_lost() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let (_folder, path) = place();
     run(async |handle| {
         let (connect, asked) = connector(path.clone(), true);
         let mut console = start(
@@ -249,8 +256,7 @@ fn a_server_that_restarts_is_connected_to_again_and_no_line_is_lost() {
 
 #[test]
 fn lines_for_the_log_are_made_of_what_is_printed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let (_folder, path) = place();
     let server = UnixDatagram::bind(&path).unwrap();
     run(async |handle| {
         let (connect, _) = connector(path, true);
@@ -275,8 +281,7 @@ fn lines_for_the_log_are_made_of_what_is_printed() {
 
 #[test]
 fn a_stream_that_breaks_is_made_again_and_the_rest_goes_there() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
+    let (_folder, path) = place();
     let listener = UnixListener::bind(&path).unwrap();
     run(async |handle| {
         let (connect, asked) = connector(path, false);
@@ -295,11 +300,8 @@ fn a_stream_that_breaks_is_made_again_and_the_rest_goes_there() {
         let mut peer = listener.accept().unwrap().0;
         print(&mut console, b"two").await;
         assert_eq!(collect(&handle, &mut peer, 3).await, b"two");
-        let posted = console.allocate(10, 1);
-        console.send(RECEIVE, &[], &[posted]);
-        peer.set_nonblocking(false).unwrap();
         peer.write_all(b"back").unwrap();
-        assert_eq!(console.used(RECEIVE).await.written, 4);
+        assert_eq!(receive(&mut console).await, b"back");
     });
 }
 
@@ -347,20 +349,10 @@ fn a_stop_in_the_middle_of_stamped_lines_neither_loses_nor_doubles_one() {
         console.settle().await;
         assert_eq!(console.stop_queue(TRANSMIT).await, 0);
         console.start_queue(TRANSMIT);
-        let flags = fcntl_getfl(&screen).unwrap();
-        fcntl_setfl(&screen, flags | OFlags::NONBLOCK).unwrap();
-        let (mut seen, mut piece) = (Vec::new(), vec![0; 1 << 16]);
-        let length = lines.len() + 35 * 20_000;
-        wait_until(&handle, || {
-            while let Ok(read @ 1..) = screen.read(&mut piece) {
-                seen.extend(&piece[..read]);
-            }
-            seen.len() >= length
-        })
-        .await;
+        let seen = collect(&handle, &mut screen, lines.len() + 35 * 20_000).await;
         let _ = console.used(TRANSMIT).await;
-        let seen = String::from_utf8(seen).unwrap();
-        let stripped: String = seen
+        let stripped: String = String::from_utf8(seen)
+            .unwrap()
             .lines()
             .map(|line| format!("{}\n", &line[35..]))
             .collect();
@@ -407,8 +399,7 @@ fn a_size_is_in_the_configuration_and_a_change_is_told() {
 
 #[test]
 fn an_emergency_is_written_at_once_beside_a_queue_that_is_stuck() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let (_folder, path) = place();
     let server = UnixDatagram::bind(&path).unwrap();
     run(async |handle| {
         let (connect, _) = connector(path, true);
