@@ -5,13 +5,12 @@
 use std::fs::File;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
@@ -20,8 +19,6 @@ use rustix::net::{
     SocketType, recv, sendmsg, socketpair,
 };
 use rustix::process::{WaitId, WaitIdOptions, waitid};
-use tempfile::TempDir;
-use vudev_frontend::FrontEnd;
 use vudev_jail::report::SIGSYS_EXIT_STATUS;
 use vudev_jail::ring::{RingList, allow_list};
 use vudev_jail::{Embedded, SigsysReport, Spawn};
@@ -30,10 +27,12 @@ use vudev_tests::intruder::{
     Attempt, BARE_NAME, BARE_TAG, Death, FLAG, Filtered, Keyed, OPERATION, Outside, REGISTER,
     Refusals, Unfiltered, attempts,
 };
-use vudev_tests::{Child, Lines, Terminal};
+use vudev_tests::{Child, Terminal};
 
-const LIMIT: Duration = Duration::from_secs(3);
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vudev-escape");
+#[path = "support/escape.rs"]
+mod support;
+
+use support::{Escape, PROGRAM};
 
 /// What has come of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,41 +196,24 @@ impl Victim {
     }
 }
 
-/// A host with one device, given a terminal.
+/// A device of a host that was given a terminal.
 struct Device {
-    log: Lines,
-    front: FrontEnd,
+    escape: Escape,
     outside: u32,
-    supervisor: Child,
     _terminal: Terminal,
-    _folder: TempDir,
 }
 
 impl Device {
     fn start(kind: &str, outside: u32) -> Result<Self> {
-        let folder = TempDir::new()?;
-        let socket = folder.path().join("vu-escape");
         let terminal = Terminal::open()?;
-        let (lines, errors) = rustix::pipe::pipe()?;
-        let mut command = on_a_terminal(PROGRAM);
-        command.args([&format!("--{kind}"), &format!("vhost={}", socket.display())]);
         let input = terminal.program_end()?;
-        let supervisor = Child::start_with("vudev-escape", &command, |command| {
-            command
-                .stdin(input)
-                .stdout(Stdio::null())
-                .stderr::<OwnedFd>(errors);
+        let escape = Escape::start(on_a_terminal(PROGRAM), kind, |command| {
+            command.stdin(input);
         })?;
-        let mut log = Lines::new(lines);
-        log.until("1 device is ready", LIMIT)?;
-        let front = FrontEnd::connect(&socket).queue_size(16).start()?;
         Ok(Self {
-            log,
-            front,
+            escape,
             outside,
-            supervisor,
             _terminal: terminal,
-            _folder: folder,
         })
     }
 
@@ -241,14 +223,11 @@ impl Device {
         bytes[..2].copy_from_slice(&number);
         bytes[2..4].copy_from_slice(&case.member.to_le_bytes());
         bytes[4..].copy_from_slice(&self.outside.to_le_bytes());
-        let connection = self.front.connection();
+        let connection = self.escape.front.connection();
         if connection.set_config(8, 0, &bytes).is_ok() {
-            let result = connection.config(1, 4)?;
-            let result = i32::from_le_bytes(result.as_slice().try_into()?);
-            return Ok(Outcome::Result(result.into()));
+            return Ok(Outcome::Result(self.escape.result()?.into()));
         }
-        let line = self.log.until(": error: ", LIMIT)?;
-        ensure!(self.supervisor.wait(LIMIT)?.code() == Some(1), "{line}");
+        let line = self.escape.death()?;
         if line.contains(&format!("its policy forbids: {}(", case.attempt.call())) {
             return Ok(Outcome::Killed);
         }
