@@ -25,6 +25,11 @@ pub type Connect = Box<dyn Fn(u32) -> Pin<Box<dyn Future<Output = io::Result<Own
 /// answered.
 const RESETS_MAX: usize = 1024;
 
+/// How long a line may get before those are left out whose connection has ended: a guest that takes
+/// no packets, or ends its connections faster than the host grants them, makes it no longer. Less
+/// than half of this can be waiting for anything.
+const LINE_MAX: usize = 2 * (CONNECTIONS_MAX + RESETS_MAX);
+
 /// Connections that the supervisor is asked for at once: they fit into its channel.
 const ASKED_MAX: usize = 64;
 
@@ -67,6 +72,15 @@ pub(super) enum Work {
     Reset(Header),
     /// Whatever the connection has for it.
     Of(Rc<Connection>),
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Reset(_) => false,
+            Self::Of(connection) => connection.is_done(),
+        }
+    }
 }
 
 impl Hub {
@@ -121,8 +135,8 @@ impl Hub {
     /// The guest has something to hear of this connection.
     pub(super) fn enqueue(&self, connection: &Rc<Connection>) {
         if !connection.is_done() && !connection.queued.replace(true) {
-            let mut line = self.line.borrow_mut();
-            line.push_back(Work::Of(connection.clone()));
+            let work = Work::Of(connection.clone());
+            push(&self.line, work, Work::is_over);
             self.news.notify();
         }
     }
@@ -240,7 +254,7 @@ impl Hub {
     /// Has the host connected for a connection, when its turn comes.
     pub(super) fn ask_host(self: &Rc<Self>, connection: Rc<Connection>) {
         if self.asked.get() >= ASKED_MAX {
-            return self.to_ask.borrow_mut().push_back(connection);
+            return push(&self.to_ask, connection, |it| it.is_done());
         }
         let asking = Asking::new(self);
         let asked = self.clone();
@@ -263,6 +277,15 @@ impl Hub {
         });
         connection.set_task(task);
     }
+}
+
+/// Puts one more at the end of a line of [`LINE_MAX`].
+fn push<T>(line: &RefCell<VecDeque<T>>, last: T, is_over: impl Fn(&T) -> bool) {
+    let mut line = line.borrow_mut();
+    if line.len() >= LINE_MAX {
+        line.retain(|it| !is_over(it));
+    }
+    line.push_back(last);
 }
 
 /// A full backlog, or a full channel.
@@ -292,5 +315,75 @@ impl Drop for Asking {
                 None => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use vudev_executor::Executor;
+
+    use super::super::packet::STREAM;
+    use super::*;
+
+    fn request(guest: u32) -> Header {
+        Header {
+            from: 3,
+            to: 2,
+            from_port: guest,
+            to_port: 1,
+            length: 0,
+            kind: STREAM,
+            op: Op::Request,
+            flags: 0,
+            buffer: 0,
+            forwarded: 0,
+        }
+    }
+
+    /// A hub whose supervisor never answers.
+    fn hub(executor: &Executor) -> Rc<Hub> {
+        let connect: Connect = Box::new(|_| Box::pin(pending()));
+        Rc::new(Hub::new(executor.handle(), 3, connect))
+    }
+
+    fn connect(hub: &Rc<Hub>, port: u32) -> Rc<Connection> {
+        let connection = Connection::asked(hub, &request(port));
+        hub.insert(&connection);
+        connection
+    }
+
+    #[test]
+    fn connections_that_end_unheard_do_not_pile_up_where_a_guest_takes_no_packets() {
+        let executor = Executor::with_operations(8).unwrap();
+        let hub = hub(&executor);
+        for port in 0..100_000 {
+            let connection = connect(&hub, port);
+            hub.enqueue(&connection);
+            hub.forget(&connection);
+            assert!(hub.line.borrow().len() <= LINE_MAX);
+        }
+        let live = connect(&hub, 1);
+        hub.enqueue(&live);
+        let last = std::iter::from_fn(|| hub.next_work()).last();
+        assert!(matches!(last, Some(Work::Of(it)) if Rc::ptr_eq(&it, &live)));
+    }
+
+    #[test]
+    fn connections_that_end_unasked_do_not_pile_up_behind_those_that_are_asked_for() {
+        let executor = Executor::with_operations(8).unwrap();
+        let hub = hub(&executor);
+        let live: Vec<_> = (0..100).map(|port| connect(&hub, port)).collect();
+        live.iter().for_each(|it| hub.ask_host(it.clone()));
+        for port in 100..100_000 {
+            let connection = connect(&hub, port);
+            hub.ask_host(connection.clone());
+            hub.forget(&connection);
+            assert!(hub.to_ask.borrow().len() <= LINE_MAX);
+        }
+        let waiting = hub.to_ask.borrow();
+        let waiting = waiting.iter().filter(|it| !it.is_done());
+        assert_eq!(waiting.count(), live.len() - ASKED_MAX);
     }
 }
