@@ -33,8 +33,10 @@ $suite *
             continue
             ;;
         esac
-        setsid timeout -s KILL $LIMIT_SECONDS "$program" --exact "$test" --nocapture \
-            >"$out" 2>&1 </dev/null
+        # Not the leader of its session: that one would get the first terminal that it opens, and
+        # a SIGHUP when that is closed.
+        setsid sh -c 'timeout -s KILL "$@"; exit $?' sh \
+            $LIMIT_SECONDS "$program" --exact "$test" --nocapture >"$out" 2>&1 </dev/null
         status=$?
         if [ $status != 0 ]; then
             # The reason is at the end, but for a backtrace.
