@@ -8,18 +8,20 @@
 
 #[path = "support/network.rs"]
 mod network;
+#[path = "support/streams.rs"]
+mod streams;
 
 use std::env;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use vudev_tests::{Assets, Guest, RunningGuest, Vudev, VudevCommand};
 
 use network::{Wire, ip, tap};
+use streams::{Md5, md5};
 
 /// MiB that go each way, if the environment does not say how many: a guest under software emulation
 /// is slow.
@@ -178,32 +180,6 @@ fn receive(mut stream: TcpStream) -> Vec<u8> {
 fn told(way: &str, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
     println!("{} MiB {way} in {seconds:.1} s", mib());
-}
-
-fn md5(bytes: &[u8]) -> String {
-    let mut all = Md5::new();
-    all.add(bytes);
-    all.sum()
-}
-
-/// The checksum of a stream, by the program of that name.
-struct Md5(std::process::Child);
-
-impl Md5 {
-    fn new() -> Self {
-        let mut command = Command::new("md5sum");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self(command.spawn().unwrap())
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.0.stdin.as_mut().unwrap().write_all(bytes).unwrap();
-    }
-
-    fn sum(self) -> String {
-        let output = self.0.wait_with_output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
 }
 
 /// The line of a guest's output that begins with this word, without it.

@@ -6,20 +6,17 @@
     reason = "a suite whose own set-up fails has nothing to test"
 )]
 
+#[path = "support/streams.rs"]
+mod streams;
+
 use std::fs;
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tempfile::TempDir;
-use vudev_tests::sums::{SECTOR, Sum, fill};
 use vudev_tests::{Assets, Guest, VudevCommand};
 
-/// A guest answers within a second; a machine that runs all tests at once is slower.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+use streams::{call, exchange_all};
 
 /// Connections at once, and sectors that each sends, in both directions.
 const CONNECTIONS: u32 = 20;
@@ -27,61 +24,6 @@ const SECTORS: u32 = 400;
 
 fn folder() -> TempDir {
     tempfile::Builder::new().prefix("vudev-").tempdir().unwrap()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the programs are the other side")]
-fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    std::thread::spawn(work)
-}
-
-/// A program of the host: the checksums of what it got and of what it sent, as the guest prints
-/// them the other way round.
-fn exchange(mut program: UnixStream, stamp: u32) -> String {
-    let mut writer = program.try_clone().unwrap();
-    let sending = aside(move || {
-        let (mut sum, mut sector) = (Sum::default(), [0; SECTOR]);
-        for place in 0..SECTORS {
-            fill(place.into(), stamp, &mut sector);
-            sum.add(&sector);
-            writer.write_all(&sector).unwrap();
-        }
-        writer.shutdown(Shutdown::Write).unwrap();
-        sum.value()
-    });
-    let mut got = Vec::new();
-    program.read_to_end(&mut got).unwrap();
-    assert_eq!(got.len(), usize::try_from(SECTORS).unwrap() * SECTOR);
-    let mut sum = Sum::default();
-    sum.add(&got);
-    format!("{:016x} {:016x}", sum.value(), sending.join().unwrap())
-}
-
-/// All of them at once; sorted, as the guest's lines are.
-fn exchange_all(programs: Vec<UnixStream>, first: u32) -> Vec<String> {
-    for program in &programs {
-        program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
-        program.set_write_timeout(Some(ANSWER_LIMIT)).unwrap();
-    }
-    let programs = (first..).zip(programs);
-    let threads = programs.map(|(stamp, program)| aside(move || exchange(program, stamp)));
-    let threads: Vec<_> = threads.collect();
-    let mut lines: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
-    lines.sort();
-    lines
-}
-
-fn call(path: &Path, port: u32) -> UnixStream {
-    let mut program = UnixStream::connect(path).unwrap();
-    program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
-    writeln!(program, "CONNECT {port}").unwrap();
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        let mut byte = [0];
-        program.read_exact(&mut byte).unwrap();
-        line.push(byte[0]);
-    }
-    assert!(line.starts_with(b"OK "));
-    program
 }
 
 #[test]
@@ -106,10 +48,10 @@ fn a_guests_sockets_and_the_hosts_exchange_data_whoever_connects() {
     let programs: Vec<_> = (0..CONNECTIONS)
         .map(|_| listener.accept().unwrap().0)
         .collect();
-    let theirs = exchange_all(programs, 1000);
+    let theirs = exchange_all(programs, 1000, SECTORS);
     guest.wait_for("listening").unwrap();
     let programs: Vec<_> = (0..CONNECTIONS).map(|_| call(&path, 5000)).collect();
-    let mut ours = exchange_all(programs, 2000);
+    let mut ours = exchange_all(programs, 2000, SECTORS);
     ours.push("listening".to_owned());
     let report = guest.finish().unwrap();
     let lines: Vec<_> = report

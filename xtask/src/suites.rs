@@ -1,8 +1,9 @@
 //! Facts about the suites that more than one command needs.
 
 /// Suites of `tests/tests` that start QEMU, or its tools, from `target/guest/`.
-pub(crate) const NEED_QEMU: [&str; 6] = [
+pub(crate) const NEED_QEMU: [&str; 7] = [
     "guest",
+    "guest_all",
     "guest_disk",
     "guest_net",
     "guest_ports",

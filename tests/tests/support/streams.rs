@@ -1,0 +1,105 @@
+//! The host's side of what a guest sends and gets: streams of known contents, their checksums, and
+//! threads to do several at once.
+
+#![allow(dead_code, reason = "each suite uses its part of what they share")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a suite whose own set-up fails has nothing to test"
+)]
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use vudev_tests::sums::{SECTOR, Sum, fill};
+
+/// A guest answers within a second; a machine that runs all tests at once is slower.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+#[expect(clippy::disallowed_methods, reason = "the programs are the other side")]
+pub(crate) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    std::thread::spawn(work)
+}
+
+/// Calls a port of the guest's through the socket of a vsock device.
+pub(crate) fn call(path: &Path, port: u32) -> UnixStream {
+    let mut program = UnixStream::connect(path).unwrap();
+    program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
+    writeln!(program, "CONNECT {port}").unwrap();
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        program.read_exact(&mut byte).unwrap();
+        line.push(byte[0]);
+    }
+    assert!(line.starts_with(b"OK "));
+    program
+}
+
+/// A program of the host: the checksums of what it got and of what it sent, as `vudev-sockets`
+/// prints them the other way round.
+fn exchange(mut program: UnixStream, stamp: u32, sectors: u32) -> String {
+    let mut writer = program.try_clone().unwrap();
+    let sending = aside(move || {
+        let (mut sum, mut sector) = (Sum::default(), [0; SECTOR]);
+        for place in 0..sectors {
+            fill(place.into(), stamp, &mut sector);
+            sum.add(&sector);
+            writer.write_all(&sector).unwrap();
+        }
+        writer.shutdown(Shutdown::Write).unwrap();
+        sum.value()
+    });
+    let mut got = Vec::new();
+    program.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), usize::try_from(sectors).unwrap() * SECTOR);
+    let mut sum = Sum::default();
+    sum.add(&got);
+    format!("{:016x} {:016x}", sum.value(), sending.join().unwrap())
+}
+
+/// Exchanges so many sectors with all of them at once; sorted, as the guest's lines are.
+pub(crate) fn exchange_all(programs: Vec<UnixStream>, first: u32, sectors: u32) -> Vec<String> {
+    for program in &programs {
+        program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
+        program.set_write_timeout(Some(ANSWER_LIMIT)).unwrap();
+    }
+    let programs = (first..).zip(programs);
+    let threads = programs.map(|(stamp, program)| aside(move || exchange(program, stamp, sectors)));
+    let threads: Vec<_> = threads.collect();
+    let mut lines: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
+    lines.sort();
+    lines
+}
+
+/// The checksum of a stream, by the program of that name.
+pub(crate) struct Md5(std::process::Child);
+
+impl Md5 {
+    pub(crate) fn new() -> Self {
+        let mut command = Command::new("md5sum");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.0.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    /// As the program prints it.
+    pub(crate) fn sum(self) -> String {
+        let output = self.0.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// The checksum of these bytes.
+pub(crate) fn md5(bytes: &[u8]) -> String {
+    let mut all = Md5::new();
+    all.add(bytes);
+    all.sum()
+}
