@@ -121,9 +121,12 @@ impl Apt {
     }
 }
 
-/// Unpacks a package into a folder; none of its scripts is run.
-pub(crate) fn unpack(deb: &Path, into: &Path) -> Result<()> {
-    output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(into))?;
+/// Unpacks packages into a folder; none of their scripts is run.
+pub(crate) fn unpack(debs: &[PathBuf], into: &Path) -> Result<()> {
+    fs::create_dir_all(into)?;
+    for deb in debs {
+        output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(into))?;
+    }
     Ok(())
 }
 

@@ -133,12 +133,9 @@ fn fetched(folder: &Path) -> Result<Manifest> {
 
     say(&format!("unpacking {} packages", debs.len() + 1));
     let root = folder.join("root");
-    fs::create_dir_all(&root)?;
-    for deb in &debs {
-        apt::unpack(deb, &root)?;
-    }
+    apt::unpack(&debs, &root)?;
     let kernel_root = work.join("kernel");
-    apt::unpack(&kernel_deb, &kernel_root)?;
+    apt::unpack(&[kernel_deb], &kernel_root)?;
     let busybox = root.join("usr/bin/busybox");
     let image = only_file(&kernel_root.join("boot"), "vmlinuz-")?;
     place_kernel(&image, &folder.join("kernel"))?;

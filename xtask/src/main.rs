@@ -2,8 +2,10 @@
 
 mod apt;
 mod arm64;
+mod built;
 mod demo;
 mod guest;
+mod image;
 mod kernel;
 mod lint;
 mod outcome;
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         ["lint"] => lint::run(),
         ["tidy"] => tidy::run(),
         ["tightness", runs @ ..] => tightness::run(runs),
-        ["arm64", filters @ ..] => arm64::run(arm64::ARM64, filters),
+        ["arm64", filters @ ..] => arm64::run(filters),
         ["guest"] => guest::ensure().map(|_| ()),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -1,7 +1,10 @@
-//! Runs programs and turns their failures into errors that name them. For processes with a
-//! deadline see `vudev_harness::Child`.
+//! Runs programs, turns their failures into errors that name them, and writes scripts to be run.
+//! For processes with a deadline see `vudev_harness::Child`.
 
+use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -42,6 +45,13 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
 /// As [`output`], for text.
 pub(crate) fn text(command: &mut Command) -> Result<String> {
     String::from_utf8(output(command)?).with_context(|| format!("`{}`", line(command)))
+}
+
+/// Writes a program's text that everybody may run.
+pub(crate) fn write_script(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| path.display().to_string())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
 }
 
 fn not_started(command: &Command, error: &std::io::Error) -> anyhow::Error {

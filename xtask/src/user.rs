@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::process::{run, text};
+use crate::process::{run, text, write_script};
 use crate::workspace;
 
 /// The user that owns nothing, on every Linux.
@@ -45,8 +45,7 @@ impl OrdinaryUser {
         fs::create_dir_all(&shared)?;
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))?;
         let runner = temporary.path().join("as-user");
-        fs::write(&runner, script(&home, &workspace::root(), target))?;
-        fs::set_permissions(&runner, fs::Permissions::from_mode(0o755))?;
+        write_script(&runner, &script(&home, &workspace::root(), target))?;
         let user = Self { temporary, runner };
         user.check(target)?;
         Ok(user)
@@ -54,13 +53,8 @@ impl OrdinaryUser {
 
     /// Makes a cargo command start test programs as this user.
     pub(crate) fn configure(&self, cargo: &mut Command) -> Result<()> {
-        let version = text(Command::new("rustc").arg("-vV"))?;
-        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-        let host = host
-            .context("rustc names no host")?
-            .to_uppercase()
-            .replace('-', "_");
-        cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), &self.runner);
+        let variable = workspace::target_variable(&workspace::host()?, "RUNNER");
+        cargo.env(variable, &self.runner);
         Ok(())
     }
 

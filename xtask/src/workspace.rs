@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::output;
+use crate::process::{output, text};
 
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -25,6 +25,21 @@ pub(crate) fn target() -> Result<PathBuf> {
         .as_str()
         .context("cargo names no target folder")?;
     Ok(target.into())
+}
+
+/// The triple of the host, for which rustc builds if it is told nothing.
+pub(crate) fn host() -> Result<String> {
+    let version = text(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names no host")?.to_owned())
+}
+
+/// The environment variable of cargo's setting `target.TRIPLE.key`.
+pub(crate) fn target_variable(triple: &str, key: &str) -> String {
+    format!(
+        "CARGO_TARGET_{}_{key}",
+        triple.to_uppercase().replace('-', "_")
+    )
 }
 
 /// The cargo that runs us, in the workspace's root.

@@ -2,14 +2,11 @@
 //! [`Parts`] and the host's cargo. All are static, so that the machine needs no libraries.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Result, bail};
 
-use super::Architecture;
-use super::parts::Parts;
-use crate::workspace;
+use super::parts::{Parts, TRIPLE};
+use crate::{built, workspace};
 
 /// The linker is called directly, since no C compiler is there to do it; and the C runtime's start
 /// files, which the wrapper adds, are those for programs at a fixed address.
@@ -37,69 +34,47 @@ pub(super) struct Suite {
 }
 
 /// Builds all of it.
-pub(super) fn build(architecture: Architecture, parts: &Parts) -> Result<Built> {
+pub(super) fn build(parts: &Parts) -> Result<Built> {
     let target = parts.build_folder();
-    let variable = architecture.triple.to_uppercase().replace('-', "_");
+    let variable = |key| workspace::target_variable(TRIPLE, key);
     let mut cargo = workspace::cargo();
     cargo
         .args(["test", "--no-run", "--workspace"])
         // They run nowhere but on the host; and a part of the benches is C.
         .args(["--exclude", "xtask", "--exclude", "vudev-benches"])
         .args(["--lib", "--bins", "--tests"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .args(["--target", architecture.triple, "--target-dir"])
+        .args(["--target", TRIPLE, "--target-dir"])
         .arg(&target)
         .env("RUSTC", parts.rustc())
-        .env(format!("CARGO_TARGET_{variable}_LINKER"), parts.linker())
-        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), RUST_FLAGS)
+        .env(variable("LINKER"), parts.linker())
+        .env(variable("RUSTFLAGS"), RUST_FLAGS)
         // They are all unpacked into the machine's memory.
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WRAPPER");
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cargo test --no-run")?;
-    ensure!(output.status.success(), "cargo: {}", output.status);
     let mut built = Built {
         programs: Vec::new(),
         suites: Vec::new(),
-        temporary: target.join(architecture.triple).join("tmp"),
+        temporary: target.join(TRIPLE).join("tmp"),
     };
-    for line in String::from_utf8(output.stdout)?.lines() {
-        built.take(line)?;
+    for executable in built::build(&mut cargo)? {
+        if executable.is_suite {
+            built.suites.push(Suite {
+                name: suite_name(&executable.source),
+                program: executable.path,
+                folder: executable.folder,
+            });
+        } else {
+            built.programs.push(executable.path);
+        }
     }
     if built.suites.is_empty() || built.programs.is_empty() {
         bail!("cargo named no program that it had built");
     }
     built.suites.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(built)
-}
-
-impl Built {
-    /// Reads one of cargo's messages.
-    fn take(&mut self, line: &str) -> Result<()> {
-        let message: Value = serde_json::from_str(line).context("cargo's message")?;
-        let Some(program) = message["executable"].as_str() else {
-            return Ok(());
-        };
-        let text = |value: &Value| value.as_str().map(PathBuf::from);
-        if message["profile"]["test"] != Value::Bool(true) {
-            self.programs.push(program.into());
-            return Ok(());
-        }
-        let source = text(&message["target"]["src_path"]).context("a program without source")?;
-        let manifest = text(&message["manifest_path"]).context("a program without a package")?;
-        self.suites.push(Suite {
-            name: suite_name(&source),
-            program: program.into(),
-            folder: manifest.parent().map(Path::to_owned).unwrap_or_default(),
-        });
-        Ok(())
-    }
 }
 
 fn suite_name(source: &Path) -> String {

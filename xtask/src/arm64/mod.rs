@@ -13,33 +13,15 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use self::parts::Parts;
+use self::parts::{Parts, TRIPLE};
 use crate::process::say;
 
-/// An architecture that the emulated machine runs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Architecture {
-    /// Debian's name.
-    debian: &'static str,
-    /// Rust's name.
-    triple: &'static str,
-    /// What the GNU tools and the C library's folders are called.
-    gnu: &'static str,
-}
-
-/// 64-bit ARM.
-pub(crate) const ARM64: Architecture = Architecture {
-    debian: "arm64",
-    triple: "aarch64-unknown-linux-gnu",
-    gnu: "aarch64-linux-gnu",
-};
-
 /// Runs everything; with filters only the tests in whose suite and name one of them is.
-pub(crate) fn run(architecture: Architecture, filters: &[&str]) -> Result<()> {
+pub(crate) fn run(filters: &[&str]) -> Result<()> {
     let started = Instant::now();
-    let parts = Parts::ensure(architecture)?;
-    say(&format!("building for {}", architecture.triple));
-    let built = build::build(architecture, &parts)?;
+    let parts = Parts::ensure()?;
+    say(&format!("building for {TRIPLE}"));
+    let built = build::build(&parts)?;
     let build_seconds = started.elapsed().as_secs();
     say(&format!(
         "{} suites are built ({build_seconds} s)",

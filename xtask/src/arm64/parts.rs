@@ -1,4 +1,4 @@
-//! Fetches what building for and emulating a foreign architecture needs, into the target folder:
+//! Fetches what building for and emulating 64-bit ARM needs, into the target folder:
 //! Debian's rustc with that architecture's standard library, a linker, the C library's archives,
 //! QEMU, a kernel, busybox. It installs nothing: packages are unpacked, and what is of another
 //! release than the host's runs by its own loader.
@@ -7,24 +7,28 @@
 //! standard library; it must be as new as the workspace's `rust-version`.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fs::{FlockOperation, flock};
 
-use super::Architecture;
-use crate::apt::{self, Apt};
+use crate::apt::{Apt, unpack};
 use crate::guest::{BACKPORTS, RELEASE, only_file, remove};
-use crate::process::{say, text};
+use crate::process::{say, text, write_script};
 use crate::{tools, workspace};
+
+/// Rust's name of the architecture.
+pub(super) const TRIPLE: &str = "aarch64-unknown-linux-gnu";
+
+/// Debian's name of the architecture.
+const DEBIAN: &str = "arm64";
+
+/// What the GNU tools and the C library's folders are called.
+const GNU: &str = "aarch64-linux-gnu";
 
 /// The newest release that is not a moving target within the hour: testing.
 const TOOLCHAIN_RELEASE: &str = "forky";
-
-/// The architecture of kernel and busybox, which run 32-bit suites too.
-const MACHINE: &str = "arm64";
 
 /// Raised whenever what is in the folder changes.
 const LAYOUT: &str = "1";
@@ -32,19 +36,17 @@ const LAYOUT: &str = "1";
 /// What was fetched.
 pub(super) struct Parts {
     folder: PathBuf,
-    architecture: Architecture,
 }
 
 impl Parts {
     /// The parts, fetched now if they are not there yet.
-    pub(super) fn ensure(architecture: Architecture) -> Result<Self> {
+    pub(super) fn ensure() -> Result<Self> {
         let target = workspace::target()?;
         fs::create_dir_all(&target)?;
-        let lock = File::create(target.join(format!("{}.lock", architecture.debian)))?;
+        let lock = File::create(target.join("arm64.lock"))?;
         flock(&lock, FlockOperation::LockExclusive)?;
         let parts = Self {
-            folder: target.join(architecture.debian),
-            architecture,
+            folder: target.join("arm64"),
         };
         let mark = parts.folder.join("layout");
         if fs::read_to_string(&mark).ok().as_deref() != Some(LAYOUT) {
@@ -55,7 +57,7 @@ impl Parts {
         // The scripts have the folder's name in them, and it may have been moved.
         parts.write_scripts()?;
         let version = text(Command::new(parts.rustc()).arg("--version"))?;
-        say(&format!("{} {}", architecture.debian, version.trim()));
+        say(&format!("for arm64: {}", version.trim()));
         Ok(parts)
     }
 
@@ -108,16 +110,16 @@ impl Parts {
     }
 
     fn fetch_machine(&self, work: &Path) -> Result<()> {
-        let apt = Apt::with_foreign(work, &[RELEASE, BACKPORTS], &[MACHINE])?;
+        let apt = Apt::with_foreign(work, &[RELEASE, BACKPORTS], &[DEBIAN])?;
         say("fetching the lists of packages (30 MB), QEMU, a kernel and busybox (70 MB)");
         apt.update()?;
         let emulator = self.folder.join("emulator");
         unpack(&apt.download(BACKPORTS, &["qemu-system-arm"])?, &emulator)?;
-        let newest = format!("linux-image-cloud-{MACHINE}:{MACHINE}");
+        let newest = format!("linux-image-cloud-{DEBIAN}:{DEBIAN}");
         let kernel = apt.dependency(&newest, RELEASE, "linux-image-")?;
         let machine = work.join("root");
         for package in [kernel.as_str(), "busybox-static"] {
-            let deb = apt.download_one(&format!("{package}:{MACHINE}"))?;
+            let deb = apt.download_one(&format!("{package}:{DEBIAN}"))?;
             unpack(&[deb], &machine)?;
         }
         let kernel = only_file(&machine.join("boot"), "vmlinuz-")?;
@@ -127,19 +129,18 @@ impl Parts {
     }
 
     fn fetch_toolchain(&self, work: &Path) -> Result<()> {
-        let Architecture { debian, gnu, .. } = self.architecture;
-        let apt = Apt::with_foreign(work, &[TOOLCHAIN_RELEASE], &[debian])?;
+        let apt = Apt::with_foreign(work, &[TOOLCHAIN_RELEASE], &[DEBIAN])?;
         say("fetching the lists of packages (20 MB), rustc, libraries and a linker (150 MB)");
         apt.update()?;
         let toolchain = self.folder.join("toolchain");
-        let linker = format!("binutils-{gnu}");
+        let linker = format!("binutils-{GNU}");
         let own = apt.download(TOOLCHAIN_RELEASE, &["libstd-rust-dev", &linker])?;
         unpack(&own, &toolchain)?;
         // Its folder has the compiler's version in its name, and so has its package.
         let base = apt.dependency("libgcc-s1", TOOLCHAIN_RELEASE, "gcc-")?;
         let base = base.trim_end_matches("-base");
         let foreign = ["libstd-rust-dev", "libc6-dev", &format!("lib{base}-dev")];
-        let foreign = foreign.map(|name| format!("{name}:{debian}"));
+        let foreign = foreign.map(|name| format!("{name}:{DEBIAN}"));
         for package in foreign.iter().map(String::as_str).chain(["rustc"]) {
             unpack(&[apt.download_one(package)?], &toolchain)?;
         }
@@ -147,9 +148,8 @@ impl Parts {
     }
 
     fn write_scripts(&self) -> Result<()> {
-        let Architecture { gnu, .. } = self.architecture;
         let root = self.folder.join("toolchain");
-        let gcc = root.join("usr/lib/gcc").join(gnu);
+        let gcc = root.join("usr/lib/gcc").join(GNU);
         let compiler = only_file(&gcc, "")?;
         let (root, compiler) = (root.display(), compiler.display());
         let run = format!("'{root}/{LOADER}' --library-path '{root}/usr/lib/x86_64-linux-gnu'");
@@ -159,35 +159,21 @@ impl Parts {
             "#!/bin/bash\n\
              exec {run} --argv0 rustc '{root}/usr/bin/rustc' --sysroot '{root}/usr' \"$@\"\n"
         );
-        script(&self.rustc(), &rustc)?;
+        write_script(&self.rustc(), &rustc)?;
         // What a C compiler would add to the command line for a static program.
         let ld = format!(
             "#!/bin/sh\n\
              root='{root}'\n\
-             c=\"$root/usr/lib/{gnu}\"\n\
+             c=\"$root/usr/lib/{GNU}\"\n\
              gcc='{compiler}'\n\
-             exec {run} \"$root/usr/bin/{gnu}-ld\" --sysroot=\"$root\" \\\n\
+             exec {run} \"$root/usr/bin/{GNU}-ld\" --sysroot=\"$root\" \\\n\
              \x20   \"$c/crt1.o\" \"$c/crti.o\" \"$gcc/crtbeginT.o\" \\\n\
              \x20   -L\"$c\" -L\"$gcc\" \"$@\" \\\n\
              \x20   --start-group -lgcc -lgcc_eh -lc --end-group \"$gcc/crtend.o\" \"$c/crtn.o\"\n"
         );
-        script(&self.linker(), &ld)
+        write_script(&self.linker(), &ld)
     }
 }
 
 /// The loader of what was fetched, in its folder.
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
-
-fn unpack(debs: &[PathBuf], root: &Path) -> Result<()> {
-    fs::create_dir_all(root)?;
-    for deb in debs {
-        apt::unpack(deb, root)?;
-    }
-    Ok(())
-}
-
-fn script(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| path.display().to_string())?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}

@@ -2,12 +2,12 @@
 //! have target folders of their own: what is recorded stands in the place of the program there.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::process::{output, say, text};
+use crate::built::{self, Executable};
+use crate::process::{say, write_script};
 use crate::workspace;
 
 /// What a program is built as.
@@ -44,15 +44,7 @@ const LEFT_OUT: [(&str, &str); 5] = [
 pub(super) struct Program {
     /// What the suites start.
     pub(super) path: PathBuf,
-    pub(super) suites: Vec<Suite>,
-}
-
-/// A test program; it runs its tests by itself.
-pub(super) struct Suite {
-    pub(super) name: String,
-    pub(super) path: PathBuf,
-    /// The folder of its package, where cargo would start it.
-    pub(super) folder: PathBuf,
+    pub(super) suites: Vec<Executable>,
 }
 
 impl Build {
@@ -69,43 +61,24 @@ impl Build {
         };
         say(&format!("building: {name} {profile}"));
         let target = workspace::target()?.join("tightness").join(name);
-        let version = text(std::process::Command::new("rustc").arg("-vV"))?;
-        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-        let host = host.context("rustc names no host")?;
-        let messages = output(
+        let host = workspace::host()?;
+        let mut suites = built::build(
             workspace::cargo()
                 .env("CARGO_TARGET_DIR", &target)
                 .env("RUSTFLAGS", flags)
-                .args(["test", "--no-run", "--tests", "--message-format", "json"])
-                .args(["-p", "vudev", "-p", "vudev-tests", "--target", host])
+                .args(["test", "--no-run", "--tests", "--target", &host])
+                .args(["-p", "vudev", "-p", "vudev-tests"])
                 .args(profile_flags),
         )?;
+        suites.retain(|suite| {
+            suite.kind == "test" && LEFT_OUT.iter().all(|(name, _)| *name != suite.name)
+        });
+        suites.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Program {
             path: target.join(host).join(profile).join("vudev"),
-            suites: suites(&String::from_utf8(messages)?),
+            suites,
         })
     }
-}
-
-/// The test programs that cargo says it has built.
-fn suites(messages: &str) -> Vec<Suite> {
-    let artifacts = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut suites: Vec<_> = artifacts
-        .filter(|artifact| artifact["target"]["kind"][0] == "test")
-        .filter_map(|artifact| {
-            let manifest = Path::new(artifact["manifest_path"].as_str()?);
-            Some(Suite {
-                name: artifact["target"]["name"].as_str()?.to_owned(),
-                path: artifact["executable"].as_str()?.into(),
-                folder: manifest.parent()?.to_owned(),
-            })
-        })
-        .filter(|suite| LEFT_OUT.iter().all(|(name, _)| *name != suite.name))
-        .collect();
-    suites.sort_by(|a, b| a.name.cmp(&b.name));
-    suites
 }
 
 /// Puts a script in the place of a program, which moves to a folder beside it, for as long as
@@ -124,8 +97,7 @@ impl Wrapped {
             plain,
         };
         fs::rename(&wrapped.path, &wrapped.plain)?;
-        fs::write(&wrapped.path, script(&wrapped.plain, folder, before))?;
-        fs::set_permissions(&wrapped.path, fs::Permissions::from_mode(0o755))?;
+        write_script(&wrapped.path, &script(&wrapped.plain, folder, before))?;
         Ok(wrapped)
     }
 }

@@ -2,7 +2,7 @@
 //! system call, recorded. All of the guest is in its memory; what was recorded comes out over a
 //! disk, as a tar archive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vudev_harness::archive::Archive;
 use vudev_harness::{Assets, Child};
 
 use super::build::{Program, plain, script};
 use super::record::Record;
 use super::{ring, trace};
+use crate::image::Image;
 use crate::outcome::Outcome;
 use crate::process::{output, say, text};
 use crate::suites::NEED_QEMU;
@@ -97,14 +97,16 @@ pub(super) fn record(program: &Program) -> Result<Record> {
 
 /// The suites, the program with its recorder in its place, and the guest's first program.
 fn own_files(program: &Program) -> Result<Vec<u8>> {
-    let mut archive = Archive::new(Vec::new());
     let mut files = BTreeMap::new();
     for name in PROGRAMS {
         let path = tools::find(name).with_context(|| format!("{name} is missing"))?;
-        for path in libraries(&path)?.into_iter().chain([path]) {
-            let path = path.display().to_string();
-            files.insert(path.clone(), path);
-        }
+        let libraries = libraries(&path)?;
+        files.extend(
+            libraries
+                .into_iter()
+                .chain([path])
+                .map(|path| (path.clone(), path)),
+        );
     }
     let suites = program
         .suites
@@ -112,41 +114,22 @@ fn own_files(program: &Program) -> Result<Vec<u8>> {
         .filter(|suite| !NEED_QEMU.contains(&&*suite.name));
     let mut names = Vec::new();
     for suite in suites {
-        let path = suite.path.display().to_string();
-        files.insert(path, format!("{SUITES}/{}", suite.name));
+        let place = Path::new(SUITES).join(&suite.name);
+        files.insert(place, suite.path.clone());
         names.push(suite.name.as_str());
     }
-    let path = program.path.display().to_string();
-    files.insert(path, plain(&program.path).display().to_string());
+    files.insert(plain(&program.path), program.path.clone());
 
-    let mut made = BTreeSet::new();
-    for (from, to) in &files {
-        folders(&mut archive, Path::new(to), &mut made)?;
-        let contents = fs::read(from).with_context(|| from.clone())?;
-        archive.program(to.trim_start_matches('/'), &contents)?;
+    let mut image = Image::new(Vec::new());
+    for (place, from) in &files {
+        image.program_from(place, from)?;
     }
     let wrapper = script(&plain(&program.path), Path::new(RECORD), "");
-    let place = program.path.display().to_string();
-    archive.program(place.trim_start_matches('/'), wrapper.as_bytes())?;
-    archive.program("init", INIT.as_bytes())?;
-    archive.program("init2", init2(&names, &program.path).as_bytes())?;
-    Ok(archive.finish()?)
-}
-
-/// The folders above a file that are not there yet.
-fn folders(archive: &mut Archive<Vec<u8>>, file: &Path, made: &mut BTreeSet<String>) -> Result<()> {
-    let above: Vec<_> = file.ancestors().skip(1).collect();
-    for folder in above.into_iter().rev() {
-        let name = folder
-            .display()
-            .to_string()
-            .trim_start_matches('/')
-            .to_owned();
-        if !name.is_empty() && made.insert(name.clone()) {
-            archive.directory(&name)?;
-        }
-    }
-    Ok(())
+    image.program(&program.path, wrapper.as_bytes())?;
+    image.program(Path::new("init"), INIT.as_bytes())?;
+    let init2 = init2(&names, &program.path);
+    image.program(Path::new("init2"), init2.as_bytes())?;
+    image.finish()
 }
 
 /// What a program is linked with, where it looks for each: the words of `ldd` that are paths.

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::build::{Program, Suite, Wrapped};
+use super::build::{Program, Wrapped};
 use super::record::Record;
 use super::ring::Ring;
 use super::trace;
+use crate::built::Executable;
 use crate::outcome::Outcome;
 use crate::process::say;
 use crate::workspace;
@@ -42,7 +43,7 @@ pub(super) fn record(program: &Program, before: &str) -> Result<Record> {
     Ok(record)
 }
 
-fn run(suite: &Suite, guest: &Path) -> Result<Outcome> {
+fn run(suite: &Executable, guest: &Path) -> Result<Outcome> {
     let mut command = Command::new("timeout");
     command
         .args(["--kill-after=5", LIMIT_SECONDS])
