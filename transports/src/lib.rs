@@ -5,6 +5,7 @@
 //! - [`message`]: the codec.
 //! - [`unix`]: messages over a Unix socket.
 //! - [`session`]: what the messages do to a device.
+//! - [`vvu`]: messages through a virtio-vhost-user function, from inside another VM.
 //! - [`direct`]: a device inside this process, by values.
 
 pub mod direct;
@@ -14,6 +15,7 @@ mod running;
 pub mod session;
 mod transport;
 pub mod unix;
+pub mod vvu;
 
 pub use session::{Session, SessionError, Stopper};
 pub use transport::{Transport, TransportError};
