@@ -1,0 +1,7 @@
+//! The device side of virtio-vhost-user: a PCI function that any VMM with a vfio-user client plugs
+//! into a VM, and that lets a program in this VM be the vhost-user back-end of another VM. Not a
+//! device of any kind itself: what the messages mean is the business of both their ends.
+//!
+//! - [`vfio_user`]: the protocol towards the VMM of the device VM.
+
+pub mod vfio_user;
