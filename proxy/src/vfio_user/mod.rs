@@ -12,6 +12,7 @@ mod error;
 mod header;
 mod reply;
 mod request;
+mod server;
 mod version;
 
 pub use error::{FrameError, RequestError};
@@ -21,4 +22,5 @@ pub use request::{
     Command, DATA_MAX, DESCRIPTORS_MAX, DmaMap, DmaUnmap, InterruptAction, Request, SetInterrupts,
     Which, parse,
 };
+pub use server::{Function, INTERRUPTS, REGIONS, ServerError, serve};
 pub use version::{Proposal, answer};

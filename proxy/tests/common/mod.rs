@@ -7,6 +7,8 @@
     reason = "each test takes what it needs, and helpers of tests fail as tests do"
 )]
 
+pub mod client;
+
 use std::hash::{BuildHasher, RandomState};
 
 use proptest::prelude::*;

@@ -1,0 +1,464 @@
+//! One client's session: its commands in their order, each answered before the next is read. So a
+//! client that floods us is as fast as we are, and one that reads no answers waits for itself.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use vudev_executor::{Handle, MAX_DESCRIPTORS, Message, Socket};
+
+use super::error::{FrameError, RequestError};
+use super::header::{HEADER_SIZE, Header, PAYLOAD_MAX};
+use super::reply::{RegionInfo, Reply, encode, encode_error};
+use super::request::{
+    Command, DATA_MAX, DESCRIPTORS_MAX, DmaMap, DmaUnmap, Request, SetInterrupts, parse,
+};
+use super::version::answer;
+
+/// The regions of a PCI function (`VFIO_PCI_NUM_REGIONS`): six BARs, ROM, configuration, VGA.
+pub const REGIONS: u32 = 9;
+
+/// Its types of interrupts (`VFIO_PCI_NUM_IRQS`): INTx, MSI, MSI-X, errors, requests.
+pub const INTERRUPTS: u32 = 5;
+
+/// How many refusals one client gets into the log. An honest one gets none.
+const REFUSALS_LOGGED: u32 = 16;
+
+/// A PCI function, as its client's commands see it. Nothing here may wait: the client's virtual CPU
+/// stands still meanwhile.
+pub trait Function {
+    /// What region `index` is, of [`REGIONS`].
+    fn region(&self, index: u32) -> RegionInfo;
+
+    /// The file behind the mapped part of a region.
+    fn region_file(&self, index: u32) -> Option<BorrowedFd<'_>>;
+
+    /// How many interrupts of type `index` there are, of [`INTERRUPTS`].
+    fn interrupts(&self, index: u32) -> u32;
+
+    /// Reads a range that lies in the region.
+    fn read(&self, region: u32, offset: u64, into: &mut [u8]);
+
+    /// Writes a range that lies in the region.
+    fn write(&self, region: u32, offset: u64, data: &[u8]);
+
+    /// Gives the function memory.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    fn map(&self, map: DmaMap) -> Result<(), Errno>;
+
+    /// Takes memory away. None of it is used any more once this returns.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    fn unmap(&self, unmap: &DmaUnmap) -> Result<(), Errno>;
+
+    /// Changes what interrupts do. They exist.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    fn set_interrupts(&self, set: SetInterrupts<'_>) -> Result<(), Errno>;
+
+    /// Resets it.
+    fn reset(&self);
+}
+
+/// Why a session ended, other than by the client's leaving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The client left in the middle of a message.
+    #[error("the vfio-user client left in the middle of a message")]
+    Truncated,
+    /// A header that cannot be followed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// More descriptors than a message may carry, or than this process may have.
+    #[error("descriptors were lost: more than {DESCRIPTORS_MAX} on one message, or none to give")]
+    DescriptorsLost,
+    /// The kernel refused.
+    #[error("{operation} of the vfio-user socket: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves one client until it leaves.
+///
+/// # Errors
+///
+/// When the connection cannot go on.
+pub async fn serve(
+    handle: &Handle,
+    connection: impl Into<OwnedFd>,
+    function: &impl Function,
+) -> Result<(), ServerError> {
+    let mut session = Session {
+        wire: Wire::new(handle, connection.into()),
+        versions_agreed: false,
+        refusals: 0,
+        reply: Vec::with_capacity(HEADER_SIZE + PAYLOAD_MAX),
+        data: Box::new([0; DATA_MAX]),
+    };
+    let mut payload = vec![0; PAYLOAD_MAX].into_boxed_slice();
+    while session.command(function, &mut payload).await? {}
+    Ok(())
+}
+
+struct Session {
+    wire: Wire,
+    versions_agreed: bool,
+    refusals: u32,
+    reply: Vec<u8>,
+    /// What REGION_READ reads.
+    data: Box<[u8; DATA_MAX]>,
+}
+
+impl Session {
+    /// Serves the next command; false when there is none.
+    async fn command(
+        &mut self,
+        function: &impl Function,
+        payload: &mut [u8],
+    ) -> Result<bool, ServerError> {
+        let mut bytes = [0; HEADER_SIZE];
+        match self.wire.fill(&mut bytes).await? {
+            0 => return Ok(false),
+            HEADER_SIZE => {}
+            _ => return Err(ServerError::Truncated),
+        }
+        let header = Header::parse(bytes)?;
+        let file = match payload.get_mut(..header.payload_size()) {
+            Some(payload) => {
+                if self.wire.fill(payload).await? < payload.len() {
+                    return Err(ServerError::Truncated);
+                }
+                let descriptors = self.wire.take_descriptors();
+                let outcome = parse(&header, payload, descriptors);
+                let outcome = outcome.and_then(|request| self.obey(&header, request, function));
+                self.settle(&header, outcome)
+            }
+            None => {
+                self.wire.skip(header.payload_size(), payload).await?;
+                // All are closed.
+                self.wire.take_descriptors();
+                let (command, size) = (header.name(), header.payload_size());
+                self.settle(&header, Err(RequestError::Oversized { command, size }))
+            }
+        };
+        if !header.no_reply() {
+            self.wire.send(&self.reply, file).await?;
+        }
+        Ok(true)
+    }
+
+    /// Turns a refusal into the reply that says so.
+    fn settle(
+        &mut self,
+        header: &Header,
+        outcome: Result<Option<OwnedFd>, RequestError>,
+    ) -> Option<OwnedFd> {
+        let error = match outcome {
+            Ok(file) => return file,
+            Err(error) => error,
+        };
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals <= REFUSALS_LOGGED {
+            log::warn!("vfio-user: {error}");
+        }
+        if self.refusals == REFUSALS_LOGGED {
+            log::warn!("vfio-user: further refusals of this client are not logged");
+        }
+        encode_error(header, error.errno(), &mut self.reply);
+        None
+    }
+
+    /// Does what a command asks, and writes the reply; gives the descriptor that goes along.
+    fn obey(
+        &mut self,
+        header: &Header,
+        request: Request<'_>,
+        function: &impl Function,
+    ) -> Result<Option<OwnedFd>, RequestError> {
+        let is_version = matches!(request, Request::Version { .. });
+        if is_version == self.versions_agreed {
+            return Err(RequestError::OutOfOrder(header.name()));
+        }
+        match request {
+            Request::Version {
+                minor: _,
+                proposal,
+                data_size,
+            } => {
+                self.versions_agreed = true;
+                let data = answer(&proposal, data_size);
+                encode(header, &Reply::Version { data: &data }, &mut self.reply);
+                Ok(None)
+            }
+            Request::DeviceInfo | Request::RegionInfo { .. } | Request::IrqInfo { .. } => {
+                self.tell(header, &request, function)
+            }
+            Request::RegionRead { .. } | Request::RegionWrite { .. } => {
+                self.access(header, &request, function)?;
+                Ok(None)
+            }
+            Request::DmaMap(_) | Request::DmaUnmap(_) | Request::SetIrqs(_) | Request::Reset => {
+                self.change(header, request, function)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What a client wants to know of the function.
+    fn tell(
+        &mut self,
+        header: &Header,
+        request: &Request<'_>,
+        function: &impl Function,
+    ) -> Result<Option<OwnedFd>, RequestError> {
+        let mut file = None;
+        let reply = match *request {
+            Request::RegionInfo { index, room } => {
+                check(header, "the region's index", index, REGIONS)?;
+                let info = function.region(index);
+                if info.sends_file(room) {
+                    let region_file = function.region_file(index);
+                    let region_file = region_file.map(|file| file.try_clone_to_owned());
+                    file = region_file.transpose().map_err(|error| {
+                        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                        refused(header)(errno)
+                    })?;
+                }
+                Reply::RegionInfo { index, info, room }
+            }
+            Request::IrqInfo { index } => {
+                check(header, "the interrupts' index", index, INTERRUPTS)?;
+                let count = function.interrupts(index);
+                Reply::IrqInfo { index, count }
+            }
+            _ => Reply::DeviceInfo {
+                regions: REGIONS,
+                interrupts: INTERRUPTS,
+            },
+        };
+        encode(header, &reply, &mut self.reply);
+        Ok(file)
+    }
+
+    /// Loads and stores.
+    fn access(
+        &mut self,
+        header: &Header,
+        request: &Request<'_>,
+        function: &impl Function,
+    ) -> Result<(), RequestError> {
+        let (region, offset, count) = match *request {
+            Request::RegionRead {
+                region,
+                offset,
+                count,
+            } => (region, offset, count),
+            Request::RegionWrite {
+                region,
+                offset,
+                data,
+            } => (region, offset, data.len()),
+            _ => return Err(RequestError::Unsupported(header.name())),
+        };
+        check(header, "the region's index", region, REGIONS)?;
+        let size = function.region(region).size;
+        // The codec has seen to it that the sum does not wrap.
+        if offset + count as u64 > size {
+            return Err(RequestError::Value {
+                command: header.name(),
+                field: "offset",
+                value: offset,
+                rule: "and the region ends before it does",
+            });
+        }
+        let data = match *request {
+            Request::RegionWrite { data, .. } => {
+                function.write(region, offset, data);
+                &[]
+            }
+            _ => {
+                let data = &mut self.data[..count];
+                function.read(region, offset, data);
+                &*data
+            }
+        };
+        let reply = Reply::Access {
+            region,
+            offset,
+            count,
+            data,
+        };
+        encode(header, &reply, &mut self.reply);
+        Ok(())
+    }
+
+    /// What a client changes of the function's surroundings, and resets.
+    fn change(
+        &mut self,
+        header: &Header,
+        request: Request<'_>,
+        function: &impl Function,
+    ) -> Result<(), RequestError> {
+        let mut reply = Reply::Done;
+        match request {
+            Request::DmaMap(map) => function.map(map).map_err(refused(header))?,
+            Request::DmaUnmap(unmap) => {
+                function.unmap(&unmap).map_err(refused(header))?;
+                reply = Reply::Unmapped(unmap);
+            }
+            Request::SetIrqs(set) => {
+                check(header, "the interrupts' index", set.index, INTERRUPTS)?;
+                let most = function.interrupts(set.index);
+                if set.start + set.count > most {
+                    let last = set.start + set.count;
+                    return Err(RequestError::Value {
+                        command: header.name(),
+                        field: "the last interrupt",
+                        value: u64::from(last),
+                        rule: "beyond those that there are",
+                    });
+                }
+                function.set_interrupts(set).map_err(refused(header))?;
+            }
+            _ => function.reset(),
+        }
+        encode(header, &reply, &mut self.reply);
+        Ok(())
+    }
+}
+
+fn refused(header: &Header) -> impl Fn(Errno) -> RequestError {
+    let command = header.name();
+    move |errno| RequestError::Refused { command, errno }
+}
+
+fn check(header: &Header, field: &'static str, index: u32, count: u32) -> Result<(), RequestError> {
+    debug_assert!(header.command() != Some(Command::Version));
+    if index < count {
+        return Ok(());
+    }
+    Err(RequestError::Value {
+        command: header.name(),
+        field,
+        value: u64::from(index),
+        rule: "beyond those of a PCI function",
+    })
+}
+
+/// The socket, and one message's worth of memory for both directions.
+struct Wire {
+    socket: Socket,
+    /// Taken while an operation has it.
+    message: Option<Message>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Wire {
+    fn new(handle: &Handle, connection: OwnedFd) -> Self {
+        Self {
+            socket: Socket::new(handle, connection),
+            message: None,
+            descriptors: Vec::with_capacity(MAX_DESCRIPTORS),
+        }
+    }
+
+    fn take_message(&mut self) -> Message {
+        let taken = self.message.take();
+        taken.unwrap_or_else(|| Message::with_capacity(HEADER_SIZE + PAYLOAD_MAX))
+    }
+
+    /// Fills `bytes` from the stream and collects the descriptors that come along. Tells how many
+    /// bytes came: fewer than asked for only if the client has left.
+    async fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, ServerError> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let count = self.receive(bytes.len() - filled).await?;
+            if count == 0 {
+                break;
+            }
+            if let Some(message) = &self.message {
+                bytes[filled..filled + count].copy_from_slice(&message.bytes()[..count]);
+            }
+            filled += count;
+        }
+        Ok(filled)
+    }
+
+    /// Reads past `count` bytes, by way of `scratch`.
+    async fn skip(&mut self, count: usize, scratch: &mut [u8]) -> Result<(), ServerError> {
+        let mut left = count;
+        while left > 0 {
+            let step = left.min(scratch.len());
+            if self.fill(&mut scratch[..step]).await? < step {
+                return Err(ServerError::Truncated);
+            }
+            left -= step;
+        }
+        Ok(())
+    }
+
+    /// Receives at most `limit` bytes into the message, 0 at the end.
+    async fn receive(&mut self, limit: usize) -> Result<usize, ServerError> {
+        let mut message = self.take_message();
+        message.receive_limit(limit);
+        let (result, mut message) = self.socket.receive(message).await;
+        let count = match result {
+            Ok(count) => count,
+            // It left without reading what we sent last: a way of leaving, not an error.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            Err(source) => {
+                return Err(ServerError::Io {
+                    operation: "recvmsg",
+                    source,
+                });
+            }
+        };
+        self.descriptors.append(&mut message.take_descriptors());
+        if message.truncated() || self.descriptors.len() > DESCRIPTORS_MAX {
+            return Err(ServerError::DescriptorsLost);
+        }
+        self.message = Some(message);
+        Ok(count)
+    }
+
+    fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
+    }
+
+    /// Sends a reply. A client that is gone is found out by the next receive.
+    async fn send(&mut self, bytes: &[u8], file: Option<OwnedFd>) -> Result<(), ServerError> {
+        let mut files = Vec::from_iter(file);
+        let mut sent = 0;
+        while sent < bytes.len() {
+            let mut message = self.take_message();
+            message.set(&bytes[sent..], std::mem::take(&mut files));
+            let (result, message) = self.socket.send(message).await;
+            self.message = Some(message);
+            sent += match result {
+                Ok(count) => count,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Ok(()),
+                    _ => {
+                        return Err(ServerError::Io {
+                            operation: "sendmsg",
+                            source: error,
+                        });
+                    }
+                },
+            };
+        }
+        Ok(())
+    }
+}
