@@ -2,6 +2,8 @@
 //! into a VM, and that lets a program in this VM be the vhost-user back-end of another VM. Not a
 //! device of any kind itself: what the messages mean is the business of both their ends.
 //!
+//! - [`pci`]: configuration space, BARs, MSI-X.
 //! - [`vfio_user`]: the protocol towards the VMM of the device VM.
 
+pub mod pci;
 pub mod vfio_user;
