@@ -9,6 +9,7 @@ mod framed;
 mod guard;
 mod region;
 mod ring_view;
+mod words;
 
 use std::cell::Cell;
 use std::rc::Rc;
