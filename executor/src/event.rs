@@ -1,6 +1,7 @@
 //! The two ends of a queue's notifications: kicks come in by one multishot poll for the life of
-//! the queue, calls go out by `write(2)`.
+//! the queue, calls go out by `write(2)`, or by a store where the other side is behind a device.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -123,44 +124,87 @@ impl Abandoned for Watched {
     fn finish(self: Box<Self>, _: i32) {}
 }
 
-/// An eventfd that we signal.
+/// What a [`Call`] signals.
+#[derive(Clone)]
+pub enum CallTarget {
+    /// An eventfd, by `write(2)`.
+    Event(Rc<OwnedFd>),
+    /// A doorbell of a device, by what stores to it. It is ours: it neither blocks nor fails.
+    Doorbell(Rc<dyn Fn()>),
+}
+
+impl CallTarget {
+    /// A doorbell that is rung by `store`.
+    pub fn doorbell(store: impl Fn() + 'static) -> Self {
+        Self::Doorbell(Rc::new(store))
+    }
+}
+
+impl From<OwnedFd> for CallTarget {
+    fn from(event: OwnedFd) -> Self {
+        Self::Event(Rc::new(event))
+    }
+}
+
+impl fmt::Debug for CallTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(fd) => f.debug_tuple("Event").field(fd).finish(),
+            Self::Doorbell(_) => f.write_str("Doorbell"),
+        }
+    }
+}
+
+/// An eventfd or a doorbell that we signal.
 #[derive(Clone)]
 pub struct Call {
     handle: Handle,
-    fd: Rc<OwnedFd>,
+    target: CallTarget,
 }
 
 impl Call {
-    /// Signals through `fd`.
+    /// Signals through an eventfd, or a doorbell.
     ///
     /// # Errors
     ///
-    /// [`EventError`], for what is no eventfd.
-    pub fn new(handle: &Handle, fd: OwnedFd) -> Result<Self, EventError> {
-        check(&fd)?;
-        handle
-            .driver()
-            .guard_calls()
-            .map_err(|source| EventError::System {
-                call: "timer_create",
-                source,
-            })?;
+    /// [`EventError`], for a descriptor that is no eventfd.
+    pub fn new(handle: &Handle, target: impl Into<CallTarget>) -> Result<Self, EventError> {
+        let target = target.into();
+        if let CallTarget::Event(fd) = &target {
+            check(fd)?;
+            handle
+                .driver()
+                .guard_calls()
+                .map_err(|source| EventError::System {
+                    call: "timer_create",
+                    source,
+                })?;
+        }
         Ok(Self {
             handle: handle.clone(),
-            fd: Rc::new(fd),
+            target,
         })
     }
 
-    /// Signals now. A plain `write`: as a ring operation it costs three times as much, and on an
-    /// eventfd without `EFD_NONBLOCK` two hundred times, since the kernel hands it to a worker.
+    /// Signals now. A plain `write` to an eventfd: as a ring operation it costs three times as
+    /// much, and on an eventfd without `EFD_NONBLOCK` two hundred times, since the kernel hands it
+    /// to a worker.
     ///
     /// # Errors
     ///
     /// EINTR when the peer has filled the eventfd so that the call would block for ever (the
-    /// watchdog has ended it); anything else the kernel says.
+    /// watchdog has ended it); anything else the kernel says. A doorbell never fails.
     pub fn signal(&self) -> io::Result<()> {
-        let write = || rustix::io::write(self.fd.as_fd(), &1u64.to_ne_bytes());
-        match self.handle.driver().call(write) {
+        let driver = self.handle.driver();
+        let fd = match &self.target {
+            CallTarget::Event(fd) => fd.as_fd(),
+            CallTarget::Doorbell(store) => {
+                driver.call(|| store());
+                return Ok(());
+            }
+        };
+        let write = || rustix::io::write(fd, &1u64.to_ne_bytes());
+        match driver.call(write) {
             // A full counter that does not block: the signal is there already.
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),

@@ -50,7 +50,7 @@ mod watchdog;
 
 pub use buffers::{Bytes, IoBuffers};
 pub use driver::TurnEnd;
-pub use event::{Call, EventError, Kick};
+pub use event::{Call, CallTarget, EventError, Kick};
 pub use executor::{Executor, Handle, Task};
 pub use file::{File, Vectored};
 pub use latch::{Latch, LatchWait};

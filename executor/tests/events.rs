@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use common::{eventfd, executor, pipe, signal};
 use rustix::event::EventfdFlags;
 use rustix::process::Signal;
-use vudev_executor::{Call, EventError, ExitStatus, Kick, Notify, ProcessFd, Signals, TurnEnd};
+use vudev_executor::{
+    Call, CallTarget, EventError, ExitStatus, Kick, Notify, ProcessFd, Signals, TurnEnd,
+};
 
 #[test]
 fn a_kick_and_a_call_cost_one_enter_a_round() {
@@ -43,6 +45,22 @@ fn a_kick_and_a_call_cost_one_enter_a_round() {
     let stats = handle.stats();
     assert_eq!(stats.calls, ROUNDS);
     assert!(stats.enters <= ROUNDS + 10, "{stats:?}");
+}
+
+#[test]
+fn a_doorbell_is_rung_once_a_call_and_counted_like_one() {
+    let executor = executor(8);
+    let handle = executor.handle();
+    let rung = Rc::new(Cell::new(0));
+    let doorbell = {
+        let rung = rung.clone();
+        CallTarget::doorbell(move || rung.set(rung.get() + 1))
+    };
+    let call = Call::new(handle, doorbell).unwrap();
+    call.signal().unwrap();
+    call.clone().signal().unwrap();
+    assert_eq!((rung.get(), handle.stats().calls), (2, 2));
+    assert_eq!(handle.stats().enters, 0, "a store needs no kernel");
 }
 
 #[test]
