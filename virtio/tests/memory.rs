@@ -141,6 +141,50 @@ fn an_offset_within_a_page_and_a_size_of_no_whole_pages_are_lawful() {
 }
 
 #[test]
+fn memory_of_a_bar_lies_where_the_bar_has_it_and_cannot_be_pinned() {
+    use std::os::fd::AsFd;
+    let bar = file(3 * PAGE);
+    bar.write_all_at(b"over there", PAGE + 100).unwrap();
+    // What the front-end says of an offset in its own file is of no meaning here.
+    let described = RegionLayout {
+        offset: 1 << 50,
+        ..layout(0, PAGE)
+    };
+    let region = Region::map_bar(described, bar.as_fd(), PAGE + 100).unwrap();
+    assert_eq!(region.layout(), described);
+    let memory = GuestMemory::new(vec![region.clone()]).unwrap();
+    let mut bytes = [0; 10];
+    memory.read(0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"over there");
+    memory.write(PAGE - 1, &[7]).unwrap();
+    bar.read_exact_at(&mut bytes[..1], 2 * PAGE + 99).unwrap();
+    assert_eq!(bytes[0], 7);
+    assert!(memory.write(PAGE, &[7]).is_err(), "behind the region");
+
+    assert!(!memory.pinnable());
+    let both = GuestMemory::new(vec![self::region(2 * PAGE, PAGE), region]).unwrap();
+    assert!(!both.pinnable(), "one region is enough");
+    assert!(self::memory().pinnable());
+
+    let beyond = Region::map_bar(layout(0, PAGE), bar.as_fd(), u64::MAX - PAGE);
+    assert!(matches!(beyond, Err(MemoryError::RegionOverflow(_))));
+}
+
+#[test]
+fn an_index_is_a_little_endian_word_that_is_aligned_and_in_memory() {
+    let memory = memory();
+    memory.store_index(PAGE + 2, 0x1234).unwrap();
+    let mut bytes = [0; 2];
+    memory.read(PAGE + 2, &mut bytes).unwrap();
+    assert_eq!(bytes, [0x34, 0x12]);
+    assert_eq!(memory.load_index(PAGE + 2), Ok(0x1234));
+    let odd = memory.load_index(PAGE + 1);
+    assert!(matches!(odd, Err(MemoryError::Misaligned { .. })));
+    let behind = memory.store_index(6 * PAGE, 0);
+    assert!(matches!(behind, Err(MemoryError::OutOfRange { .. })));
+}
+
+#[test]
 fn regions_that_overlap_are_refused() {
     let mut apart = layout(9 * PAGE, PAGE);
     apart.user_address = layout(PAGE, 2 * PAGE).user_address + PAGE;

@@ -69,6 +69,17 @@ pub enum MemoryError {
         /// The file's size.
         actual: u64,
     },
+    /// The window through which a device shows another guest's memory ends before the region does.
+    #[error(
+        "memory up to {needed:#x} of the shared memory of the VVU device, which shows {actual:#x}: \
+         its side on the host must be given all memory of the guest"
+    )]
+    BeyondWindow {
+        /// Where the region ends in the window.
+        needed: u64,
+        /// The window's size.
+        actual: u64,
+    },
     /// The kernel refused.
     #[error("{call} of guest memory: {errno}")]
     System {
@@ -177,7 +188,7 @@ impl GuestMemory {
     /// Whether the kernel can pin these pages, as O_DIRECT asks for. True of files; memory behind
     /// a PCI bar is not pinnable.
     pub fn pinnable(&self) -> bool {
-        true
+        self.regions.iter().all(Region::pinnable)
     }
 
     /// The buffers at `ranges` of (guest address, bytes), in this order.

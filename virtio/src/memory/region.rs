@@ -1,7 +1,8 @@
-//! One region of guest memory: a shared mapping of a front-end's file, checked before it is made.
+//! One region of guest memory: a shared mapping of a front-end's file, checked before it is made,
+//! or of a bar through which a device shows another guest's memory.
 //! Not where addresses are looked up: that is [`super::GuestMemory`].
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::rc::Rc;
 
@@ -73,9 +74,44 @@ impl Region {
     pub fn map(layout: RegionLayout, fd: OwnedFd) -> Result<Self, MemoryError> {
         layout.check()?;
         let page_bytes = check_file(&layout, &fd)?;
-        let mapping = Mapping::new(layout, &fd, page_bytes)?;
+        let place = Place {
+            fd: fd.as_fd(),
+            offset: layout.offset,
+            page_bytes,
+            pinnable: true,
+        };
+        let mapping = Mapping::new(layout, &place)?;
         drop(fd);
         Ok(Self(Rc::new(mapping)))
+    }
+
+    /// Maps the region from a bar of a device of ours, at `offset` of `fd`; what the layout says of
+    /// an offset is the front-end's, and means nothing here. Whoever calls this has made sure that
+    /// the bar has `size` bytes there. Its pages cannot be pinned: the kernel's own copies reach
+    /// them, O_DIRECT gives EFAULT.
+    ///
+    /// # Errors
+    ///
+    /// When the layout is empty or wraps, and when the kernel refuses to map it.
+    pub fn map_bar(
+        layout: RegionLayout,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<Self, MemoryError> {
+        layout.check()?;
+        RegionLayout { offset, ..layout }.check()?;
+        let place = Place {
+            fd,
+            offset,
+            page_bytes: rustix::param::page_size(),
+            pinnable: false,
+        };
+        Ok(Self(Rc::new(Mapping::new(layout, &place)?)))
+    }
+
+    /// Whether the kernel can pin its pages.
+    pub(super) fn pinnable(&self) -> bool {
+        self.0.pinnable
     }
 
     /// Where the region lies.
@@ -141,9 +177,19 @@ fn page_bytes(layout: &RegionLayout, system: &StatFs) -> Result<usize, MemoryErr
     }
 }
 
+/// What a region is mapped from.
+struct Place<'a> {
+    fd: BorrowedFd<'a>,
+    offset: u64,
+    /// The size of its pages.
+    page_bytes: usize,
+    pinnable: bool,
+}
+
 #[derive(Debug)]
 struct Mapping {
     layout: RegionLayout,
+    pinnable: bool,
     /// Bytes from the mapping's first page to the region's first byte.
     lead: usize,
     len: usize,
@@ -154,15 +200,21 @@ struct Mapping {
 
 impl Mapping {
     #[expect(unsafe_code, reason = "the mapping of guest memory is made here")]
-    fn new(layout: RegionLayout, fd: &OwnedFd, page_bytes: usize) -> Result<Self, MemoryError> {
+    fn new(layout: RegionLayout, place: &Place<'_>) -> Result<Self, MemoryError> {
         let overflow = MemoryError::RegionOverflow(layout);
+        let &Place {
+            fd,
+            offset,
+            page_bytes,
+            pinnable,
+        } = place;
         let page = page_bytes as u64;
-        let first_page = layout.offset - layout.offset % page;
-        let mapped = (layout.offset + layout.size).next_multiple_of(page) - first_page;
+        let first_page = offset - offset % page;
+        let mapped = (offset + layout.size).next_multiple_of(page) - first_page;
         let (Ok(len), Ok(mapped), Ok(lead)) = (
             usize::try_from(layout.size),
             usize::try_from(mapped),
-            usize::try_from(layout.offset - first_page),
+            usize::try_from(offset - first_page),
         ) else {
             return Err(overflow);
         };
@@ -184,6 +236,7 @@ impl Mapping {
         match (volume, watched) {
             (Ok(volume), Some(watched)) => Ok(Self {
                 layout,
+                pinnable,
                 lead,
                 len,
                 volume,
