@@ -4,10 +4,16 @@
 use std::future::Future;
 use std::io;
 
-use crate::message::{FrameError, Incoming, Reply};
+use crate::message::{FrameError, Incoming, ProtocolFeatures, Reply};
+use crate::vvu::FunctionError;
 
 /// A connection to one front-end, message by message.
 pub trait Transport {
+    /// What may be offered over this wire.
+    fn protocol_features(&self) -> ProtocolFeatures {
+        ProtocolFeatures::OFFERED
+    }
+
     /// The next message, or `None` when the front-end has left. What it carries is ready for use:
     /// memory is mapped, descriptors are ours.
     ///
@@ -49,6 +55,9 @@ pub enum TransportError {
     /// A header that cannot be followed.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// The virtio-vhost-user function does what none may do.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
     /// The kernel refused.
     #[error("{operation}: {source}")]
     Io {

@@ -7,6 +7,9 @@
 
 mod common;
 
+/// There is no wire at all here.
+const WIRE: common::Wire = common::Wire::Socket;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 

@@ -26,6 +26,9 @@ use vudev_virtio::{Region, RegionLayout};
 
 use crate::common::Stuck;
 
+/// Messages come from a list here.
+const WIRE: common::Wire = common::Wire::Socket;
+
 /// Longer than every limit together.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -138,7 +141,7 @@ impl Driver {
             Request::Memory(MemoryRequest::Add(self.region(1))),
             of_ring(RingRequest::SetSize(16)),
             of_ring(RingRequest::SetAddresses(addresses)),
-            of_ring(RingRequest::SetError(Some(error))),
+            of_ring(RingRequest::SetError(Some(error.into()))),
             of_ring(RingRequest::SetKick(None)),
         ]
     }

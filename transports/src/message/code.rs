@@ -145,10 +145,15 @@ impl ProtocolFeatures {
             | Self::CONFIGURE_MEM_SLOTS.0,
     );
 
-    /// What was agreed upon when a front-end answers `bits`. Bits that we did not offer are
-    /// ignored, not refused: front-ends send what they know.
-    pub fn agreed(bits: u64) -> Self {
-        Self(bits & Self::OFFERED.0)
+    /// What we offer where messages carry no descriptors: memory comes as a table, since a region's
+    /// place follows from those before it.
+    pub const OFFERED_WITHOUT_DESCRIPTORS: Self =
+        Self(Self::OFFERED.0 & !Self::CONFIGURE_MEM_SLOTS.0);
+
+    /// What was agreed upon when this was offered and a front-end answers `bits`. Bits that we did
+    /// not offer are ignored, not refused: front-ends send what they know.
+    pub fn agreed(self, bits: u64) -> Self {
+        Self(bits & self.0)
     }
 
     /// The set as the wire has it.
@@ -338,7 +343,7 @@ mod tests {
 
     #[test]
     fn protocol_features_that_were_not_offered_are_ignored() {
-        let agreed = ProtocolFeatures::agreed(u64::MAX);
+        let agreed = ProtocolFeatures::OFFERED.agreed(u64::MAX);
         assert_eq!(agreed, ProtocolFeatures::OFFERED);
         assert_eq!(
             agreed.to_string(),

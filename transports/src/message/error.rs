@@ -78,6 +78,14 @@ pub enum MessageError {
         /// What it must be.
         rule: &'static str,
     },
+    /// An eventfd of ours that cannot be handed on.
+    #[error("{message}: its eventfd cannot be duplicated (error {errno})")]
+    Event {
+        /// The message.
+        message: MessageName,
+        /// The kernel's error.
+        errno: i32,
+    },
     /// Memory that cannot be used as it was described.
     #[error("{message}: {source}")]
     Memory {

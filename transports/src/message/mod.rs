@@ -15,15 +15,19 @@ mod error;
 mod header;
 mod reply;
 mod request;
+mod resources;
 
 pub use code::{Answer, Code, Gate, MessageName, ProtocolFeatures, Rule};
 pub use error::{FrameError, MessageError};
 pub use header::{HEADER_SIZE, Header, PAYLOAD_SIZE_MAX};
 pub use reply::{Body, Reply};
+pub(crate) use request::parse_with;
 pub use request::{
     CONFIG_SIZE_MAX, ConfigRequest, FeatureRequest, LifecycleRequest, MEMORY_TABLE_REGIONS_MAX,
-    MemoryFile, MemoryRequest, Request, RingRequest, UserAddresses, parse,
+    MemoryRequest, Request, RingRequest, UserAddresses, parse,
 };
+pub(crate) use resources::Resources;
+pub use resources::{BackendChannel, BackendRequests, MemoryFile, Sending};
 
 use vudev_virtio::Region;
 

@@ -3,11 +3,13 @@
 
 use std::os::fd::OwnedFd;
 
+use vudev_executor::CallTarget;
 use vudev_virtio::{Region, RegionLayout};
 
 use super::code::{Code, MessageName};
 use super::error::MessageError;
 use super::header::Header;
+use super::resources::{BackendChannel, Descriptors, MemoryFile, Resources};
 
 /// Regions that SET_MEM_TABLE may carry (spec: "no more than 8 regions").
 pub const MEMORY_TABLE_REGIONS_MAX: usize = 8;
@@ -50,7 +52,7 @@ pub enum Request<M = Region> {
     /// The device's configuration space.
     Config(ConfigRequest),
     /// SET_BACKEND_REQ_FD: what we may send on without being asked.
-    BackendChannel(OwnedFd),
+    BackendChannel(BackendChannel),
 }
 
 /// What both sides can do.
@@ -92,15 +94,6 @@ pub enum MemoryRequest<M> {
     Remove(RegionLayout),
 }
 
-/// Memory as a message describes it: where it lies, and the file behind it.
-#[derive(Debug)]
-pub struct MemoryFile {
-    /// Where it lies.
-    pub layout: RegionLayout,
-    /// The file, not yet mapped or looked at.
-    pub file: OwnedFd,
-}
-
 /// What to do with a ring.
 #[derive(Debug)]
 pub enum RingRequest {
@@ -115,9 +108,9 @@ pub enum RingRequest {
     /// SET_VRING_KICK. `None`: the ring is to be polled.
     SetKick(Option<OwnedFd>),
     /// SET_VRING_CALL. `None`: the driver polls.
-    SetCall(Option<OwnedFd>),
+    SetCall(Option<CallTarget>),
     /// SET_VRING_ERR.
-    SetError(Option<OwnedFd>),
+    SetError(Option<CallTarget>),
     /// SET_VRING_ENABLE.
     Enable(bool),
 }
@@ -164,7 +157,7 @@ impl<M> Request<M> {
             Self::Memory(request) => Request::Memory(request.map_memory(map)?),
             Self::Ring { index, request } => Request::Ring { index, request },
             Self::Config(request) => Request::Config(request),
-            Self::BackendChannel(socket) => Request::BackendChannel(socket),
+            Self::BackendChannel(channel) => Request::BackendChannel(channel),
         })
     }
 }
@@ -191,6 +184,15 @@ pub fn parse(
     payload: &[u8],
     descriptors: Vec<OwnedFd>,
 ) -> Result<Request<MemoryFile>, MessageError> {
+    parse_with(header, payload, &mut Descriptors::new(descriptors))
+}
+
+/// The same, on a wire with other resources than descriptors.
+pub(crate) fn parse_with<R: Resources>(
+    header: &Header,
+    payload: &[u8],
+    resources: &mut R,
+) -> Result<Request<R::Memory>, MessageError> {
     let message = header.name();
     let Some(code) = header.code() else {
         return Err(MessageError::Unsupported { message });
@@ -204,25 +206,24 @@ pub fn parse(
             most: *rule.payload.end(),
         });
     }
-    if !rule.descriptors.contains(&descriptors.len()) {
+    let allowed = |count: &usize| rule.descriptors.contains(count);
+    if let Some(count) = resources.count().filter(|count| !allowed(count)) {
         return Err(MessageError::Descriptors {
             message,
-            count: descriptors.len(),
-            expected: descriptors
-                .len()
-                .clamp(*rule.descriptors.start(), *rule.descriptors.end()),
+            count,
+            expected: count.clamp(*rule.descriptors.start(), *rule.descriptors.end()),
         });
     }
     let fields = Fields { message, payload };
-    parse_contents(code, &fields, descriptors)
+    parse_contents(code, &fields, resources)
 }
 
 /// The contents of a message whose outer shape agrees with the table.
-fn parse_contents(
+fn parse_contents<R: Resources>(
     code: Code,
     fields: &Fields<'_>,
-    descriptors: Vec<OwnedFd>,
-) -> Result<Request<MemoryFile>, MessageError> {
+    resources: &mut R,
+) -> Result<Request<R::Memory>, MessageError> {
     let feature = |request| Ok(Request::Feature(request));
     let lifecycle = |request| Ok(Request::Lifecycle(request));
     match code {
@@ -235,20 +236,29 @@ fn parse_contents(
         Code::ResetOwner => lifecycle(LifecycleRequest::ResetOwner),
         Code::ResetDevice => lifecycle(LifecycleRequest::ResetDevice),
         Code::GetMaxMemSlots => Ok(Request::Memory(MemoryRequest::Slots)),
-        Code::SetMemTable => memory_table(fields, descriptors),
-        Code::AddMemReg => add_region(fields, descriptors),
+        Code::SetMemTable => memory_table(fields, resources),
+        Code::AddMemReg => add_region(fields, resources),
         Code::RemMemReg => Ok(Request::Memory(MemoryRequest::Remove(fields.region(8)?))),
         Code::SetVringNum => ring(fields, RingRequest::SetSize(ring_size(fields)?)),
         Code::SetVringAddr => ring(fields, RingRequest::SetAddresses(ring_addresses(fields)?)),
         Code::SetVringBase => ring(fields, RingRequest::SetBase(fields.u16("base", 4)?)),
         Code::GetVringBase => ring(fields, RingRequest::Base),
         Code::SetVringEnable => ring(fields, RingRequest::Enable(fields.flag("state", 4)?)),
-        Code::SetVringKick => ring_event(fields, descriptors, RingRequest::SetKick),
-        Code::SetVringCall => ring_event(fields, descriptors, RingRequest::SetCall),
-        Code::SetVringErr => ring_event(fields, descriptors, RingRequest::SetError),
+        Code::SetVringKick => {
+            let event = ring_event(fields, resources, R::kick)?;
+            Ok(ring_at(event.0, RingRequest::SetKick(event.1)))
+        }
+        Code::SetVringCall => {
+            let event = ring_event(fields, resources, R::call)?;
+            Ok(ring_at(event.0, RingRequest::SetCall(event.1)))
+        }
+        Code::SetVringErr => {
+            let event = ring_event(fields, resources, R::error)?;
+            Ok(ring_at(event.0, RingRequest::SetError(event.1)))
+        }
         Code::SetBackendReqFd => {
-            let socket = fields.only_descriptor(descriptors)?;
-            Ok(Request::BackendChannel(socket))
+            fields.expect(resources, 1)?;
+            Ok(Request::BackendChannel(resources.channel()?))
         }
         Code::GetConfig => config_read(fields),
         Code::SetConfig => config_write(fields),
@@ -256,49 +266,40 @@ fn parse_contents(
 }
 
 /// `{ count: u32, padding: u32, regions… }`, a descriptor for each region.
-fn memory_table(
+fn memory_table<R: Resources>(
     fields: &Fields<'_>,
-    descriptors: Vec<OwnedFd>,
-) -> Result<Request<MemoryFile>, MessageError> {
+    resources: &mut R,
+) -> Result<Request<R::Memory>, MessageError> {
     let count = u64::from(fields.u32(0));
     let fitting = (fields.payload.len() - 8) / REGION_SIZE;
     let exact = (fields.payload.len() - 8).is_multiple_of(REGION_SIZE);
     if !exact || count != fitting as u64 {
         return Err(fields.wrong("region count", count, "not what the payload has room for"));
     }
-    fields.expect_descriptors(&descriptors, fitting)?;
-    let regions = descriptors
-        .into_iter()
-        .enumerate()
-        .map(|(i, file)| {
-            Ok(MemoryFile {
-                layout: fields.region(8 + i * REGION_SIZE)?,
-                file,
-            })
-        })
+    fields.expect(resources, fitting)?;
+    let regions = (0..fitting)
+        .map(|i| resources.memory(fields.region(8 + i * REGION_SIZE)?))
         .collect::<Result<_, _>>()?;
     Ok(Request::Memory(MemoryRequest::SetTable(regions)))
 }
 
 /// `{ padding: u64, region }` with the region's descriptor.
-fn add_region(
+fn add_region<R: Resources>(
     fields: &Fields<'_>,
-    descriptors: Vec<OwnedFd>,
-) -> Result<Request<MemoryFile>, MessageError> {
-    let file = fields.only_descriptor(descriptors)?;
-    let layout = fields.region(8)?;
-    Ok(Request::Memory(MemoryRequest::Add(MemoryFile {
-        layout,
-        file,
-    })))
+    resources: &mut R,
+) -> Result<Request<R::Memory>, MessageError> {
+    fields.expect(resources, 1)?;
+    let memory = resources.memory(fields.region(8)?)?;
+    Ok(Request::Memory(MemoryRequest::Add(memory)))
 }
 
 /// A message about a ring whose payload begins with the index.
-fn ring(fields: &Fields<'_>, request: RingRequest) -> Result<Request<MemoryFile>, MessageError> {
-    Ok(Request::Ring {
-        index: fields.u16("ring index", 0)?,
-        request,
-    })
+fn ring<M>(fields: &Fields<'_>, request: RingRequest) -> Result<Request<M>, MessageError> {
+    Ok(ring_at(fields.u16("ring index", 0)?, request))
+}
+
+fn ring_at<M>(index: u16, request: RingRequest) -> Request<M> {
+    Request::Ring { index, request }
 }
 
 /// A split ring's size is a power of two (virtio 1.3, 2.7) and thus at most 32768.
@@ -327,32 +328,29 @@ fn ring_addresses(fields: &Fields<'_>) -> Result<UserAddresses, MessageError> {
     })
 }
 
-/// A ring's index with an eventfd, or the bit that says that there is none.
-fn ring_event(
+/// A ring's index with what signals it, or the bit that says that there is none.
+fn ring_event<R: Resources, E>(
     fields: &Fields<'_>,
-    descriptors: Vec<OwnedFd>,
-    request: impl FnOnce(Option<OwnedFd>) -> RingRequest,
-) -> Result<Request<MemoryFile>, MessageError> {
+    resources: &mut R,
+    event: impl FnOnce(&mut R, u16) -> Result<E, MessageError>,
+) -> Result<(u16, Option<E>), MessageError> {
     let value = fields.u64(0);
     if value & !(INDEX_MASK | NO_DESCRIPTOR) != 0 {
         return Err(fields.wrong("ring index", value, "more than an index and its one flag"));
     }
-    let event = if value & NO_DESCRIPTOR != 0 {
-        fields.expect_descriptors(&descriptors, 0)?;
-        None
-    } else {
-        Some(fields.only_descriptor(descriptors)?)
-    };
     let [index, ..] = value.to_le_bytes();
-    Ok(Request::Ring {
-        index: u16::from(index),
-        request: request(event),
-    })
+    let index = u16::from(index);
+    if value & NO_DESCRIPTOR != 0 {
+        fields.expect(resources, 0)?;
+        return Ok((index, None));
+    }
+    fields.expect(resources, 1)?;
+    Ok((index, Some(event(resources, index)?)))
 }
 
 /// `{ offset, size, flags: u32, bytes… }`. Front-ends send as many bytes as they ask for; what
 /// these bytes are means nothing.
-fn config_read(fields: &Fields<'_>) -> Result<Request<MemoryFile>, MessageError> {
+fn config_read<M>(fields: &Fields<'_>) -> Result<Request<M>, MessageError> {
     let (offset, length) = config_range(fields)?;
     Ok(Request::Config(ConfigRequest::Read {
         offset,
@@ -364,7 +362,7 @@ fn config_read(fields: &Fields<'_>) -> Result<Request<MemoryFile>, MessageError>
 /// The same, with the bytes to be written. The flags are 0 for a write by the driver and 1 for one
 /// by a migration in the spec and in QEMU; front-ends on crate `vhost` say 1 for the driver's. Both
 /// are taken, since neither writes what the device does not let the driver write.
-fn config_write(fields: &Fields<'_>) -> Result<Request<MemoryFile>, MessageError> {
+fn config_write<M>(fields: &Fields<'_>) -> Result<Request<M>, MessageError> {
     let (offset, _) = config_range(fields)?;
     let flags = fields.u32(8);
     if flags > 1 {
@@ -452,23 +450,16 @@ impl Fields<'_> {
         Ok(layout)
     }
 
-    fn expect_descriptors(&self, came: &[OwnedFd], expected: usize) -> Result<(), MessageError> {
-        if came.len() == expected {
-            return Ok(());
+    /// Whether as many descriptors came as the payload calls for, on a wire that has any.
+    fn expect<R: Resources>(&self, resources: &R, expected: usize) -> Result<(), MessageError> {
+        match resources.count() {
+            Some(count) if count != expected => Err(MessageError::Descriptors {
+                message: self.message,
+                count,
+                expected,
+            }),
+            Some(_) | None => Ok(()),
         }
-        Err(MessageError::Descriptors {
-            message: self.message,
-            count: came.len(),
-            expected,
-        })
-    }
-
-    fn only_descriptor(&self, descriptors: Vec<OwnedFd>) -> Result<OwnedFd, MessageError> {
-        self.expect_descriptors(&descriptors, 1)?;
-        Ok(descriptors
-            .into_iter()
-            .next()
-            .expect("the count was just checked"))
     }
 
     fn wrong(&self, field: &'static str, value: u64, rule: &'static str) -> MessageError {

@@ -54,7 +54,7 @@ pub struct Stopper(Rc<Latch>);
 impl<T: Transport, D: Device> Session<T, D> {
     /// A session that has not begun. A device serves one session at a time.
     pub fn new(handle: &Handle, transport: T, device: Rc<D>) -> Self {
-        let state = State::new(handle, device);
+        let state = State::new(handle, device, transport.protocol_features());
         Self {
             transport,
             state,

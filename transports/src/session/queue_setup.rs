@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use vudev_executor::{Call, EventError, Handle, Kick, Notify};
+use vudev_executor::{Call, CallTarget, EventError, Handle, Kick, Notify};
 use vudev_virtio::spec::feature::VERSION_1;
 use vudev_virtio::{Device, GuestMemory, QueueParts, RingAddresses};
 
@@ -122,7 +122,7 @@ impl QueueSetup {
     pub(super) fn set_call(
         &mut self,
         handle: &Handle,
-        event: Option<OwnedFd>,
+        event: Option<CallTarget>,
     ) -> Result<(), RingError> {
         self.call = open_call("call", handle, event)?;
         if let State::Running(queue) = &self.state {
@@ -135,7 +135,7 @@ impl QueueSetup {
     pub(super) fn set_error(
         &mut self,
         handle: &Handle,
-        event: Option<OwnedFd>,
+        event: Option<CallTarget>,
     ) -> Result<(), RingError> {
         self.error = open_call("error", handle, event)?;
         if let State::Running(queue) = &self.state {
@@ -347,7 +347,7 @@ impl KickSource {
 fn open_call(
     which: &'static str,
     handle: &Handle,
-    event: Option<OwnedFd>,
+    event: Option<CallTarget>,
 ) -> Result<Option<Call>, RingError> {
     event
         .map(|event| Call::new(handle, event))

@@ -7,7 +7,7 @@ use vudev_executor::{Handle, Notify};
 use vudev_virtio::spec::feature::VERSION_1;
 use vudev_virtio::{Device, GuestMemory, Identity};
 
-use super::backend_channel::BackendChannel;
+use super::backend_channel::ConfigNews;
 use super::error::{Reason, SessionError};
 use super::queue_setup::{QueueSetup, Surroundings};
 use crate::features::{self, PROTOCOL_FEATURES};
@@ -23,6 +23,8 @@ pub(super) struct State<D> {
     identity: Identity,
     /// What SET_FEATURES said.
     pub(super) features: Option<u64>,
+    /// What the wire lets us offer.
+    protocol_offered: ProtocolFeatures,
     protocol_features: ProtocolFeatures,
     pub(super) memory: Option<Rc<GuestMemory>>,
     /// Memory that was replaced and may still be in use by operations in flight.
@@ -30,11 +32,11 @@ pub(super) struct State<D> {
     pub(super) rings: Vec<QueueSetup>,
     /// Notified when a ring ends.
     pub(super) changed: Rc<Notify>,
-    backend_channel: Option<BackendChannel>,
+    backend_channel: Option<ConfigNews>,
 }
 
 impl<D: Device> State<D> {
-    pub(super) fn new(handle: &Handle, device: Rc<D>) -> Self {
+    pub(super) fn new(handle: &Handle, device: Rc<D>, protocol_offered: ProtocolFeatures) -> Self {
         let identity = device.identity();
         let rings = (0..)
             .zip(&identity.queue_sizes)
@@ -45,6 +47,7 @@ impl<D: Device> State<D> {
             device,
             identity,
             features: None,
+            protocol_offered,
             protocol_features: ProtocolFeatures::default(),
             memory: None,
             replaced: Vec::new(),
@@ -75,8 +78,8 @@ impl<D: Device> State<D> {
             Request::Memory(request) => self.memory_request(request).await,
             Request::Ring { index, request } => self.ring_request(index, request).await,
             Request::Config(request) => self.config(request),
-            Request::BackendChannel(socket) => {
-                let channel = BackendChannel::new(&self.handle, &self.device, socket)?;
+            Request::BackendChannel(channel) => {
+                let channel = ConfigNews::new(&self.handle, &self.device, channel)?;
                 // The last one's ends first, so that no change goes to it any more.
                 self.backend_channel = None;
                 self.backend_channel = Some(channel);
@@ -90,10 +93,10 @@ impl<D: Device> State<D> {
             FeatureRequest::Features => Ok(Some(Body::Number(self.offered()))),
             FeatureRequest::SetFeatures(features) => self.set_features(features).map(|()| None),
             FeatureRequest::ProtocolFeatures => {
-                Ok(Some(Body::Number(ProtocolFeatures::OFFERED.bits())))
+                Ok(Some(Body::Number(self.protocol_offered.bits())))
             }
             FeatureRequest::SetProtocolFeatures(bits) => {
-                self.protocol_features = ProtocolFeatures::agreed(bits);
+                self.protocol_features = self.protocol_offered.agreed(bits);
                 Ok(None)
             }
             FeatureRequest::QueueCount => Ok(Some(Body::Number(self.rings.len() as u64))),
@@ -144,6 +147,7 @@ impl<D: Device> State<D> {
             device,
             identity: _,
             features,
+            protocol_offered: _,
             protocol_features: _,
             memory: _,
             replaced: _,

@@ -19,9 +19,11 @@ use std::rc::Rc;
 use futures_util::future::{Either, select};
 use vudev_executor::{Executor, File, Handle, Notify};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
-use vudev_transports::Session;
 use vudev_transports::session::SessionError;
 use vudev_transports::unix::Listener;
+use vudev_transports::vvu::software::{self, SoftwareFunction};
+use vudev_transports::vvu::{self, MemoryPlacement};
+use vudev_transports::{Session, Transport};
 use vudev_virtio::{Chain, ConfigReadOnly, Device, GuestBuffers, Identity, Queue, QueueError};
 
 /// Ring operations of a test's executor.
@@ -268,6 +270,15 @@ impl<D> Served<D> {
         self.outcomes[0].as_ref().unwrap_err().to_string()
     }
 
+    /// Asserts that the stream of the only session could not be followed. Over the function it is
+    /// the function that finds it out, and for the session the front-end has left.
+    pub(crate) fn assert_stream_lost(&self, part: &str) {
+        match crate::WIRE {
+            Wire::Socket => assert!(self.only_error().contains(part), "{}", self.only_error()),
+            Wire::Vvu => self.assert_all_left(),
+        }
+    }
+
     /// Asserts that every front-end left by itself.
     pub(crate) fn assert_all_left(&self) {
         for outcome in &self.outcomes {
@@ -276,8 +287,43 @@ impl<D> Served<D> {
     }
 }
 
-/// Serves a device to one front-end after the other until `script`, on another thread, returns.
+/// What carries the messages of a test between its script and its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// The socket that the script connects to.
+    Socket,
+    /// A virtio-vhost-user function in software, behind that socket.
+    Vvu,
+}
+
+impl Wire {
+    /// What is offered over it.
+    pub(crate) fn protocol_features(self) -> u64 {
+        use vudev_frontend::message::protocol;
+        let everywhere = protocol::MQ
+            | protocol::REPLY_ACK
+            | protocol::BACKEND_REQ
+            | protocol::CONFIG
+            | protocol::RESET_DEVICE;
+        match self {
+            Self::Socket => everywhere | protocol::CONFIGURE_MEM_SLOTS,
+            Self::Vvu => everywhere,
+        }
+    }
+}
+
+/// Serves a device to one front-end after the other until `script`, on another thread, returns. The
+/// test binary says by which wire.
 pub(crate) fn serve<D: Device>(
+    make: impl FnOnce(&Handle) -> D,
+    script: impl FnOnce(&Path) + Send + 'static,
+) -> Served<D> {
+    serve_over(crate::WIRE, make, script)
+}
+
+/// The same by a wire of the test's choice.
+pub(crate) fn serve_over<D: Device>(
+    wire: Wire,
     make: impl FnOnce(&Handle) -> D,
     script: impl FnOnce(&Path) + Send + 'static,
 ) -> Served<D> {
@@ -294,28 +340,48 @@ pub(crate) fn serve<D: Device>(
     let executor = Executor::with_operations(OPERATIONS).unwrap();
     let handle = executor.handle().clone();
     let device = Rc::new(make(&handle));
-    let listener = Listener::new(&handle, listening.into());
-    let outcomes = executor
-        .run(serve_until(&handle, &listener, &device, ended))
-        .unwrap();
+    let ended = File::new(&handle, ended);
+    let serving = async {
+        match wire {
+            Wire::Socket => {
+                let listener = Listener::new(&handle, listening.into());
+                serve_until(&handle, &device, ended, async || {
+                    listener.accept().await.unwrap()
+                })
+                .await
+            }
+            Wire::Vvu => {
+                let options = software::Options::default();
+                let function = SoftwareFunction::new(&handle, listening.into(), options).unwrap();
+                let queues = u16::try_from(device.identity().queue_sizes.len()).unwrap();
+                let placement = MemoryPlacement::default();
+                let listener =
+                    vvu::Listener::new(&handle, Rc::new(function), queues, placement).unwrap();
+                serve_until(&handle, &device, ended, async || {
+                    listener.accept().await.unwrap()
+                })
+                .await
+            }
+        }
+    };
+    let outcomes = executor.run(serving).unwrap();
     if let Err(panic) = front_end.join() {
         std::panic::resume_unwind(panic);
     }
     Served { device, outcomes }
 }
 
-async fn serve_until<D: Device>(
+async fn serve_until<D: Device, T: Transport>(
     handle: &Handle,
-    listener: &Listener,
     device: &Rc<D>,
-    ended: OwnedFd,
+    ended: File,
+    accept: impl AsyncFn() -> T,
 ) -> Vec<Result<(), SessionError>> {
-    let ended = File::new(handle, ended);
     let mut end = pin!(ended.readable());
     let mut outcomes = Vec::new();
     loop {
-        let accepted = match select(pin!(listener.accept()), &mut end).await {
-            Either::Left((accepted, _)) => accepted.unwrap(),
+        let accepted = match select(pin!(accept()), &mut end).await {
+            Either::Left((accepted, _)) => accepted,
             Either::Right(_) => return outcomes,
         };
         outcomes.push(Session::new(handle, accepted, device.clone()).run().await);
@@ -325,6 +391,36 @@ async fn serve_until<D: Device>(
 /// Serves a [`Mirror`].
 pub(crate) fn serve_mirror(script: impl FnOnce(&Path) + Send + 'static) -> Served<Mirror> {
     serve(|_| Mirror::new(), script)
+}
+
+/// Shares one more region: by itself, or where the wire has no slots by a table with all of them.
+pub(crate) fn share(front: &mut FrontEnd, number: usize) {
+    let memory = front.memory().clone();
+    let connection = front.connection();
+    match crate::WIRE {
+        Wire::Socket => memory.with_region(number, |layout, file| {
+            connection.add_memory_region(layout, file)
+        }),
+        Wire::Vvu => memory.with_regions(|regions| connection.set_memory_table(regions)),
+    }
+    .unwrap();
+}
+
+/// Takes a region back: by itself, or by a table without it.
+pub(crate) fn unshare(front: &mut FrontEnd, gone: usize) {
+    let memory = front.memory().clone();
+    let connection = front.connection();
+    match crate::WIRE {
+        Wire::Socket => memory.with_region(gone, |layout, _| {
+            connection.remove_memory_region(layout, None)
+        }),
+        Wire::Vvu => memory.with_regions(|regions| {
+            let mut regions = regions.to_vec();
+            regions.remove(gone);
+            connection.set_memory_table(&regions)
+        }),
+    }
+    .unwrap();
 }
 
 /// Sends one chain through a [`Mirror`] ring and checks what comes back.

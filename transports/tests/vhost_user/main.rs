@@ -12,3 +12,6 @@ mod hostile;
 mod lawful;
 mod memory;
 mod oracle;
+
+/// What the tests of this binary run over; `vvu` runs them over the other.
+const WIRE: common::Wire = common::Wire::Socket;

@@ -3,23 +3,15 @@
 use std::time::Duration;
 
 use rustix::fd::AsFd;
-use vudev_frontend::message::{frame, request};
-use vudev_frontend::requests::single_region;
+use vudev_frontend::message::{frame, request, words};
+use vudev_frontend::requests::{region, single_region};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT, Outcome, RegionLayout, Step};
 
-use crate::common::{Slow, mirror, mirror_at, serve, serve_mirror};
+use crate::WIRE;
+use crate::common::{Slow, Wire, mirror, mirror_at, serve, serve_mirror, share, unshare};
 
 fn layout(front: &FrontEnd, number: usize) -> RegionLayout {
     front.memory().with_region(number, |layout, _| *layout)
-}
-
-fn add(front: &mut FrontEnd, number: usize) {
-    let memory = front.memory().clone();
-    memory
-        .with_region(number, |layout, file| {
-            front.connection().add_memory_region(layout, file)
-        })
-        .unwrap();
 }
 
 #[test]
@@ -34,14 +26,11 @@ fn a_running_ring_sees_memory_that_is_added_and_misses_what_is_removed() {
             front.memory().allocate_in(more, 16, 1).unwrap(),
             front.memory().allocate_in(more, 16, 1).unwrap(),
         );
-        add(&mut front, more);
+        share(&mut front, more);
         mirror_at(&mut front, 0, there, back);
 
         let gone = layout(&front, more);
-        front
-            .connection()
-            .remove_memory_region(&gone, None)
-            .unwrap();
+        unshare(&mut front, more);
         mirror(&mut front, 0);
         assert!(
             front
@@ -65,14 +54,13 @@ fn a_removal_closes_the_descriptor_that_came_with_it() {
         let mut front = FrontEnd::connect(path).start().unwrap();
         front.connection().set_acknowledge(true);
         let more = front.memory().add_region(0x1000).unwrap();
-        add(&mut front, more);
+        share(&mut front, more);
         let gone = layout(&front, more);
         let (read_end, write_end) = rustix::pipe::pipe().unwrap();
         let sent = Some(write_end.as_fd());
-        front
-            .connection()
-            .remove_memory_region(&gone, sent)
-            .unwrap();
+        let removed = front.connection().remove_memory_region(&gone, sent);
+        // A wire without slots refuses, and closes it as well.
+        assert_eq!(removed.is_ok(), WIRE == Wire::Socket);
         drop(write_end);
         crate::common::assert_closed(read_end);
     });
@@ -85,7 +73,7 @@ fn a_region_need_not_be_whole_pages() {
         let mut front = FrontEnd::connect(path).start().unwrap();
         front.connection().set_acknowledge(true);
         let more = front.memory().add_region(0x1234).unwrap();
-        add(&mut front, more);
+        share(&mut front, more);
         let there = front.memory().allocate_in(more, 4, 1).unwrap();
         let start = layout(&front, more).guest_address;
         mirror_at(&mut front, 0, there, start + 0x1234 - 4);
@@ -115,12 +103,29 @@ fn a_ring_whose_own_memory_is_removed_is_retired_and_its_driver_told() {
         let mut front = FrontEnd::connect(path).start().unwrap();
         front.connection().set_acknowledge(true);
         mirror(&mut front, 0);
-        let own = layout(&front, 0);
-        front.connection().remove_memory_region(&own, None).unwrap();
+        unshare(&mut front, 0);
         front.ring(0).wait_error(LIMIT).unwrap();
         assert_eq!(front.stop().unwrap(), [1]);
     });
     served.assert_all_left();
+}
+
+/// Asks for the removal of the last region, and waits for no answer.
+fn ask_to_unshare_the_last(front: &mut FrontEnd) {
+    let memory = front.memory().clone();
+    let connection = front.connection();
+    let asked = memory.with_regions(|regions| {
+        let ((gone, _), rest) = regions.split_last().unwrap();
+        if WIRE == Wire::Socket {
+            let message = frame(request::REM_MEM_REG, 0x9, &single_region(gone));
+            return connection.raw(&message, &[]);
+        }
+        let mut payload = words(&[u32::try_from(rest.len()).unwrap(), 0]);
+        let (layouts, files): (Vec<_>, Vec<_>) = rest.iter().copied().unzip();
+        payload.extend(layouts.iter().flat_map(region));
+        connection.raw(&frame(request::SET_MEM_TABLE, 0x9, &payload), &files)
+    });
+    asked.unwrap();
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn a_removal_is_acknowledged_when_no_operation_holds_the_memory() {
             let mut front = FrontEnd::connect(path).queues(2).start().unwrap();
             front.connection().set_acknowledge(true);
             let more = front.memory().add_region(0x1000).unwrap();
-            add(&mut front, more);
+            share(&mut front, more);
             let buffer = front.memory().allocate_in(more, 8, 1).unwrap();
             front.ring(0).add(&[], &[Buffer::new(buffer, 8)]).unwrap();
             front.ring(0).kick().unwrap();
@@ -140,11 +145,7 @@ fn a_removal_is_acknowledged_when_no_operation_holds_the_memory() {
             mirror(&mut front, 1);
             mirror(&mut front, 1);
 
-            let gone = single_region(&layout(&front, more));
-            front
-                .connection()
-                .raw(&frame(request::REM_MEM_REG, 0x9, &gone), &[])
-                .unwrap();
+            ask_to_unshare_the_last(&mut front);
             mirror(&mut front, 1);
             front.connection().set_limit(Duration::from_millis(50));
             assert!(
