@@ -4,6 +4,8 @@
 //!
 //! - [`pci`]: configuration space, BARs, MSI-X.
 //! - [`vfio_user`]: the protocol towards the VMM of the device VM.
+//! - [`virtio`]: the driver of the device VM: registers, memory, queues.
 
 pub mod pci;
 pub mod vfio_user;
+pub mod virtio;

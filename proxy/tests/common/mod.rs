@@ -8,6 +8,7 @@
 )]
 
 pub mod client;
+pub mod driver;
 
 use std::hash::{BuildHasher, RandomState};
 
