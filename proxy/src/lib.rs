@@ -2,10 +2,21 @@
 //! into a VM, and that lets a program in this VM be the vhost-user back-end of another VM. Not a
 //! device of any kind itself: what the messages mean is the business of both their ends.
 //!
+//! A [`Proxy`] is all of it:
+//!
 //! - [`pci`]: configuration space, BARs, MSI-X.
 //! - [`vfio_user`]: the protocol towards the VMM of the device VM.
+//! - [`vhost_user`]: the protocol towards the front-end of the driver VM.
 //! - [`virtio`]: the driver of the device VM: registers, memory, queues.
 
+mod device;
 pub mod pci;
+mod proxy;
 pub mod vfio_user;
+pub mod vhost_user;
 pub mod virtio;
+mod wire;
+
+pub use device::{SharedMemory, SharedMemoryError};
+pub use proxy::{OPERATIONS, Parts, Proxy, ProxyError};
+pub use wire::WireError;

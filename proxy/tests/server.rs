@@ -19,6 +19,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::io::Errno;
 use vudev_executor::{Executor, Socket};
+use vudev_proxy::WireError;
 use vudev_proxy::vfio_user::{
     DmaMap, DmaUnmap, Function, RegionInfo, ServerError, SetInterrupts, serve,
 };
@@ -191,7 +192,13 @@ fn descriptors_where_none_belong_are_closed_and_refused() {
         client.send(&command(1, 13, &[]), &files).unwrap();
         assert!(Raw::new(client.0.try_clone().unwrap()).is_closed());
     });
-    assert!(matches!(end, Err(ServerError::DescriptorsLost)), "{end:?}");
+    assert!(
+        matches!(
+            end,
+            Err(ServerError::Wire(WireError::DescriptorsLost { max: 16 }))
+        ),
+        "{end:?}"
+    );
 }
 
 #[test]

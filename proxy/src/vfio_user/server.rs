@@ -1,11 +1,10 @@
 //! One client's session: its commands in their order, each answered before the next is read. So a
 //! client that floods us is as fast as we are, and one that reads no answers waits for itself.
 
-use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use vudev_executor::{Handle, MAX_DESCRIPTORS, Message, Socket};
+use vudev_executor::{Handle, Socket};
 
 use super::error::{FrameError, RequestError};
 use super::header::{HEADER_SIZE, Header, PAYLOAD_MAX};
@@ -14,6 +13,7 @@ use super::request::{
     Command, DATA_MAX, DESCRIPTORS_MAX, DmaMap, DmaUnmap, Request, SetInterrupts, parse,
 };
 use super::version::answer;
+use crate::wire::{Wire, WireError};
 
 /// The regions of a PCI function (`VFIO_PCI_NUM_REGIONS`): six BARs, ROM, configuration, VGA.
 pub const REGIONS: u32 = 9;
@@ -76,18 +76,9 @@ pub enum ServerError {
     /// A header that cannot be followed.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// More descriptors than a message may carry, or than this process may have.
-    #[error("descriptors were lost: more than {DESCRIPTORS_MAX} on one message, or none to give")]
-    DescriptorsLost,
-    /// The kernel refused.
-    #[error("{operation} of the vfio-user socket: {source}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// The socket.
+    #[error("the vfio-user socket: {0}")]
+    Wire(#[from] WireError),
 }
 
 /// Serves one client until it leaves.
@@ -100,8 +91,9 @@ pub async fn serve(
     connection: impl Into<OwnedFd>,
     function: &impl Function,
 ) -> Result<(), ServerError> {
+    let socket = Socket::new(handle, connection);
     let mut session = Session {
-        wire: Wire::new(handle, connection.into()),
+        wire: Wire::new(&socket, HEADER_SIZE + PAYLOAD_MAX, DESCRIPTORS_MAX),
         versions_agreed: false,
         refusals: 0,
         reply: Vec::with_capacity(HEADER_SIZE + PAYLOAD_MAX),
@@ -146,7 +138,7 @@ impl Session {
                 self.settle(&header, outcome)
             }
             None => {
-                self.wire.skip(header.payload_size(), payload).await?;
+                self.skip(header.payload_size(), payload).await?;
                 // All are closed.
                 self.wire.take_descriptors();
                 let (command, size) = (header.name(), header.payload_size());
@@ -154,9 +146,23 @@ impl Session {
             }
         };
         if !header.no_reply() {
+            // A client that is gone is found out by the next receive.
             self.wire.send(&self.reply, file).await?;
         }
         Ok(true)
+    }
+
+    /// Reads past `count` bytes, by way of `scratch`.
+    async fn skip(&mut self, count: usize, scratch: &mut [u8]) -> Result<(), ServerError> {
+        let mut left = count;
+        while left > 0 {
+            let step = left.min(scratch.len());
+            if self.wire.fill(&mut scratch[..step]).await? < step {
+                return Err(ServerError::Truncated);
+            }
+            left -= step;
+        }
+        Ok(())
     }
 
     /// Turns a refusal into the reply that says so.
@@ -355,110 +361,4 @@ fn check(header: &Header, field: &'static str, index: u32, count: u32) -> Result
         value: u64::from(index),
         rule: "beyond those of a PCI function",
     })
-}
-
-/// The socket, and one message's worth of memory for both directions.
-struct Wire {
-    socket: Socket,
-    /// Taken while an operation has it.
-    message: Option<Message>,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Wire {
-    fn new(handle: &Handle, connection: OwnedFd) -> Self {
-        Self {
-            socket: Socket::new(handle, connection),
-            message: None,
-            descriptors: Vec::with_capacity(MAX_DESCRIPTORS),
-        }
-    }
-
-    fn take_message(&mut self) -> Message {
-        let taken = self.message.take();
-        taken.unwrap_or_else(|| Message::with_capacity(HEADER_SIZE + PAYLOAD_MAX))
-    }
-
-    /// Fills `bytes` from the stream and collects the descriptors that come along. Tells how many
-    /// bytes came: fewer than asked for only if the client has left.
-    async fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, ServerError> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            let count = self.receive(bytes.len() - filled).await?;
-            if count == 0 {
-                break;
-            }
-            if let Some(message) = &self.message {
-                bytes[filled..filled + count].copy_from_slice(&message.bytes()[..count]);
-            }
-            filled += count;
-        }
-        Ok(filled)
-    }
-
-    /// Reads past `count` bytes, by way of `scratch`.
-    async fn skip(&mut self, count: usize, scratch: &mut [u8]) -> Result<(), ServerError> {
-        let mut left = count;
-        while left > 0 {
-            let step = left.min(scratch.len());
-            if self.fill(&mut scratch[..step]).await? < step {
-                return Err(ServerError::Truncated);
-            }
-            left -= step;
-        }
-        Ok(())
-    }
-
-    /// Receives at most `limit` bytes into the message, 0 at the end.
-    async fn receive(&mut self, limit: usize) -> Result<usize, ServerError> {
-        let mut message = self.take_message();
-        message.receive_limit(limit);
-        let (result, mut message) = self.socket.receive(message).await;
-        let count = match result {
-            Ok(count) => count,
-            // It left without reading what we sent last: a way of leaving, not an error.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
-            Err(source) => {
-                return Err(ServerError::Io {
-                    operation: "recvmsg",
-                    source,
-                });
-            }
-        };
-        self.descriptors.append(&mut message.take_descriptors());
-        if message.truncated() || self.descriptors.len() > DESCRIPTORS_MAX {
-            return Err(ServerError::DescriptorsLost);
-        }
-        self.message = Some(message);
-        Ok(count)
-    }
-
-    fn take_descriptors(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.descriptors)
-    }
-
-    /// Sends a reply. A client that is gone is found out by the next receive.
-    async fn send(&mut self, bytes: &[u8], file: Option<OwnedFd>) -> Result<(), ServerError> {
-        let mut files = Vec::from_iter(file);
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let mut message = self.take_message();
-            message.set(&bytes[sent..], std::mem::take(&mut files));
-            let (result, message) = self.socket.send(message).await;
-            self.message = Some(message);
-            sent += match result {
-                Ok(count) => count,
-                Err(error) => match error.kind() {
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => return Ok(()),
-                    _ => {
-                        return Err(ServerError::Io {
-                            operation: "sendmsg",
-                            source: error,
-                        });
-                    }
-                },
-            };
-        }
-        Ok(())
-    }
 }

@@ -8,6 +8,7 @@
 )]
 
 pub mod client;
+pub mod device_vm;
 pub mod driver;
 
 use std::hash::{BuildHasher, RandomState};
