@@ -171,20 +171,6 @@ fn memory_of_a_bar_lies_where_the_bar_has_it_and_cannot_be_pinned() {
 }
 
 #[test]
-fn an_index_is_a_little_endian_word_that_is_aligned_and_in_memory() {
-    let memory = memory();
-    memory.store_index(PAGE + 2, 0x1234).unwrap();
-    let mut bytes = [0; 2];
-    memory.read(PAGE + 2, &mut bytes).unwrap();
-    assert_eq!(bytes, [0x34, 0x12]);
-    assert_eq!(memory.load_index(PAGE + 2), Ok(0x1234));
-    let odd = memory.load_index(PAGE + 1);
-    assert!(matches!(odd, Err(MemoryError::Misaligned { .. })));
-    let behind = memory.store_index(6 * PAGE, 0);
-    assert!(matches!(behind, Err(MemoryError::OutOfRange { .. })));
-}
-
-#[test]
 fn regions_that_overlap_are_refused() {
     let mut apart = layout(9 * PAGE, PAGE);
     apart.user_address = layout(PAGE, 2 * PAGE).user_address + PAGE;

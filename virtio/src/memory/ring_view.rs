@@ -186,34 +186,10 @@ impl RingView {
     }
 }
 
-/// The two accesses that a driver of ours needs: its end of a ring is otherwise plain memory.
-impl GuestMemory {
-    /// Reads an index that another side publishes: what it wrote before is seen after this.
-    ///
-    /// # Errors
-    ///
-    /// When it is not in memory, or not aligned.
-    pub fn load_index(&self, address: u64) -> Result<u16, MemoryError> {
-        let (word, _region) = locate(self, address, 2, 2)?;
-        Ok(u16::from_le(u16_at(word, 0).load(Ordering::Acquire)))
-    }
-
-    /// Publishes an index: who reads it sees what was written before.
-    ///
-    /// # Errors
-    ///
-    /// As for [`GuestMemory::load_index`].
-    pub fn store_index(&self, address: u64, index: u16) -> Result<(), MemoryError> {
-        let (word, _region) = locate(self, address, 2, 2)?;
-        u16_at(word, 0).store(index.to_le(), Ordering::Release);
-        Ok(())
-    }
-}
-
 /// The bytes at a guest address, which must lie together: a ring is one object to us. Its
 /// alignment is looked at where it is mapped, for that is what an atomic access needs.
 fn locate(
-    memory: &GuestMemory,
+    memory: &Rc<GuestMemory>,
     address: u64,
     len: usize,
     align: usize,
