@@ -46,8 +46,8 @@ fn come_and_go(path: &Path) {
     connection.wait_closed().unwrap();
 }
 
-/// How many of them end with an error. Over the function it is the function that ends the connection
-/// of those that misbehave.
+/// How many of them end with an error. Over the function it is the function that ends the
+/// connection of those that misbehave.
 fn come_and_go_without_a_trace(wire: Wire) -> usize {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let served = serve_over(

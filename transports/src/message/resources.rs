@@ -16,8 +16,8 @@ use super::error::MessageError;
 use super::header::HEADER_SIZE;
 
 /// Turns what a message speaks of into what can be used. One is made for each message, and asked in
-/// the order of the message, after the codec has compared [`Resources::count`] with what the message
-/// calls for.
+/// the order of the message, after the codec has compared [`Resources::count`] with what the
+/// message calls for.
 pub(crate) trait Resources {
     /// Memory.
     type Memory;

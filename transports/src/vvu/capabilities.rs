@@ -1,6 +1,6 @@
 //! Where a virtio-vhost-user function has its registers: the PCI capability list, read once and
-//! checked against the sizes of the bars. Pure: bytes in, a [`Layout`] out. No bar has a number that
-//! we would know beforehand, and nothing is read or mapped here.
+//! checked against the sizes of the bars. Pure: bytes in, a [`Layout`] out. No bar has a number
+//! that we would know beforehand, and nothing is read or mapped here.
 //!
 //! "virtio" below is virtio 1.3, whose 4.1.4 has the capabilities 1 to 5 and 8; "VVU" is the draft
 //! of virtio-vhost-user, which adds 6 and 7.
@@ -231,8 +231,8 @@ impl Layout {
     /// Walks the capability list of a function. `bars` is how many bytes each bar has; 0 for none.
     ///
     /// Of several capabilities of one kind the first counts that lies in a bar of the function
-    /// (virtio, 4.1.4.1: the device says first what it likes best); kinds and bars that nobody knows
-    /// are passed over, as virtio demands.
+    /// (virtio, 4.1.4.1: the device says first what it likes best); kinds and bars that nobody
+    /// knows are passed over, as virtio demands.
     ///
     /// # Errors
     ///

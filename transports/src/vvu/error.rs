@@ -33,6 +33,15 @@ pub enum FunctionError {
     /// The window that it shows memory through does not hold the DMA area, or memory cannot be had.
     #[error("the DMA area: {0}")]
     Dma(#[source] MemoryError),
+    /// A window that cannot be mapped.
+    #[error("the {window} window of the VVU device cannot be mapped: {source}")]
+    Map {
+        /// Which one.
+        window: Window,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A register that it names is not in the window.
     #[error(
         "the VVU device names a register at {at:#x} of its {window} window, which has {size:#x}"

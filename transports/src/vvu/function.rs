@@ -1,6 +1,6 @@
 //! The seam between a driver of a virtio-vhost-user function and the function: registers by window,
-//! a DMA area, vectors and shared memory. It is no bus and no driver: whoever opens a function (over
-//! VFIO, or as software for tests) gives these, all of them before the jail closes.
+//! a DMA area, vectors and shared memory. It is no bus and no driver: whoever opens a function
+//! (over VFIO, or as software for tests) gives these, all of them before the jail closes.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

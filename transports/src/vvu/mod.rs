@@ -5,12 +5,14 @@
 //! A [`Function`] is opened before the jail closes. After that there are loads and stores, eventfds
 //! through the ring, and a mapping of the bar for each region of memory.
 //!
-//! The function is as foreign as the front-end behind it. What it writes is read once and checked; a
-//! function that breaks the rules loses its session, and is reset for the next one.
+//! The function is as foreign as the front-end behind it. What it writes is read once and checked;
+//! a function that breaks the rules loses its session, and is reset for the next one.
 
 mod capabilities;
 mod error;
 mod function;
+mod mapped;
+mod mmio;
 mod resources;
 mod rings;
 mod set_up;
@@ -29,6 +31,7 @@ use vudev_executor::{Handle, Kick};
 pub use capabilities::{BARS, CONFIGURATION_SIZE, Layout, LayoutError, Range, What, Window};
 pub use error::FunctionError;
 pub use function::{Function, Width};
+pub use mapped::{MappedFunction, Parts};
 pub use resources::MemoryPlacement;
 pub use rings::{DMA_ADDRESS, DMA_SIZE};
 

@@ -14,8 +14,8 @@ use super::transmit::Transmitter;
 use crate::message::{BackendChannel, Header, MessageError, MessageName, Resources};
 
 /// Where a device puts the regions of a table into its window. Devices of the field do not agree;
-/// with one region, or with offsets of 0 in the files as a proxy of ours has them, the first two say
-/// the same.
+/// with one region, or with offsets of 0 in the files as a proxy of ours has them, the first two
+/// say the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryPlacement {
     /// Each file from its beginning up to the region's end, one after the other: QEMU's device and

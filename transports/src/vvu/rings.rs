@@ -1,11 +1,13 @@
 //! The driver's end of the two virtqueues of a virtio-vhost-user function, each with buffers of one
-//! size. Split rings without suppression (virtio 1.3, 2.7): messages are few. Not what a message is.
+//! size. Split rings without suppression (virtio 1.3, 2.7): messages are few. Not what a message
+//! is.
 //!
-//! Nothing is read back that the function could have changed but the used ring: each entry once, and
-//! checked. Indices, and which buffers the function has, are kept here.
+//! Nothing is read back that the function could have changed but the used ring: each entry once,
+//! and checked. Indices, and which buffers the function has, are kept here.
 
 use std::rc::Rc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+use std::sync::atomic::fence;
 
 use vudev_virtio::{GuestMemory, MemoryError, RingAddresses};
 
@@ -151,9 +153,9 @@ impl Ring {
             self.write(AVAILABLE + ENTRIES + slot * 2, &buffer.0.to_le_bytes())?;
             // The entry, and all that it leads to, before the index that shows it.
             self.memory
-                .store_index(self.ring_address(AVAILABLE + INDEX), available)?;
+                .store_u16(self.ring_address(AVAILABLE + INDEX), available, Release)?;
             // And the index before the register by which the function is told.
-            fence(Ordering::SeqCst);
+            fence(SeqCst);
             Ok(())
         };
         publish().map_err(FunctionError::Dma)?;
@@ -224,7 +226,7 @@ impl Ring {
 
     fn used_index(&self) -> Result<u16, FunctionError> {
         self.memory
-            .load_index(self.ring_address(USED + INDEX))
+            .load_u16(self.ring_address(USED + INDEX), Acquire)
             .map_err(FunctionError::Dma)
     }
 

@@ -1,6 +1,6 @@
-//! From a function that was opened to one that works: reset, features, vectors and queues, each read
-//! back (virtio 1.3, 3.1.1 and 4.1.5). Done anew for every session, so that nothing of the last one
-//! is left. Not the session.
+//! From a function that was opened to one that works: reset, features, vectors and queues, each
+//! read back (virtio 1.3, 3.1.1 and 4.1.5). Done anew for every session, so that nothing of the
+//! last one is left. Not the session.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -21,8 +21,8 @@ use vudev_executor::{Executor, File, Handle, Notify};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
 use vudev_transports::session::SessionError;
 use vudev_transports::unix::Listener;
+use vudev_transports::vvu;
 use vudev_transports::vvu::software::{self, SoftwareFunction};
-use vudev_transports::vvu::{self, MemoryPlacement};
 use vudev_transports::{Session, Transport};
 use vudev_virtio::{Chain, ConfigReadOnly, Device, GuestBuffers, Identity, Queue, QueueError};
 
@@ -327,9 +327,62 @@ pub(crate) fn serve_over<D: Device>(
     make: impl FnOnce(&Handle) -> D,
     script: impl FnOnce(&Path) + Send + 'static,
 ) -> Served<D> {
+    match wire {
+        Wire::Vvu => serve_function(software::Options::default(), make, script),
+        Wire::Socket => serve_by(make, script, async |around, device| {
+            let listener = Listener::new(&around.handle, around.listening);
+            let accept = async || listener.accept().await.unwrap();
+            serve_until(&around.handle, &device, around.ended, accept).await
+        }),
+    }
+}
+
+/// The same through a function that is built as the test likes it.
+pub(crate) fn serve_function<D: Device>(
+    options: software::Options,
+    make: impl FnOnce(&Handle) -> D,
+    script: impl FnOnce(&Path) + Send + 'static,
+) -> Served<D> {
+    serve_function_and_look(options, make, script, |_| {})
+}
+
+/// The same, with a look at the function afterwards.
+pub(crate) fn serve_function_and_look<D: Device>(
+    options: software::Options,
+    make: impl FnOnce(&Handle) -> D,
+    script: impl FnOnce(&Path) + Send + 'static,
+    look: impl FnOnce(&SoftwareFunction),
+) -> Served<D> {
+    serve_by(make, script, async |around, device| {
+        let handle = &around.handle;
+        let placement = options.placement;
+        let function = SoftwareFunction::new(handle, around.listening, options).unwrap();
+        let function = Rc::new(function);
+        let queues = u16::try_from(device.identity().queue_sizes.len()).unwrap();
+        let listener = vvu::Listener::new(handle, function.clone(), queues, placement).unwrap();
+        let accept = async || listener.accept().await.unwrap();
+        let outcomes = serve_until(handle, &device, around.ended, accept).await;
+        look(&function);
+        outcomes
+    })
+}
+
+/// What a back-end is served with.
+struct Around {
+    handle: Handle,
+    listening: OwnedFd,
+    /// Readable when the script has ended.
+    ended: File,
+}
+
+fn serve_by<D: Device>(
+    make: impl FnOnce(&Handle) -> D,
+    script: impl FnOnce(&Path) + Send + 'static,
+    serve: impl AsyncFnOnce(Around, Rc<D>) -> Vec<Result<(), SessionError>>,
+) -> Served<D> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
-    let listening = UnixListener::bind(&path).unwrap();
+    let listening = UnixListener::bind(&path).unwrap().into();
     let (ended, ends) = rustix::pipe::pipe().unwrap();
 
     #[expect(clippy::disallowed_methods, reason = "the other side of the socket")]
@@ -341,30 +394,12 @@ pub(crate) fn serve_over<D: Device>(
     let handle = executor.handle().clone();
     let device = Rc::new(make(&handle));
     let ended = File::new(&handle, ended);
-    let serving = async {
-        match wire {
-            Wire::Socket => {
-                let listener = Listener::new(&handle, listening.into());
-                serve_until(&handle, &device, ended, async || {
-                    listener.accept().await.unwrap()
-                })
-                .await
-            }
-            Wire::Vvu => {
-                let options = software::Options::default();
-                let function = SoftwareFunction::new(&handle, listening.into(), options).unwrap();
-                let queues = u16::try_from(device.identity().queue_sizes.len()).unwrap();
-                let placement = MemoryPlacement::default();
-                let listener =
-                    vvu::Listener::new(&handle, Rc::new(function), queues, placement).unwrap();
-                serve_until(&handle, &device, ended, async || {
-                    listener.accept().await.unwrap()
-                })
-                .await
-            }
-        }
+    let around = Around {
+        handle,
+        listening,
+        ended,
     };
-    let outcomes = executor.run(serving).unwrap();
+    let outcomes = executor.run(serve(around, device.clone())).unwrap();
     if let Err(panic) = front_end.join() {
         std::panic::resume_unwind(panic);
     }

@@ -1,5 +1,5 @@
-//! The tests of `vhost_user`, the same code, over a virtio-vhost-user function in software. What such
-//! a session cannot do is said where a test looks at `WIRE`.
+//! The tests of `vhost_user`, the same code, over a virtio-vhost-user function in software. What
+//! such a session cannot do is said where a test looks at `WIRE`.
 
 #![allow(
     clippy::unwrap_used,

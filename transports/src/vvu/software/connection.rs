@@ -1,6 +1,6 @@
 //! The software function's end of a front-end's socket: descriptors stay here and become kicks,
-//! doorbells and shared memory; bytes go on to the driver, a message a buffer. Not what the messages
-//! mean beyond that.
+//! doorbells and shared memory; bytes go on to the driver, a message a buffer. Not what the
+//! messages mean beyond that.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;

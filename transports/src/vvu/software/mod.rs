@@ -2,8 +2,8 @@
 //! [`Function`], doorbells, vectors, and a Unix socket for the front-end. For tests: the same
 //! sessions run over it as over the socket. It is no PCI device and speaks no vfio-user.
 //!
-//! Its virtqueues are served by [`vudev_virtio::Queue`], so that the driver's rings are read by code
-//! that shares none with what wrote them.
+//! Its virtqueues are served by [`vudev_virtio::Queue`], so that the driver's rings are read by
+//! code that shares none with what wrote them.
 
 mod connection;
 mod registers;

@@ -1,5 +1,5 @@
-//! The registers of the software function, and its configuration space. What follows from a write is
-//! told, not done.
+//! The registers of the software function, and its configuration space. What follows from a write
+//! is told, not done.
 
 use vudev_virtio::RingAddresses;
 
@@ -225,8 +225,8 @@ impl Registers {
     }
 }
 
-/// The capabilities, in the layout of crosvm's device: registers in bar 0, doorbells in bar 2, memory
-/// in bar 4.
+/// The capabilities, in the layout of crosvm's device: registers in bar 0, doorbells in bar 2,
+/// memory in bar 4.
 pub(super) fn configuration(shared_memory: u64) -> [u8; CONFIGURATION_SIZE] {
     let mut bytes = [0; CONFIGURATION_SIZE];
     (bytes[0x06], bytes[0x34]) = (0x10, 0x40);
