@@ -406,7 +406,8 @@ fn serve_by<D: Device>(
     Served { device, outcomes }
 }
 
-async fn serve_until<D: Device, T: Transport>(
+/// One front-end after the other, until `ended` is readable.
+pub(crate) async fn serve_until<D: Device, T: Transport>(
     handle: &Handle,
     device: &Rc<D>,
     ended: File,
