@@ -262,6 +262,11 @@ impl DeviceVm {
         self.await_status(BACKEND_UP | FRONTEND_UP);
     }
 
+    /// How many messages the device has put into rx.
+    pub fn rx_index(&self) -> u16 {
+        self.area.u16(0x2002)
+    }
+
     /// The next message from the device, whose buffer is made available again.
     pub fn receive(&mut self) -> Vec<u8> {
         let (head, len) = loop {

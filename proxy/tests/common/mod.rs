@@ -26,6 +26,8 @@ pub fn runner(cases: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
         cases,
         failure_persistence: None,
+        // A case that waits in vain takes seconds.
+        max_shrink_time: 20_000,
         rng_seed: RngSeed::Fixed(seed),
         ..Default::default()
     })
