@@ -17,7 +17,7 @@ use vudev_virtio::install_sigbus_guard;
 use crate::device::{Device, SharedMemory, SharedMemoryError};
 use crate::pci::Identity;
 use crate::vfio_user;
-use crate::vhost_user;
+use crate::vhost_user::{self, SessionError};
 
 /// Operations that a proxy has under way at once, at most: the kicks of all queues, and both ends'
 /// sockets.
@@ -92,12 +92,12 @@ impl Proxy {
         let sessions = handle.spawn(serve_front_ends(device.clone(), front_ends));
         loop {
             let connection = accept(&device, &clients).await;
-            log::info!("a vfio-user client is there");
+            log::debug!("a vfio-user client is there");
             let end = vfio_user::serve(&handle, connection, &*device).await;
             device.client_left();
             match end {
-                Ok(()) => log::info!("the vfio-user client has left"),
-                Err(error) => log::warn!("the vfio-user client's session ended: {error}"),
+                Ok(()) => log::debug!("the vfio-user client has left"),
+                Err(error) => device.complain(format_args!("the vfio-user client: {error}")),
             }
             debug_assert!(!sessions.is_finished(), "front-ends are served for ever");
         }
@@ -115,18 +115,22 @@ async fn serve_front_ends(device: Rc<Device>, listening: Socket) {
         };
         accepting = Box::pin(accept(&device, &listening));
         device.front_end_up();
-        log::info!("a front-end is there");
+        log::debug!("a front-end is there");
         let session = vhost_user::serve(&device, connection);
         let Some(error) = until(&over, pin!(session)).await else {
-            log::info!("the driver has no use for the front-end any more");
+            log::debug!("the driver has no use for the front-end any more");
             continue;
         };
-        log::info!("the front-end's session ended: {error}");
         match error {
-            vhost_user::SessionError::Driver(_) | vhost_user::SessionError::Transmission(_) => {
-                device.needs_reset(&error);
+            SessionError::Driver(_) | SessionError::Transmission(_) => device.needs_reset(&error),
+            SessionError::Left => {
+                log::debug!("the front-end has left");
+                device.front_end_left();
             }
-            _ => device.front_end_left(),
+            _ => {
+                device.complain(format_args!("the front-end's session ended: {error}"));
+                device.front_end_left();
+            }
         }
     }
 }

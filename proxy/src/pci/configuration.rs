@@ -1,5 +1,5 @@
 //! The configuration space: 256 bytes, which of their bits a driver may write, and the one write
-//! that does something. Where BARs are mapped is kept for whoever reads it; the VMM knows it better.
+//! that does something. Where BARs are mapped is kept for whoever reads it; the VMM knows better.
 
 use std::iter;
 use std::ops::Range;
