@@ -457,3 +457,35 @@ fn interrupts_without_vectors_are_in_the_interrupt_status() {
     assert_eq!(vm.read(VIRTIO, 0x2004, 4), 64_u32.to_le_bytes());
     assert_eq!(vm.read(VIRTIO, 0x2008, 16), [7; 16]);
 }
+
+#[test]
+fn a_driver_that_cannot_map_bars_reaches_them_by_the_configuration_space() {
+    let running = Running::start(trapped());
+    let mut vm = DeviceVm::start(&running.vfio());
+    // `struct virtio_pci_cfg_cap`: bar at 4, offset at 8, length at 12, data at 16.
+    let window = 0xd4;
+    let aim = |vm: &mut DeviceVm, bar: u8, offset: u32, length: u32| {
+        vm.write(CONFIGURATION, window + 4, &[bar]);
+        vm.write(CONFIGURATION, window + 8, &offset.to_le_bytes());
+        vm.write(CONFIGURATION, window + 12, &length.to_le_bytes());
+    };
+    aim(&mut vm, 0, 0x12, 2);
+    assert_eq!(vm.read(CONFIGURATION, window + 16, 4), [2, 0, 0, 0]);
+    assert_eq!(vm.read(CONFIGURATION, window + 16, 2), [2, 0]);
+    aim(&mut vm, 0, 0x14, 1);
+    vm.write(CONFIGURATION, window + 16, &[0]);
+    assert_eq!(vm.device_status(), 0);
+    // Nothing is behind a BAR's end, in one that is not there, or at odd places.
+    for (bar, offset, length) in [(0, 0x4000, 4), (3, 0, 4), (7, 0, 4), (0, 1, 2), (0, 0, 3)] {
+        aim(&mut vm, bar, offset, length);
+        assert_eq!(
+            vm.read(CONFIGURATION, window + 16, 4),
+            [0; 4],
+            "{bar} {offset:#x}"
+        );
+        vm.write(CONFIGURATION, window + 16, &[0xff; 4]);
+    }
+    // A read of all of it is none of the window.
+    aim(&mut vm, 0, 0x1000, 1);
+    vm.read(CONFIGURATION, 0, 256);
+}

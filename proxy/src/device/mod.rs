@@ -4,6 +4,7 @@
 //! Nothing here waits. A session that is told to end does nothing more, from this moment on: its
 //! task looks at the [`Latch`] before all else.
 
+mod configuration;
 mod doorbell;
 mod memory;
 mod queues;
@@ -24,7 +25,7 @@ pub(crate) use self::queues::{RX, TX};
 use self::memory::Window;
 use self::queues::Queue;
 use crate::pci::layout::{self, VECTORS, VHOST_QUEUES_MAX, region};
-use crate::pci::{Configuration, Effect, Identity, Msix, NO_VECTOR};
+use crate::pci::{Configuration, Identity, Msix, NO_VECTOR};
 use crate::vfio_user::{self, DmaMap, DmaUnmap, RegionInfo, SetInterrupts};
 use crate::vhost_user::MemoryRegion;
 use crate::virtio::{Common, Dma, QUEUES};
@@ -260,10 +261,7 @@ impl vfio_user::Function for Device {
             region::MSIX => self.msix.read(offset, into),
             region::DOORBELLS => self.read_doorbells(offset, into),
             region::SHARED_MEMORY => self.shared_memory.read(offset, into),
-            region::CONFIGURATION => {
-                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                self.configuration.borrow().read(offset, into);
-            }
+            region::CONFIGURATION => self.read_configuration(offset, into),
             _ => into.fill(0xff),
         }
     }
@@ -274,13 +272,7 @@ impl vfio_user::Function for Device {
             region::MSIX => self.msix.write(offset, data),
             region::DOORBELLS => self.write_doorbells(offset, data),
             region::SHARED_MEMORY => self.shared_memory.write(offset, data),
-            region::CONFIGURATION => {
-                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                let effect = self.configuration.borrow_mut().write(offset, data);
-                if effect == Effect::FunctionLevelReset {
-                    vfio_user::Function::reset(self);
-                }
-            }
+            region::CONFIGURATION => self.write_configuration(offset, data),
             _ => {}
         }
     }

@@ -74,9 +74,28 @@ mod kind {
     pub(super) const NOTIFY: u8 = 2;
     pub(super) const ISR: u8 = 3;
     pub(super) const DEVICE: u8 = 4;
+    pub(super) const PCI: u8 = 5;
     pub(super) const DOORBELL: u8 = 6;
     pub(super) const NOTIFICATION: u8 = 7;
     pub(super) const SHARED_MEMORY: u8 = 8;
+}
+
+/// Where in `struct virtio_pci_cfg_cap` (4.1.4.9) the driver names a BAR, an offset, a length, and
+/// where the data is.
+const WINDOW_BAR: usize = 4;
+const WINDOW_OFFSET: usize = 8;
+const WINDOW_LENGTH: usize = 12;
+const WINDOW_DATA: usize = 16;
+
+/// An access to a BAR by way of the configuration space, for drivers that cannot map BARs yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowAccess {
+    /// Which BAR: one of six.
+    pub bar: u32,
+    /// Where in it, a multiple of the length. Perhaps beyond it.
+    pub offset: u64,
+    /// How many bytes: 1, 2 or 4.
+    pub length: usize,
 }
 
 /// The configuration space.
@@ -87,6 +106,8 @@ pub struct Configuration {
     writable: [u8; CONFIGURATION_SIZE],
     /// Where the control byte of the advanced features is.
     reset_control: usize,
+    /// Where the capability is that gives access to BARs.
+    window: usize,
 }
 
 impl Configuration {
@@ -96,12 +117,13 @@ impl Configuration {
         debug_assert!(shared_memory_bytes.is_power_of_two() && shared_memory_bytes >= 4096);
         let mut builder = Builder::new(identity);
         builder.bars(shared_memory_bytes);
-        let reset_control = builder.capabilities(shared_memory_bytes);
+        let (reset_control, window) = builder.capabilities(shared_memory_bytes);
         Self {
             bytes: builder.bytes,
             initial: builder.bytes,
             writable: builder.writable,
             reset_control,
+            window,
         }
     }
 
@@ -126,6 +148,26 @@ impl Configuration {
             Some(control) if control & INITIATE_FLR != 0 => Effect::FunctionLevelReset,
             _ => Effect::None,
         }
+    }
+
+    /// The access to a BAR that an access to these bytes means, if it means one (4.1.4.9.1).
+    pub fn window_access(&self, offset: usize, bytes: usize) -> Option<WindowAccess> {
+        if offset != self.window + WINDOW_DATA || !matches!(bytes, 1 | 2 | 4) {
+            return None;
+        }
+        let word = |at: usize| {
+            let mut word = [0; 4];
+            self.read(self.window + at, &mut word);
+            u32::from_le_bytes(word)
+        };
+        let bar = u32::from(self.bytes[self.window + WINDOW_BAR]);
+        let (offset, length) = (word(WINDOW_OFFSET), word(WINDOW_LENGTH));
+        let lawful = bar < 6 && matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length);
+        lawful.then_some(WindowAccess {
+            bar,
+            offset: offset.into(),
+            length: length as usize,
+        })
     }
 
     /// As it was at first.
@@ -190,8 +232,8 @@ impl Builder {
         self.allow(shared, &(!(shared_memory_bytes - 1)).to_le_bytes());
     }
 
-    /// All capabilities; where the control byte for resets is.
-    fn capabilities(&mut self, shared_memory_bytes: u64) -> usize {
+    /// All capabilities; where the control byte for resets is, and the access to BARs.
+    fn capabilities(&mut self, shared_memory_bytes: u64) -> (usize, usize) {
         let msix = usize::from(self.next);
         let mut body = Vec::new();
         body.extend((VECTORS - 1).to_le_bytes());
@@ -221,7 +263,11 @@ impl Builder {
         let high = [[0; 4], word(high)].concat();
         let shared = 0..shared_memory_bytes;
         self.vendor(kind::SHARED_MEMORY, region::SHARED_MEMORY, &shared, &high);
-        advanced + 4
+        let window = usize::from(self.next);
+        self.vendor(kind::PCI, region::VIRTIO, &(0..0), &[0; 4]);
+        self.allow(window + WINDOW_BAR, &[0xff]);
+        self.allow(window + WINDOW_OFFSET, &[0xff; 8]);
+        (advanced + 4, window)
     }
 
     /// `struct virtio_pci_cap` (4.1.4) and what a kind of it has behind.
@@ -334,7 +380,7 @@ mod tests {
     fn every_capability_is_there_once_and_within_its_bar() {
         let configuration = configuration();
         let list = walk(&configuration);
-        assert_eq!(list.len(), 9);
+        assert_eq!(list.len(), 10);
         let mut kinds = Vec::new();
         for (id, at) in list {
             match id {
@@ -368,9 +414,10 @@ mod tests {
                 (7, 2, 16, 0x2000, 0x1000),
                 // 4 GiB: its length is in the upper half.
                 (8, 4, 24, 0, 0),
+                (5, 0, 20, 0, 0),
             ]
         );
-        let (_, shared) = *walk(&configuration).last().expect("the last");
+        let (_, shared) = walk(&configuration)[8];
         assert_eq!(read(&configuration, shared + 16), [0, 0, 0, 0, 1, 0, 0, 0]);
     }
 
@@ -390,9 +437,12 @@ mod tests {
         let (before, after): ([u8; 192], [u8; 192]) =
             (read(&fresh, 0x40), read(&configuration, 0x40));
         let changed: Vec<_> = (0..192).filter(|&i| before[i] != after[i]).collect();
-        assert_eq!(changed, [3]);
+        // And where drivers say which part of which BAR they mean.
+        assert_eq!(changed[0], 3);
+        assert_eq!(changed[1..], [152, 156, 157, 158, 159, 160, 161, 162, 163]);
         configuration.reset();
         assert_eq!(configuration.bytes, fresh.bytes);
+        assert_eq!(configuration.window_access(0xe4, 4), None);
         // Ranges that span the end, and lie behind it.
         assert_eq!(configuration.write(254, &[1; 4]), Effect::None);
         assert_eq!(configuration.write(usize::MAX, &[1; 4]), Effect::None);

@@ -5,5 +5,5 @@ mod configuration;
 pub mod layout;
 mod msix;
 
-pub use configuration::{Configuration, Effect, Identity};
+pub use configuration::{Configuration, Effect, Identity, WindowAccess};
 pub use msix::{Msix, NO_VECTOR};
