@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 
 use common::device_vm::{
     BACKEND_UP, CONFIG_VECTOR, CONFIGURATION, DOORBELLS, DeviceVm, FIRST_KICK_VECTOR, Running,
-    SHARED_MEMORY, VIRTIO, await_event, borrowed, event, ram_file,
+    SHARED_MEMORY, TX_VECTOR, VIRTIO, await_event, borrowed, event, ram_file,
 };
 use common::longs;
 use rustix::io::{pread, pwrite};
@@ -488,4 +488,37 @@ fn a_driver_that_cannot_map_bars_reaches_them_by_the_configuration_space() {
     // A read of all of it is none of the window.
     aim(&mut vm, 0, 0x1000, 1);
     vm.read(CONFIGURATION, 0, 256);
+}
+
+#[test]
+fn what_was_on_its_way_when_a_session_ends_comes_back_to_the_driver() {
+    let running = Running::start(trapped());
+    let mut vm = DeviceVm::start(&running.vfio());
+    let reply = frame(1, VERSION | REPLY, &[0; 4096]);
+    for driver_ends in [true, false] {
+        let front = Connection::open(running.vhost()).unwrap();
+        vm.bring_up();
+        // The front-end reads nothing, so that sooner or later one waits for room on its socket.
+        let (mut offered, mut used) = (0, 0);
+        loop {
+            while offered - used < 8 {
+                vm.offer_transmission(&reply);
+                offered += 1;
+            }
+            let interrupted = vm.try_interrupted(TX_VECTOR);
+            used += std::iter::from_fn(|| vm.tx.take_used()).count();
+            if !interrupted && offered - used == 8 {
+                break;
+            }
+        }
+        match driver_ends {
+            true => vm.set_status(0),
+            false => drop(front),
+        }
+        vm.await_status(0);
+        vm.poll_until(|vm| {
+            used += std::iter::from_fn(|| vm.tx.take_used()).count();
+            used == offered
+        });
+    }
 }

@@ -1,7 +1,7 @@
 //! The two virtqueues as the session uses them: a message into a buffer of rx, a message out of a
 //! buffer of tx. What a driver does wrong here gives the device up.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use vudev_executor::Notify;
 
@@ -20,6 +20,8 @@ pub(super) struct Queue {
     ring: RefCell<Option<Ring>>,
     /// The chain that was taken last; its memory is used again.
     chain: RefCell<Chain>,
+    /// Whether that chain is still out: its message is on its way.
+    is_out: Cell<bool>,
     /// The driver has made buffers available.
     notified: Notify,
 }
@@ -42,6 +44,7 @@ impl Device {
     pub(super) fn stop_queues(&self) {
         for queue in &self.queues {
             queue.ring.replace(None);
+            queue.is_out.set(false);
         }
     }
 
@@ -103,6 +106,7 @@ impl Device {
             return Ok(false);
         }
         Ring::read(&dma, chain, MESSAGE_MAX, into)?;
+        queue.is_out.set(true);
         Ok(true)
     }
 
@@ -114,14 +118,17 @@ impl Device {
     pub(crate) fn transmitted(&self) -> Result<(), RingError> {
         let queue = &self.queues[TX];
         let wants_call = match queue.ring.borrow_mut().as_mut() {
-            Some(ring) => ring.complete(&self.dma.borrow(), &queue.chain.borrow(), 0)?,
-            None => false,
+            Some(ring) if queue.is_out.take() => {
+                ring.complete(&self.dma.borrow(), &queue.chain.borrow(), 0)?
+            }
+            _ => false,
         };
         self.queue_used(TX, wants_call);
         Ok(())
     }
 
-    /// Gives back what the driver wants sent where nobody is to receive it.
+    /// Gives back what the driver wants sent where nobody is to receive it, and first of all what
+    /// was on its way when the session ended.
     pub(super) fn discard_transmissions(&self) {
         let queue = &self.queues[TX];
         let mut wants_call = false;
@@ -131,7 +138,7 @@ impl Device {
             let dma = self.dma.borrow();
             let chain = &mut *queue.chain.borrow_mut();
             let mut discard = || -> Result<bool, RingError> {
-                if !ring.take(&dma, false, chain)? {
+                if !queue.is_out.take() && !ring.take(&dma, false, chain)? {
                     return Ok(false);
                 }
                 wants_call |= ring.complete(&dma, chain, 0)?;

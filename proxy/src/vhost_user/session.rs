@@ -37,6 +37,8 @@ pub(crate) enum SessionError {
     UnexpectedReply { request: u32 },
     #[error("a message of {bytes} bytes, which is not what its header says")]
     Length { bytes: usize },
+    #[error("message {request} is no reply, and comes over the channel for those")]
+    NoReply { request: u32 },
     #[error("message {request} came with {count} descriptors, which cannot cross")]
     Descriptors { request: u32, count: usize },
     #[error("message {request} names ring {value:#x}, and {VHOST_QUEUES_MAX} are the most")]
@@ -251,7 +253,10 @@ async fn answers(device: Rc<Device>, mut wire: Wire) {
         loop {
             let header = receive(&mut wire, &mut message).await?;
             let (request, count) = (header.request, wire.take_descriptors().len());
-            if !header.is_reply || count > 0 {
+            if !header.is_reply {
+                return Err(SessionError::NoReply { request });
+            }
+            if count > 0 {
                 return Err(SessionError::Descriptors { request, count });
             }
             deliver(&device, &message).await?;

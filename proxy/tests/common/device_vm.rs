@@ -248,6 +248,17 @@ impl DeviceVm {
         }
     }
 
+    /// Takes an interrupt, if one comes within a moment.
+    pub fn try_interrupted(&self, vector: u16) -> bool {
+        let event = &self.vectors[usize::from(vector)];
+        let limit = Timespec {
+            tv_sec: 0,
+            tv_nsec: 200_000_000,
+        };
+        poll(&mut [PollFd::new(event, PollFlags::IN)], Some(&limit)).unwrap();
+        rustix::io::read(event, &mut [0; 8]).is_ok()
+    }
+
     /// Looks again and again, where no interrupt tells when.
     pub fn poll_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         let limit = Instant::now() + Duration::from_secs(5);
