@@ -66,6 +66,7 @@ fn parts(device: &File) -> Parts {
         bars: BARS,
         vectors: vectors.collect(),
         dma: Rc::new(dma),
+        keep: Vec::new(),
     }
 }
 

@@ -42,7 +42,8 @@ const UNSAFE_FILES: &[&str] = &[
     "virtio/src/memory/region.rs",
     "virtio/src/memory/ring_view.rs",
     "frontend/src/memory.rs",
-    // Registers of a device that are mapped.
+    // VFIO's system calls, and registers of a device that are mapped.
+    "transports/src/vvu/ioctls.rs",
     "transports/src/vvu/mmio.rs",
     // The ioctls of a tap.
     "devices/src/net/tap.rs",

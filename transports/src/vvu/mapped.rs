@@ -26,6 +26,8 @@ pub struct Parts {
     pub vectors: Vec<OwnedFd>,
     /// Memory that the function reaches too.
     pub dma: Rc<GuestMemory>,
+    /// What must stay open for all that to work.
+    pub keep: Vec<OwnedFd>,
 }
 
 /// A function that is mapped.
@@ -38,6 +40,7 @@ pub struct MappedFunction {
     shared_memory: u64,
     vectors: Vec<OwnedFd>,
     dma: Rc<GuestMemory>,
+    _keep: Vec<OwnedFd>,
 }
 
 impl MappedFunction {
@@ -53,6 +56,7 @@ impl MappedFunction {
             bars,
             vectors,
             dma,
+            keep,
         } = parts;
         let place = |bar: u8, offset: u64| -> io::Result<u64> {
             let bar = bars.get(usize::from(bar));
@@ -84,6 +88,7 @@ impl MappedFunction {
             shared_memory,
             vectors,
             dma,
+            _keep: keep,
         })
     }
 }

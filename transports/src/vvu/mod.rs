@@ -8,9 +8,11 @@
 //! The function is as foreign as the front-end behind it. What it writes is read once and checked;
 //! a function that breaks the rules loses its session, and is reset for the next one.
 
+mod address;
 mod capabilities;
 mod error;
 mod function;
+mod ioctls;
 mod mapped;
 mod mmio;
 mod resources;
@@ -19,6 +21,7 @@ mod set_up;
 #[cfg(feature = "testing")]
 pub mod software;
 mod transmit;
+mod vfio;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -28,12 +31,14 @@ use std::task::{Context, Poll};
 use futures_util::future::select;
 use vudev_executor::{Handle, Kick};
 
+pub use address::{AddressError, PciAddress};
 pub use capabilities::{BARS, CONFIGURATION_SIZE, Layout, LayoutError, Range, What, Window};
 pub use error::FunctionError;
 pub use function::{Function, Width};
 pub use mapped::{MappedFunction, Parts};
 pub use resources::MemoryPlacement;
 pub use rings::{DMA_ADDRESS, DMA_SIZE};
+pub use vfio::{Opened, VfioError};
 
 use self::resources::{Windows, Wiring};
 use self::set_up::{CONFIG_VECTOR, Queue, RECEIVE_VECTOR, VECTORS_MIN, Working};
