@@ -34,6 +34,15 @@ const MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 
+/// Those that a device VM loads by itself, in this order: its programs drive PCI devices.
+const VFIO_MODULES: &[&str] = &[
+    "irqbypass",
+    "vfio",
+    "vfio_iommu_type1",
+    "vfio-pci-core",
+    "vfio-pci",
+];
+
 /// What the guest and its tests take from the distribution: QEMU, its front-end of disks without a
 /// guest (`virtio-blk-vhost-user`, of `qemu-block-extra`), and tools for file systems.
 const PACKAGES: &[&str] = &[
@@ -231,16 +240,18 @@ fn write_initramfs(path: &Path, busybox: &Path, modules: Option<&Path>) -> Resul
     archive.character_device("dev/console", 5, 1)?;
     let program = fs::read(busybox).with_context(|| busybox.display().to_string())?;
     archive.program("bin/busybox", &program)?;
-    let mut order = String::new();
-    for name in MODULES {
-        let Some(folder) = modules else { break };
-        let Some(module) = kernel::module(folder, name, busybox)? else {
-            continue;
-        };
-        archive.file(&format!("modules/{name}.ko"), &module)?;
-        order += &format!("{name}\n");
+    for (list, names) in [("order", MODULES), ("vfio", VFIO_MODULES)] {
+        let mut order = String::new();
+        for name in names {
+            let Some(folder) = modules else { break };
+            let Some(module) = kernel::module(folder, name, busybox)? else {
+                continue;
+            };
+            archive.file(&format!("modules/{name}.ko"), &module)?;
+            order += &format!("{name}\n");
+        }
+        archive.file(&format!("modules/{list}"), order.as_bytes())?;
     }
-    archive.file("modules/order", order.as_bytes())?;
     archive.finish()?;
     Ok(())
 }

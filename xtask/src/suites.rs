@@ -1,12 +1,13 @@
 //! Facts about the suites that more than one command needs.
 
 /// Suites of `tests/tests` that start QEMU, or its tools, from `target/guest/`.
-pub(crate) const NEED_QEMU: [&str; 7] = [
+pub(crate) const NEED_QEMU: [&str; 8] = [
     "guest",
     "guest_all",
     "guest_disk",
     "guest_net",
     "guest_ports",
     "guest_sockets",
+    "guest_vvu",
     "qemu_img",
 ];

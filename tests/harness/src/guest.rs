@@ -43,6 +43,7 @@ pub struct Guest {
     devices: Vec<String>,
     back_ends: usize,
     virtio_console: bool,
+    iommu: bool,
     script: Option<String>,
     programs: Vec<PathBuf>,
     deadline: Duration,
@@ -58,6 +59,7 @@ impl Guest {
             devices: Vec::new(),
             back_ends: 0,
             virtio_console: false,
+            iommu: false,
             script: None,
             programs: Vec::new(),
             deadline: DEADLINE,
@@ -153,6 +155,21 @@ impl Guest {
         let chardev = self.chardev(socket);
         let device = format!("vhost-user-vsock-pci,chardev={chardev}");
         self.devices.extend(["-device".to_owned(), device]);
+        self
+    }
+
+    /// Adds a PCI function that a vfio-user server at `socket` has, behind an IOMMU that the guest
+    /// uses: programs in it drive such functions.
+    pub fn vfio_user(mut self, socket: &Path) -> Self {
+        let device = serde_json::json!({
+            "driver": "vfio-user-pci",
+            "socket": { "type": "unix", "path": socket.to_string_lossy() },
+        });
+        // The IOMMU comes before what is behind it.
+        let iommu = "intel-iommu,caching-mode=on,intremap=on";
+        let options = ["-device", iommu, "-device", &device.to_string()];
+        self.devices.extend(options.map(str::to_owned));
+        self.iommu = true;
         self
     }
 
@@ -258,7 +275,8 @@ impl Guest {
         } else {
             "console=ttyS0"
         };
-        format!("{console} panic=-1 loglevel=5 random.trust_cpu=on")
+        let iommu = if self.iommu { " intel_iommu=on" } else { "" };
+        format!("{console} panic=-1 loglevel=5 random.trust_cpu=on{iommu}")
     }
 
     /// The initramfs that all guests have, and after it the files of this one.

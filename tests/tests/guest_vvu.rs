@@ -1,0 +1,138 @@
+//! A real device VM: an unmodified QEMU takes our proxy as a PCI function, and a stock Debian
+//! kernel in it gives that to our driver over VFIO, behind an IOMMU. The driver VM is played by the
+//! test.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a suite whose own set-up fails has nothing to test"
+)]
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::pin::pin;
+use std::thread::JoinHandle;
+
+use futures_util::future::{Either, select};
+use rustix::event::{EventfdFlags, eventfd};
+use vudev_executor::{Executor, Kick};
+use vudev_frontend::{Buffer, FrontEnd, LIMIT};
+use vudev_proxy::{OPERATIONS, Parts, Proxy, SharedMemory};
+use vudev_tests::{Assets, Guest};
+
+/// Loads VFIO, gives it the function, and drives that.
+const SCRIPT: &str = "
+    while read -r module; do insmod /modules/$module.ko || exit 10; done </modules/vfio
+    for folder in /sys/bus/pci/devices/*; do
+        ids=\"$(cat $folder/vendor) $(cat $folder/device)\"
+        [ \"$ids\" = '0x1af4 0x107d' ] && function=$folder
+    done
+    address=${function##*/}
+    vudev-vvu $address 1
+    echo vfio-pci >$function/driver_override
+    [ -e $function/driver ] && echo $address >$function/driver/unbind
+    echo $address >/sys/bus/pci/drivers_probe
+    vudev-vvu $address SESSIONS
+";
+
+/// Front-ends that come and go.
+const SESSIONS: u64 = 5;
+
+/// A proxy in a thread of its own, until dropped.
+struct Running {
+    stop: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    #[expect(clippy::disallowed_methods, reason = "the proxy beside its two VMs")]
+    fn start(folder: &Path, ram: OwnedFd) -> Self {
+        let listen = |name| UnixListener::bind(folder.join(name)).unwrap().into();
+        let parts = Parts {
+            clients: listen("vfio"),
+            front_ends: listen("vhost"),
+            shared_memory: SharedMemory::RamFile(ram),
+            identity: Default::default(),
+            uuid: [0; 16],
+        };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let stopped = stop.try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            let executor = Executor::with_operations(OPERATIONS).unwrap();
+            let handle = executor.handle();
+            let proxy = Proxy::new(handle, parts).unwrap();
+            let mut stop = Kick::new(handle, stopped).unwrap();
+            let ended = executor.run(async {
+                let (run, stop) = (pin!(proxy.run()), pin!(stop.wait()));
+                matches!(select(run, stop).await, Either::Left(_))
+            });
+            assert!(!ended.unwrap(), "the proxy has ended by itself");
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
+        let end = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            end.unwrap();
+        }
+    }
+}
+
+/// Sends a chain through a ring and checks the answer.
+fn complemented(front: &mut FrontEnd, ring: u16, bytes: [u8; 8]) {
+    let memory = front.memory().clone();
+    let (there, back) = (
+        memory.allocate(8, 1).unwrap(),
+        memory.allocate(8, 1).unwrap(),
+    );
+    memory.write(there, &bytes).unwrap();
+    let (question, answer) = ([Buffer::new(there, 8)], [Buffer::new(back, 8)]);
+    let token = front.ring(ring).add(&question, &answer).unwrap();
+    front.ring(ring).kick().unwrap();
+    let used = front.ring(ring).wait_used(LIMIT).unwrap();
+    assert_eq!((used.token, used.written), (token, 8));
+    let mut answered = [0; 8];
+    memory.read(back, &mut answered).unwrap();
+    assert_eq!(answered, bytes.map(|byte| !byte));
+}
+
+#[test]
+fn a_device_vm_serves_front_ends_through_a_function_of_stock_qemu_and_kernel() {
+    let assets = Assets::find().unwrap();
+    let folder = tempfile::Builder::new().prefix("vudev-").tempdir().unwrap();
+    let front_ends = FrontEnd::connect(folder.path().join("vhost")).queues(2);
+    let mut parked = front_ends.prepare().unwrap();
+    let ram = parked
+        .memory()
+        .with_region(0, |_, file| file.try_clone_to_owned());
+    let _proxy = Running::start(folder.path(), ram.unwrap());
+    let script = SCRIPT.replace("SESSIONS", &SESSIONS.to_string());
+    let mut guest = Guest::new(&assets)
+        .vfio_user(&folder.path().join("vfio"))
+        .program(Path::new(env!("CARGO_BIN_EXE_vudev-vvu")))
+        .script(&script)
+        .start()
+        .unwrap();
+    // Before it is given to VFIO it is refused, with the remedy.
+    guest.wait_for("in /sys/bus/pci/devices/").unwrap();
+    guest.wait_for("ready").unwrap();
+    for session in 0..SESSIONS {
+        let mut front = parked.resume().unwrap();
+        for round in 0..50_u64 {
+            let bytes = (session << 32 | round).to_le_bytes();
+            complemented(&mut front, 0, bytes);
+            complemented(&mut front, 1, bytes);
+        }
+        parked = front.leave().unwrap();
+        guest.wait_for("session: left").unwrap();
+    }
+    let report = guest.finish().unwrap();
+    assert_eq!(report.status, Some(0), "{}", report.output);
+}
