@@ -32,7 +32,11 @@ const SCRIPT: &str = "
     echo vfio-pci >$function/driver_override
     [ -e $function/driver ] && echo $address >$function/driver/unbind
     echo $address >/sys/bus/pci/drivers_probe
-    vudev-vvu $address SESSIONS
+    vudev-vvu $address SESSIONS || exit 11
+    vudev-vvu $address 2 &
+    read -r go_on
+    kill -9 $!
+    vudev-vvu $address 1
 ";
 
 /// Front-ends that come and go.
@@ -133,6 +137,18 @@ fn a_device_vm_serves_front_ends_through_a_function_of_stock_qemu_and_kernel() {
         parked = front.leave().unwrap();
         guest.wait_for("session: left").unwrap();
     }
+    // Its driver dies, so the kernel resets the function; the front-end is told at once, and goes
+    // on with the next driver.
+    guest.wait_for("ready").unwrap();
+    let mut front = parked.resume().unwrap();
+    complemented(&mut front, 0, *b"a driver");
+    guest.send("go on").unwrap();
+    front.connection().wait_closed().unwrap();
+    let parked = front.vanish().unwrap();
+    guest.wait_for("ready").unwrap();
+    let mut front = parked.resume().unwrap();
+    complemented(&mut front, 0, *b"the next");
+    drop(front);
     let report = guest.finish().unwrap();
     assert_eq!(report.status, Some(0), "{}", report.output);
 }
