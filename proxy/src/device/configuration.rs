@@ -1,5 +1,5 @@
-//! Accesses to the configuration space, and by its window (virtio 1.3, 4.1.4.9) to the BARs. Not its
-//! contents.
+//! Accesses to the configuration space, and by its window (virtio 1.3, 4.1.4.9) to the BARs. What
+//! is in it is not written here.
 
 use super::Device;
 use crate::pci::{Effect, WindowAccess};
