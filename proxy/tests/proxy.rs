@@ -522,3 +522,36 @@ fn what_was_on_its_way_when_a_session_ends_comes_back_to_the_driver() {
         });
     }
 }
+
+#[test]
+fn every_ring_that_there_may_be_has_its_kick_its_call_and_its_error() {
+    let (_running, mut vm, front) = connected(trapped());
+    let mut rings = Vec::new();
+    for ring in 0..64_u16 {
+        vm.write(DOORBELLS, 0x2000, &ring.to_le_bytes());
+        vm.write(DOORBELLS, 0x2002, &FIRST_KICK_VECTOR.to_le_bytes());
+        let events = [event(), event(), event()];
+        let numbers = [
+            request::SET_VRING_KICK,
+            request::SET_VRING_CALL,
+            request::SET_VRING_ERR,
+        ];
+        for (number, event) in numbers.into_iter().zip(&events) {
+            let message = frame(number, VERSION, &u64::from(ring).to_ne_bytes());
+            front.raw(&message, &[event.as_fd()]).unwrap();
+            assert_eq!(vm.receive(), message);
+        }
+        rings.push(events);
+    }
+    // Of a ring that is not there nothing is said.
+    vm.write(DOORBELLS, 0x2000, &[64, 0, 3, 0]);
+    assert_eq!(vm.read(DOORBELLS, 0x2000, 4), [64, 0, 0xff, 0xff]);
+    for (ring, [kick, call, error]) in (0_u64..).zip(&rings) {
+        rustix::io::write(kick, &1_u64.to_ne_bytes()).unwrap();
+        assert_eq!(vm.interrupted(FIRST_KICK_VECTOR), 1);
+        vm.write(DOORBELLS, 4 * ring, &[0, 0]);
+        assert_eq!(await_event(call, "call"), 1);
+        vm.write(DOORBELLS, 4 * (64 + ring), &[0, 0]);
+        assert_eq!(await_event(error, "error"), 1);
+    }
+}
