@@ -221,6 +221,33 @@ fn a_function_that_cannot_be_used_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_function_that_says_goodbye_without_end_is_asked_with_pauses() {
+    let executor = Executor::simulated(1, Faults::default());
+    let handle = executor.handle().clone();
+    let options = Options {
+        defect: Some(Defect::ForgetsBackend),
+        ..Options::default()
+    };
+    let function = function(&handle, options);
+    let listener = listener(&handle, &function);
+    let limit = Duration::from_secs(1);
+    let accepted = executor.run(handle.timeout(limit, listener.accept()));
+    assert!(accepted.unwrap().is_none());
+    // It is set up a hundred times in this second, and not more often.
+    let accesses = function.accesses();
+    assert!((1000..10_000).contains(&accesses), "{accesses}");
+}
+
+#[test]
+fn a_function_without_doorbells_for_errors_is_served() {
+    let options = Options {
+        max_vhost_queues: 2047,
+        ..Options::default()
+    };
+    served(options, both_rings).assert_all_left();
+}
+
+#[test]
 fn a_function_with_too_few_vectors_is_refused() {
     let executor = Executor::with_operations(8).unwrap();
     let options = Options {

@@ -27,6 +27,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::select;
 use vudev_executor::{Handle, Kick};
@@ -52,6 +53,10 @@ use crate::transport::{Transport, TransportError};
 /// Bits of the status (VVU: `VIRTIO_VHOST_USER_STATUS_*`).
 const BACKEND_UP: u32 = 1 << 0;
 const FRONTEND_UP: u32 = 1 << 1;
+
+/// Between a front-end that has left before it was served and the wait for the next: a function can
+/// say so without end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A function that waits for front-ends. One is served at a time.
 pub struct Listener {
@@ -103,6 +108,7 @@ impl Listener {
                 return Ok(transport);
             }
             log::debug!("a front-end came and went");
+            self.handle.sleep(ACCEPT_PAUSE).await;
         }
     }
 

@@ -31,7 +31,8 @@ use super::{BACKEND_UP, FRONTEND_UP};
 pub struct Options {
     /// MSI-X vectors.
     pub vectors: u16,
-    /// `max_vhost_queues`, at most 1024.
+    /// `max_vhost_queues`. There are 2048 doorbells: with more than 1024 queues some have none for
+    /// errors.
     pub max_vhost_queues: u16,
     /// Bytes of the shared memory window: whole pages.
     pub shared_memory: u64,
@@ -83,6 +84,8 @@ pub enum Defect {
     NotifyOffset(u16),
     /// It has only so many queues.
     Queues(u16),
+    /// BACKEND_UP does not stay.
+    ForgetsBackend,
     /// It touches neither queues nor sockets: whoever tests it does.
     Idle,
 }

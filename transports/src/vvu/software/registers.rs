@@ -147,6 +147,9 @@ impl Registers {
             }
             (Window::Common, ..) => self.write_common(at, width, value, word),
             (Window::Device, 0, Width::Double) => {
+                if self.options.defect == Some(Defect::ForgetsBackend) {
+                    return Change::Nothing;
+                }
                 // A driver without its bit takes the front-end's with it.
                 self.vvu_status = match value & BACKEND_UP {
                     0 => 0,
