@@ -1,5 +1,5 @@
-//! A proxy that has warmed up allocates nothing for a message, a register, a kick or a doorbell, and
-//! enters the kernel a known number of times.
+//! A proxy that has warmed up allocates nothing for a message, a register, a kick or a doorbell,
+//! and enters the kernel a known number of times.
 
 mod common;
 
