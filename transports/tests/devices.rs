@@ -9,12 +9,16 @@
 mod common;
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use vudev_devices::block::{Block, BlockConfig, measure};
+use vudev_devices::console::Console;
+use vudev_devices::net::{Net, NetConfig};
 use vudev_devices::rng::Rng;
-use vudev_frontend::{FrontEnd, LIMIT, block, rng};
+use vudev_frontend::{FrontEnd, LIMIT, block, console, net, rng};
 
 use crate::common::{Wire, serve_over};
 
@@ -104,6 +108,72 @@ fn random_bytes_come_by_every_wire() {
                 let mut rng = rng::Rng::start(FrontEnd::connect(path).queue_size(8)).unwrap();
                 let (one, other) = (rng.read(64, LIMIT).unwrap(), rng.read(64, LIMIT).unwrap());
                 assert!(!one.is_empty() && one != other);
+            },
+        );
+        served.assert_all_left();
+    }
+}
+
+#[test]
+fn a_console_keeps_every_byte_while_front_ends_come_and_go_by_every_wire() {
+    for wire in BOTH {
+        let (input, mut typing) = std::io::pipe().unwrap();
+        let (mut reading, output) = std::io::pipe().unwrap();
+        let served = serve_over(
+            wire,
+            |handle| Console::new(handle, Some(input.into()), Some(output.into())),
+            move |path| {
+                let mut console =
+                    console::Console::start(FrontEnd::connect(path).queues(2), 4).unwrap();
+                for round in 0..3_u8 {
+                    let said = [b'a' + round; 300];
+                    console.send(&said).unwrap();
+                    let mut printed = [0; 300];
+                    reading.read_exact(&mut printed).unwrap();
+                    assert_eq!(printed, said);
+                    typing.write_all(&[b'0' + round; 5]).unwrap();
+                    assert_eq!(console.receive(5, LIMIT).unwrap(), [b'0' + round; 5]);
+                    console = console.leave().unwrap().resume().unwrap();
+                }
+            },
+        );
+        served.assert_all_left();
+        assert_eq!(served.outcomes.len(), 4);
+    }
+}
+
+/// Bytes of a frame's header (virtio 1.3, 5.1.6).
+const HEADER: usize = 12;
+
+#[test]
+fn frames_go_both_ways_by_every_wire() {
+    for wire in BOTH {
+        let (network, tap) = UnixDatagram::pair().unwrap();
+        network.set_read_timeout(Some(LIMIT)).unwrap();
+        let config = NetConfig {
+            mac: None,
+            mtu: 1500,
+            pairs: 1,
+            multi_queue: false,
+            mergeable: true,
+            offloads: 0,
+        };
+        let served = serve_over(
+            wire,
+            |handle| Net::new(handle, config, vec![tap.into()]).unwrap(),
+            move |path| {
+                let builder = FrontEnd::connect(path).memory(4 << 20);
+                let mut net = net::Net::start(builder, 1, 16, 2048).unwrap();
+                for round in 0..20_u8 {
+                    let frame = vec![round; 60 + usize::from(round) * 70];
+                    net.send(0, &net::Header::default(), &frame).unwrap();
+                    let mut went = [0; 2048];
+                    let count = network.recv(&mut went).unwrap();
+                    assert!(went[HEADER..count] == frame, "round {round} out");
+                    network.send(&[&[0; HEADER][..], &frame].concat()).unwrap();
+                    let came = net.receive(0, LIMIT).unwrap();
+                    assert!(came.bytes == frame, "round {round} in");
+                }
             },
         );
         served.assert_all_left();
