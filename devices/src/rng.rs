@@ -122,9 +122,9 @@ impl Rng {
 
     async fn read_source(&self, queue: &Queue, chain: &mut Chain, file: &File) -> Option<usize> {
         let mut read = file.read(chain.writable.take());
-        // It has begun once it was polled. Whatever it has read when a stop ends it is given out,
-        // or it would be lost.
-        let (result, buffers) = match queue.until_stop(&mut read).await {
+        // It has begun once it was polled. Whatever it has read when a stop or a recall ends it is
+        // given out, or it would be lost.
+        let (result, buffers) = match queue.until_recall(&mut read).await {
             Some(output) => output,
             None => {
                 read.cancel();

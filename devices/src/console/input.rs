@@ -117,11 +117,11 @@ struct Moved {
     buffers: GuestBuffers,
 }
 
-/// Awaits `operation`; a stop ends it early. Either way its answer counts: bytes may have moved
-/// before the end came, and forgetting them would lose or double them.
+/// Awaits `operation`; a stop or a recall ends it early. Either way its answer counts: bytes may
+/// have moved before the end came, and forgetting them would lose or double them.
 async fn finish(queue: &Queue, mut operation: impl Vectored<GuestBuffers>) -> Moved {
     // It is polled before the stop is looked at, so it has begun: only then can it be cancelled.
-    let (result, buffers) = match queue.until_stop(&mut operation).await {
+    let (result, buffers) = match queue.until_recall(&mut operation).await {
         Some(output) => output,
         None => {
             operation.cancel();

@@ -412,10 +412,11 @@ impl Role {
     }
 }
 
-/// `future`'s output, or `None` when the queue, if there is one, is told to stop.
+/// `future`'s output, or `None` when the queue, if there is one, is told to stop, or its memory was
+/// replaced: the chain in hand is to be put back.
 async fn until<F: Future>(queue: Option<&Queue>, future: F) -> Option<F::Output> {
     match queue {
-        Some(queue) => queue.until_stop(future).await,
+        Some(queue) => queue.until_recall(future).await,
         None => Some(future.await),
     }
 }
