@@ -4,16 +4,34 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+#[path = "support/card.rs"]
+mod card;
+#[path = "support/network.rs"]
+mod network;
+
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use card::{CONTROL, Card, GUEST};
+use network::{ip, tap};
+use rustix::process::Signal;
 use tempfile::TempDir;
+use vudev_frontend::net::feature;
 use vudev_frontend::{Buffer, Builder, FrontEnd, LIMIT, Step};
 use vudev_tests::{Vudev, VudevCommand};
 
+const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
+
+/// Of a card without pairs.
+const CONTROL_QUEUE: u16 = 2;
+/// Of a console with ports: where the driver talks of them.
+const HEAR: u16 = 3;
+const F_MULTIPORT: u64 = 2;
+const DEVICE_READY: u16 = 0;
+const PORT_READY: u16 = 3;
 
 /// More than any socket between has room for.
 const TOO_MUCH: u32 = 2 << 20;
@@ -73,6 +91,13 @@ fn read_exactly(from: &mut UnixStream, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// All that it has said, once it has ended.
+fn last_log(mut vudev: Vudev) -> String {
+    vudev.signal(Signal::TERM).unwrap();
+    assert!(vudev.wait(LIMIT).unwrap().success());
+    vudev.log().unwrap()
+}
+
 #[test]
 fn memory_is_replaced_at_once_under_output_that_nobody_reads_and_no_byte_is_lost() {
     for options in ["", ",out-timestamp"] {
@@ -116,4 +141,92 @@ fn memory_is_replaced_at_once_under_output_that_nobody_reads_and_no_byte_is_lost
             vudev.log().unwrap()
         );
     }
+}
+
+#[test]
+fn a_console_driver_that_fails_without_end_is_one_line_of_the_log() {
+    let scene = Scene::new();
+    let vudev = scene.start("serial", "type=sink,name=port");
+    let front = scene.front().memory(1 << 20).queues(4);
+    let mut front = front.features(F_MULTIPORT).start().unwrap();
+    let address = front.memory().allocate(8, 8).unwrap();
+    for round in 0..500 {
+        let event = [DEVICE_READY, PORT_READY][round % 2];
+        let message = [
+            [0; 4],
+            [event.to_le_bytes(), [0; 2]].concat().try_into().unwrap(),
+        ];
+        front.memory().write(address, &message.concat()).unwrap();
+        let written = front.ring(HEAR).exchange(&[Buffer::new(address, 8)], &[]);
+        assert_eq!(written.unwrap(), 0);
+    }
+    drop(front);
+    let log = last_log(vudev);
+    assert_eq!(log.matches("cannot set up").count(), 1, "{log}");
+    assert!(!log.contains("suppressed"), "{log}");
+}
+
+/// A card whose driver posts nothing by itself.
+fn card(features: u64) -> Option<(Card, FrontEnd)> {
+    if !network::enter() {
+        return None;
+    }
+    tap("tap0", false);
+    let card = Card::new("tap-name=tap0");
+    let front = card.front(features).queues(3).start().unwrap();
+    Some((card, front))
+}
+
+fn post(front: &mut FrontEnd, lengths: &[u32]) {
+    for &length in lengths {
+        let address = front.memory().allocate(length.into(), 1).unwrap();
+        let ring = front.ring(RECEIVE);
+        ring.add(&[], &[Buffer::new(address, length)]).unwrap();
+    }
+    front.ring(RECEIVE).kick().unwrap();
+}
+
+#[test]
+fn receive_buffers_before_a_useless_one_come_back_empty_and_no_bug_is_reported() {
+    let Some((card, mut front)) = card(feature::MRG_RXBUF) else {
+        return;
+    };
+    post(&mut front, &[100, 4, 100, 100]);
+    // The useless one comes back at once, the one before it when memory is replaced. Those behind
+    // it are what they were, and are taken again.
+    assert_eq!(front.ring(RECEIVE).wait_used(LIMIT).unwrap().written, 0);
+    assert_eq!(front.ring(RECEIVE).in_flight(), 3);
+    front.take(Step::MemoryTable).unwrap();
+    assert_eq!(front.ring(RECEIVE).wait_used(LIMIT).unwrap().written, 0);
+    front.stop().unwrap();
+    assert_eq!(front.ring(RECEIVE).in_flight(), 2);
+    drop(front);
+    let log = last_log(card.vudev);
+    assert!(!log.contains("error: "), "{log}");
+}
+
+#[test]
+fn offloads_that_the_kernel_does_not_take_do_not_fill_the_log() {
+    let Some((card, mut front)) = card(CONTROL | GUEST) else {
+        return;
+    };
+    post(&mut front, &[2048]);
+    ip("link del tap0");
+    card.wait_for("the tap is gone");
+    let command = front.memory().allocate(16, 8).unwrap();
+    let answer = front.memory().allocate(1, 1).unwrap();
+    for round in 0..300_u64 {
+        let offloads = (round % 2) * feature::GUEST_CSUM;
+        let bytes = [&[5, 0][..], &offloads.to_le_bytes()].concat();
+        front.memory().write(command, &bytes).unwrap();
+        let written = front
+            .ring(CONTROL_QUEUE)
+            .exchange(&[Buffer::new(command, 10)], &[Buffer::new(answer, 1)]);
+        assert_eq!(written.unwrap(), 1);
+    }
+    drop(front);
+    let log = last_log(card.vudev);
+    let lines = log.matches("offloads").count();
+    assert!((1..=10).contains(&lines), "{lines}: {log}");
+    assert!(!log.contains("suppressed"), "{log}");
 }

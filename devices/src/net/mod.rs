@@ -82,7 +82,7 @@ pub struct Net {
     drops: Drops,
 }
 
-/// What did not reach the other side, by reason.
+/// What did not reach the other side, or the tap, by reason.
 struct Drops {
     malformed: Counter,
     unsent: Counter,
@@ -90,6 +90,7 @@ struct Drops {
     too_long: Counter,
     unfit: Counter,
     unusable: Counter,
+    offloads: Counter,
 }
 
 impl Net {
@@ -159,7 +160,7 @@ impl Net {
             && let Some(tap) = self.taps.first()
         {
             tap::set_offloads(tap, offloads)
-                .inspect_err(|error| log::warn!("offloads {offloads:#x}: {error}"))?;
+                .inspect_err(|error| self.drops.offloads.count(error))?;
             self.offloads.set(offloads);
         }
         Ok(())
@@ -308,6 +309,7 @@ impl Drops {
             too_long: Counter::of("frames to the driver dropped, longer than its buffers"),
             unfit: Counter::of("frames to the driver dropped, which it cannot take"),
             unusable: Counter::of("receive buffers that cannot be used"),
+            offloads: Counter::of("changes of offloads that the kernel did not take"),
         }
     }
 }

@@ -69,11 +69,14 @@ impl Net {
                 continue;
             }
             let (result, interrupted) = read(tap, window, queue, switched.notified()).await;
-            match result {
-                Ok(bytes) => self.deliver(bytes, window, queue),
+            let recalled = match result {
+                Ok(bytes) => {
+                    self.deliver(bytes, window, queue);
+                    false
+                }
                 Err(error) => self.not_read(&error, tap, queue, pair).await,
-            }
-            if interrupted {
+            };
+            if interrupted || recalled {
                 window.put_back(queue);
             }
         }
@@ -104,13 +107,15 @@ impl Net {
         window.complete(&header, usize::from(chains), payload, queue);
     }
 
-    async fn not_read(&self, error: &io::Error, tap: &File, queue: &Queue, pair: u16) {
+    /// Waits for what a read that failed makes worth waiting for; whether the buffers were recalled
+    /// meanwhile.
+    async fn not_read(&self, error: &io::Error, tap: &File, queue: &Queue, pair: u16) -> bool {
         match Errno::from_io_error(error) {
             // Cancelled: a stop, or something like it.
             Some(Errno::CANCELED) => {}
             // A descriptor that does not wait by itself.
             Some(_) if is_passing(error) => {
-                queue.until_recall(tap.readable()).await;
+                return queue.until_recall(tap.readable()).await.is_none();
             }
             // Let go of, on purpose.
             Some(Errno::BADFD) if !self.is_attached(pair) => {}
@@ -118,9 +123,11 @@ impl Net {
             // EFAULT, of memory that shrank or of a tap that just goes, and the unforeseen.
             _ => {
                 self.drops.unread.count(error);
-                queue.until_recall(queue.handle().sleep(PAUSE)).await;
+                let pause = queue.handle().sleep(PAUSE);
+                return queue.until_recall(pause).await.is_none();
             }
         }
+        false
     }
 }
 
@@ -164,6 +171,8 @@ struct Window {
     room: usize,
     /// What the driver has shown that it can give, if that is less than the longest frame.
     ceiling: usize,
+    /// So many of the chains, from the first on, were taken before one that was given back since.
+    stranded: usize,
 }
 
 impl Window {
@@ -174,6 +183,7 @@ impl Window {
             frame: Some(Frame::new()),
             room: 0,
             ceiling: usize::MAX,
+            stranded: 0,
         }
     }
 
@@ -257,6 +267,7 @@ impl Window {
             net.drops
                 .unusable
                 .count(&"too small for a header, or in too many pieces");
+            self.stranded = self.chains.len();
             return queue.complete(chain, 0);
         };
         self.room += payload.len();
@@ -304,6 +315,7 @@ impl Window {
             // Its room was split off for just this.
             let _ = first.writable.write(header);
         }
+        self.stranded = self.stranded.saturating_sub(count);
         let Self {
             chains,
             frame,
@@ -332,12 +344,17 @@ impl Window {
         });
     }
 
-    /// Gives all buffers back as if they had never been taken.
+    /// Gives all buffers back as if they had never been taken, but for those that this is too late
+    /// for: they come back empty.
     fn put_back(&mut self, queue: &Queue) {
         self.frame_mut().edit_guest(VecDeque::clear);
         self.room = 0;
+        let stranded = std::mem::take(&mut self.stranded);
         while let Some(chain) = self.chains.pop_back() {
-            queue.put_back(chain);
+            match self.chains.len() < stranded {
+                true => queue.complete(chain, 0),
+                false => queue.put_back(chain),
+            }
         }
     }
 }
