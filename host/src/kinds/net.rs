@@ -365,7 +365,10 @@ fn told(values: &Values, key: &str, name: &str, verb: &str, error: &std::io::Err
     let why = errno.map_or_else(|| error.to_string(), reason);
     let told = values.error(key, format!("cannot {verb} {}: {why}", repeat(name)));
     match errno {
-        Some(Errno::NODEV) => told.remedy(format!("make it: ip tuntap add {name} mode tap")),
+        Some(Errno::NODEV) => {
+            let problem = format!("make it: ip tuntap add {name} mode tap user USER");
+            told.remedy(problem)
+        }
         Some(Errno::NOENT | Errno::NXIO) => told.remedy("the kernel has no taps: modprobe tun"),
         Some(Errno::ACCESS) => told.remedy("start as a user who may open /dev/net/tun"),
         Some(Errno::PERM) => {

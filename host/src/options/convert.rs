@@ -1,11 +1,12 @@
 //! From the text of one value to the type that its key has. It knows one key at a time; which key
 //! an element belongs to is [`super::values`]'s matter.
 
+use vudev_jail::nearest;
+
 use super::address::{Shape, pci_shape};
 use super::error::repeat;
 use super::grammar::{At, Element, Raw, split};
 use super::number::{number, show_size, size};
-use super::suggest::nearest;
 use super::table::{Choice, Key, Kind, same_name};
 
 /// A value of the type that its key says.

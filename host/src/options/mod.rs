@@ -17,7 +17,6 @@ mod help;
 mod jail;
 pub(crate) mod listen;
 mod number;
-mod suggest;
 mod table;
 mod values;
 
@@ -29,6 +28,6 @@ pub use error::OptionError;
 pub(crate) use error::repeat;
 #[cfg(test)]
 pub(crate) use grammar::quote;
-pub(crate) use jail::SeccompMode;
+pub(crate) use jail::{JailOptions, PolicyDirectory, SeccompMode};
 pub use table::{Choice, Effect, Key, Kind, Table, VHOST};
 pub use values::Values;

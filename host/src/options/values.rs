@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
+use vudev_jail::nearest;
+
 use super::convert::{Value, Wrong, convert, default_of};
 use super::error::{OptionError, repeat};
 use super::grammar::{At, Element, Raw, end_column, split};
-use super::suggest::nearest;
 use super::table::{Effect, Key, Kind, Table, VHOST, same_name};
 
 /// The checked values of one device, one for each key that was given or has a default.

@@ -15,11 +15,12 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, wai
 use vudev_executor::{ExitStatus, Handle, Notify, ProcessFd, Task};
 
 use super::denied;
-use super::ending::{Asked, Ending, LastWords};
+use super::ending::{Asked, Ending, LastWords, Patience};
 use super::log_lines::LogLines;
 use super::pace::{PACKETS_PER_WINDOW, Pace};
 use super::packets::{Packet, Packets};
 use super::reach::{Reach, Windows};
+use super::start::Names;
 use crate::channel::{Down, Up, WireError};
 use crate::kind::Notice;
 use crate::options::SeccompMode;
@@ -55,6 +56,7 @@ pub(crate) struct Known {
     pub(crate) mode: Option<SeccompMode>,
     pub(crate) reach: Reach,
     pub(crate) windows: Windows,
+    pub(crate) names: Names,
 }
 
 /// One device's process.
@@ -65,6 +67,8 @@ pub(crate) struct Child {
     mode: Option<SeccompMode>,
     reach: Reach,
     windows: Windows,
+    /// Until it is gone: whoever comes then hears at once that nobody is there.
+    names: RefCell<Names>,
     process: ProcessFd,
     packets: Packets,
     progress: Cell<Progress>,
@@ -94,6 +98,7 @@ impl Child {
             mode,
             reach,
             windows,
+            names,
         } = known;
         Self {
             name,
@@ -102,6 +107,7 @@ impl Child {
             mode,
             reach,
             windows,
+            names: RefCell::new(names),
             process: ProcessFd::new(handle, pidfd),
             packets: Packets::new(handle, channel),
             progress: Cell::new(Progress::Starting),
@@ -161,9 +167,14 @@ impl Child {
     }
 
     /// Kills it because it did not stop.
-    pub(crate) fn kill_overdue(&self) {
-        self.asked.set(Asked::Killed);
+    pub(crate) fn kill_overdue(&self, patience: Patience) {
+        self.asked.set(Asked::Killed(patience));
         self.kill();
+    }
+
+    /// Removes its sockets, and the links to its terminals.
+    pub(crate) fn remove_names(&self) {
+        drop(self.names.take());
     }
 
     fn kill(&self) {
@@ -197,6 +208,7 @@ impl Child {
         };
         self.packets.shut();
         self.answering.take();
+        self.remove_names();
         self.tell_suppressed();
         self.progress.set(Progress::Ended);
         self.changed.notify();

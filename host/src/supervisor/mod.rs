@@ -30,13 +30,15 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use log::Level;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vudev_executor::{Executor, File, Handle, Notify, Task};
 
 use crate::Registry;
 use crate::options::{Command, CommandLine, RunOptions, USAGE_STATUS};
+use crate::policies::check_directory;
 use child::{Child, Progress};
-use ending::{Ending, signal_name};
+use ending::{Ending, Patience, signal_name};
 use log_lines::LogLines;
 pub(crate) use log_lines::say;
 use signals::{Heard, StopSignals};
@@ -67,7 +69,13 @@ pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>)
     };
     match command_line.parse(arguments) {
         Ok(Command::Run(options)) => run(registry, &options),
-        Ok(Command::Check { json }) => crate::check::main(registry, program, json),
+        Ok(Command::Check { json, jail }) => {
+            let directory = jail.seccomp_policy_dir.as_ref();
+            match directory.map_or(Ok(()), check_directory) {
+                Ok(()) => crate::check::main(registry, program, json, &jail),
+                Err(error) => usage(&error),
+            }
+        }
         Ok(Command::Help(topic)) => print(&command_line.help(topic)),
         Ok(Command::Version) => print(&command_line.version()),
         Err(error) => usage(&error),
@@ -109,9 +117,9 @@ fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
     }
 }
 
-/// Each device costs the supervisor half a dozen descriptors; the roles set their own limit of
-/// them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8 MiB
-/// are twenty disks, root's devices included, since they are not root.
+/// Each device costs the supervisor some descriptors (see `check`); the roles set their own limit
+/// of them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8 MiB
+/// are twenty disks (see `check`), root's devices included, since they are not root.
 ///
 /// Limits that cannot be raised still do for some devices; which one they did not do for is told.
 pub(crate) fn raise_limits() {
@@ -137,10 +145,17 @@ fn raise(resource: Resource, limit: Option<u64>) -> rustix::io::Result<()> {
 
 /// The supervisor itself could not run.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
+#[error("{step}: {source}{}", remedy(step, source))]
 struct SupervisorError {
     step: &'static str,
     source: io::Error,
+}
+
+/// What may help, behind a colon.
+fn remedy(step: &str, error: &io::Error) -> String {
+    let errno = Errno::from_io_error(error);
+    let hint = errno.and_then(|errno| crate::remedy::of_step(step, errno));
+    hint.map_or_else(String::new, |hint| format!(": {hint}"))
 }
 
 impl SupervisorError {
@@ -156,8 +171,6 @@ impl SupervisorError {
 fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, SupervisorError> {
     let Everything {
         devices,
-        guards,
-        aliases,
         terminals,
         notes,
     } = everything;
@@ -166,8 +179,9 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
     let operations = u32::try_from(devices.len())
         .unwrap_or(u32::MAX)
         .saturating_mul(4);
-    let executor = Executor::with_operations(operations.saturating_add(8))
-        .map_err(|error| SupervisorError::at("make the ring")(io::Error::other(error)))?;
+    let executor = Executor::with_operations(operations.saturating_add(8)).map_err(|error| {
+        SupervisorError::at("make the supervisor's own ring")(io::Error::other(error))
+    })?;
     let handle = executor.handle();
     let lines = Rc::new(LogLines::default());
     log_lines::adopt(&lines);
@@ -186,8 +200,6 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
     }
     let done = executor.run(async {
         let as_asked = supervisor.run(options, devices, program, terminals).await;
-        // The last thing that somebody sees: no socket is left when all is said.
-        drop((guards, aliases));
         lines.flush(handle).await;
         as_asked
     });
@@ -381,12 +393,13 @@ impl Supervisor {
         for child in self.alive() {
             child.ask_to_stop();
         }
-        self.until_gone(STOP_LIMIT).await;
+        let patience = self.until_gone(STOP_LIMIT).await;
         for child in self.alive() {
-            child.kill_overdue();
+            child.kill_overdue(patience);
         }
-        self.until_gone(KILL_LIMIT).await;
+        let _ = self.until_gone(KILL_LIMIT).await;
         for child in self.alive() {
+            child.remove_names();
             self.fail(
                 &child.name,
                 &format!("process {} cannot be killed", child.pid),
@@ -396,16 +409,18 @@ impl Supervisor {
 
     /// Until all are gone or `limit` has passed. A second signal is an impatient user's: it ends
     /// the wait.
-    async fn until_gone(&mut self, limit: Duration) {
+    async fn until_gone(&mut self, limit: Duration) -> Patience {
         let deadline = self.handle.now() + limit;
         while !self.watches.is_empty() {
             match self.event(Some(deadline)).await {
                 Event::Ended(child, ending) => self.report(&child, &ending),
                 Event::Progress => {}
                 Event::Signal(Heard::Refresh | Heard::Window) => {}
-                Event::Signal(Heard::Stop(_)) | Event::Deadline => return,
+                Event::Signal(Heard::Stop(_)) => return Patience::SecondSignal,
+                Event::Deadline => break,
             }
         }
+        Patience::Limit(limit)
     }
 
     fn alive(&self) -> Vec<Rc<Child>> {

@@ -55,6 +55,7 @@ fn sleeper_with(
             mode,
             reach: Reach::new(reach),
             windows: Windows::default(),
+            names: Names::default(),
         },
         vudev_jail::Child { pid, pidfd },
         ours,
