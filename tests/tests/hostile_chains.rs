@@ -25,6 +25,7 @@ use std::{env, fs};
 use random::Random;
 use tempfile::TempDir;
 use vudev_frontend::net::feature;
+use vudev_frontend::vsock::{HOST, Packet, STREAM, Vsock, op};
 use vudev_frontend::{Buffer, Error, FrontEnd, LIMIT, Step};
 use vudev_tests::{Vudev, VudevCommand};
 
@@ -565,6 +566,19 @@ fn a_socket_device_takes_whatever_it_is_sent() {
             }
         }
     });
-    drop(programs);
+    // Nothing of it stands in the way of the next guest's connection.
+    let front = FrontEnd::connect(scene.path("vhost")).memory(1 << 20);
+    let mut guest = Vsock::start(front, 16, 4096, 4096).unwrap();
+    let request = Packet {
+        from: 42,
+        to: HOST,
+        from_port: 7,
+        kind: STREAM,
+        op: op::REQUEST,
+        ..Packet::default()
+    };
+    guest.send(&request).unwrap();
+    assert_eq!(guest.receive(LIMIT).unwrap().op, op::RESPONSE);
+    drop((guest, programs));
     scene.ends();
 }
