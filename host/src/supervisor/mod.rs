@@ -118,8 +118,8 @@ fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
 }
 
 /// Each device costs the supervisor some descriptors (see `check`); the roles set their own limit
-/// of them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8 MiB
-/// are twenty disks (see `check`), root's devices included, since they are not root.
+/// of them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8
+/// MiB are twenty disks (see `check`), root's devices included, since they are not root.
 ///
 /// Limits that cannot be raised still do for some devices; which one they did not do for is told.
 pub(crate) fn raise_limits() {
