@@ -52,6 +52,10 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 /// flight, and some.
 const STOP_LIMIT: Duration = Duration::from_millis(1500);
 
+/// Signals this close together are one wish: timeout(1) sends each of its own twice, to the process
+/// and to its group.
+const SAME_WISH: Duration = Duration::from_millis(200);
+
 /// How long the kernel may take to end a process that was killed. Longer only if it is stuck in
 /// the kernel, where nobody can end it.
 const KILL_LIMIT: Duration = Duration::from_millis(300);
@@ -407,15 +411,17 @@ impl Supervisor {
         }
     }
 
-    /// Until all are gone or `limit` has passed. A second signal is an impatient user's: it ends
-    /// the wait.
+    /// Until all are gone or `limit` has passed. A later signal is an impatient user's: it ends the
+    /// wait.
     async fn until_gone(&mut self, limit: Duration) -> Patience {
-        let deadline = self.handle.now() + limit;
+        let begun = self.handle.now();
+        let deadline = begun + limit;
         while !self.watches.is_empty() {
             match self.event(Some(deadline)).await {
                 Event::Ended(child, ending) => self.report(&child, &ending),
                 Event::Progress => {}
                 Event::Signal(Heard::Refresh | Heard::Window) => {}
+                Event::Signal(Heard::Stop(_)) if self.handle.now() < begun + SAME_WISH => {}
                 Event::Signal(Heard::Stop(_)) => return Patience::SecondSignal,
                 Event::Deadline => break,
             }
