@@ -19,6 +19,7 @@ use network::{ip, tap};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use vudev_frontend::net::feature;
+use vudev_frontend::vsock::{HOST, Packet, STREAM, Vsock, op};
 use vudev_frontend::{Buffer, Builder, FrontEnd, LIMIT, Step};
 use vudev_tests::{Vudev, VudevCommand};
 
@@ -229,4 +230,63 @@ fn offloads_that_the_kernel_does_not_take_do_not_fill_the_log() {
     let lines = log.matches("offloads").count();
     assert!((1..=10).contains(&lines), "{lines}: {log}");
     assert!(!log.contains("suppressed"), "{log}");
+}
+
+/// KiB of memory that are the device's alone.
+fn own_memory(vudev: &Vudev) -> u64 {
+    let device = vudev.devices().unwrap()[0];
+    let status = std::fs::read_to_string(format!("/proc/{device}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.unwrap().trim().strip_suffix(" kB");
+    number.unwrap().parse().unwrap()
+}
+
+fn descriptors(vudev: &Vudev) -> usize {
+    let device = vudev.devices().unwrap()[0];
+    let all = std::fs::read_dir(format!("/proc/{device}/fd"));
+    all.unwrap().count()
+}
+
+#[test]
+fn connections_that_a_guest_ends_without_taking_a_packet_keep_no_data() {
+    const GROWTH_MAX: u64 = 2048;
+    let scene = Scene::new();
+    let vudev = scene.start("vsock", "cid=42,uds-path=DIR/v");
+    let listener = UnixListener::bind(scene.path("v_1")).unwrap();
+    let front = scene.front().memory(8 << 20);
+    let mut guest = Vsock::start(front, 0, 4096, 20 << 10).unwrap();
+    let mut before = 0;
+    for port in 0..110 {
+        let packet = |op| Packet {
+            from: 42,
+            to: HOST,
+            from_port: port,
+            to_port: 1,
+            kind: STREAM,
+            op,
+            ..Packet::default()
+        };
+        let without = descriptors(&vudev);
+        guest.send(&packet(op::REQUEST)).unwrap();
+        let _unread = listener.accept().unwrap();
+        // No packet tells this guest that it is connected.
+        until(|| descriptors(&vudev) > without, || vudev.log().unwrap());
+        // More than its socket takes, so that some is kept.
+        for _ in 0..16 {
+            guest
+                .send(&packet(op::RW).with_data(&[7; 16 << 10]))
+                .unwrap();
+            guest.flush().unwrap();
+        }
+        guest.send(&packet(op::RST)).unwrap();
+        guest.flush().unwrap();
+        until(|| descriptors(&vudev) == without, || vudev.log().unwrap());
+        if port == 9 {
+            before = own_memory(&vudev);
+        }
+    }
+    let grown = own_memory(&vudev).saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "{grown} KiB");
 }

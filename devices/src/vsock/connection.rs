@@ -115,14 +115,12 @@ impl Connection {
     }
 
     /// Lets go of everything. A receive buffer that is with it comes back first: the transfer into
-    /// it does not wait.
+    /// it does not wait. What is left of it may stand in a line for long.
     pub(super) fn end(&self) {
         self.turns.end();
         self.stop_reading();
-        let draining = self.draining.take();
-        self.stream.take();
+        self.close_stream();
         self.changed.notify();
-        drop(draining);
     }
 
     fn stop_reading(&self) {
