@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vudev_frontend::{Error, FrontEnd, LIMIT, Rng};
