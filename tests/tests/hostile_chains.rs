@@ -1,7 +1,7 @@
-//! Chains that a ring may have and that mean anything or nothing, a few thousand for the queues of
-//! each device, against the real, jailed `vudev`: with random headers, cuts and lengths, memory that
-//! changes under them and is replaced, and stops in their midst. Every request comes back, no queue
-//! is retired, nothing is an error of ours, and nothing is left behind. `VUDEV_NOISE_SEED` and
+//! Chains that a ring may have and that mean anything or nothing, a few thousand for each device,
+//! against the real, jailed `vudev`: with random headers, cuts and lengths, memory that changes
+//! under them and is replaced, and stops in their midst. Every request comes back, no queue is
+//! retired, nothing is an error of ours, and nothing is left behind. `VUDEV_NOISE_SEED` and
 //! `VUDEV_NOISE_ROUNDS` look further than the few seconds of a test run.
 
 #![allow(
