@@ -140,7 +140,7 @@ impl Written {
 
 /// The policies of a device behind a transport.
 fn name(entry: &Entry, transport: Transport) -> String {
-    format!("{}_{}", entry.policy(), transport.policy_suffix())
+    format!("{}_device_{}", entry.policy(), transport.policy_part())
 }
 
 /// What a role's policies are made of, and what its user should know of them.
