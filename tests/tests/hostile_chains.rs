@@ -30,7 +30,7 @@ use vudev_frontend::{Buffer, Error, FrontEnd, LIMIT, Step};
 use vudev_tests::{Vudev, VudevCommand};
 
 /// Front-ends in a run, one after the other.
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 8;
 /// Chains of each.
 const CHAINS: u64 = 300;
 /// Where all chains lie, over each other.
