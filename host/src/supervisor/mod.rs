@@ -41,7 +41,7 @@ use child::{Child, Progress};
 use ending::{Ending, Patience, signal_name};
 use log_lines::LogLines;
 pub(crate) use log_lines::say;
-use signals::{Heard, StopSignals};
+use signals::{Change, Heard, HeardSignals};
 use start::{Everything, Prepared};
 use terminal::RawTerminal;
 
@@ -230,14 +230,14 @@ struct Supervisor {
     children: Vec<Rc<Child>>,
     watches: FuturesUnordered<Task<(Rc<Child>, Ending)>>,
     changed: Rc<Notify>,
-    signals: StopSignals,
+    signals: HeardSignals,
     as_asked: bool,
 }
 
 impl Supervisor {
     fn new(handle: &Handle, lines: Rc<LogLines>) -> Result<Self, SupervisorError> {
         let changed = Rc::new(Notify::new());
-        let signals = StopSignals::collect(handle, Rc::clone(&changed))
+        let signals = HeardSignals::collect(handle, Rc::clone(&changed))
             .map_err(SupervisorError::at("signalfd"))?;
         Ok(Self {
             handle: handle.clone(),
@@ -310,7 +310,7 @@ impl Supervisor {
                     tell_signal(signal);
                     return false;
                 }
-                Event::Signal(change) => self.tell_change(change),
+                Event::Signal(Heard::Change(change)) => self.tell_change(change),
                 Event::Deadline => {
                     self.fail_unready();
                     return false;
@@ -374,7 +374,7 @@ impl Supervisor {
         while !self.watches.is_empty() {
             match self.event(None).await {
                 Event::Signal(Heard::Stop(signal)) => return tell_signal(signal),
-                Event::Signal(change) => self.tell_change(change),
+                Event::Signal(Heard::Change(change)) => self.tell_change(change),
                 Event::Ended(child, ending) => self.report(&child, &ending),
                 Event::Progress | Event::Deadline => {}
             }
@@ -382,12 +382,11 @@ impl Supervisor {
     }
 
     /// Tells the devices of a change outside.
-    fn tell_change(&self, change: Heard) {
+    fn tell_change(&self, change: Change) {
         for child in self.alive() {
             match change {
-                Heard::Refresh => child.refresh(),
-                Heard::Window => child.tell_windows(),
-                Heard::Stop(_) => {}
+                Change::Refresh => child.refresh(),
+                Change::Window => child.tell_windows(),
             }
         }
     }
@@ -419,8 +418,7 @@ impl Supervisor {
         while !self.watches.is_empty() {
             match self.event(Some(deadline)).await {
                 Event::Ended(child, ending) => self.report(&child, &ending),
-                Event::Progress => {}
-                Event::Signal(Heard::Refresh | Heard::Window) => {}
+                Event::Progress | Event::Signal(Heard::Change(_)) => {}
                 Event::Signal(Heard::Stop(_)) if self.handle.now() < begun + SAME_WISH => {}
                 Event::Signal(Heard::Stop(_)) => return Patience::SecondSignal,
                 Event::Deadline => break,
