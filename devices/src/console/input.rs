@@ -46,6 +46,11 @@ impl Input {
             let Some(mut chain) = queue.next().await? else {
                 return Ok(());
             };
+            // It may have closed while a buffer was waited for.
+            if !gate.is_open() {
+                queue.put_back(chain);
+                continue;
+            }
             if chain.writable.is_empty() {
                 queue.complete(chain, 0);
                 continue;
