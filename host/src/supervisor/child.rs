@@ -17,10 +17,11 @@ use vudev_executor::{ExitStatus, Handle, Notify, ProcessFd, Task};
 use super::denied;
 use super::ending::{Asked, Ending, LastWords, Patience};
 use super::log_lines::LogLines;
-use super::pace::{PACKETS_PER_WINDOW, Pace};
+use super::pace::{PACKETS_PER_PERIOD, Pace};
 use super::packets::{Packet, Packets};
-use super::reach::{Reach, Windows};
+use super::reach::Reach;
 use super::start::Names;
+use super::windows::Windows;
 use crate::channel::{Down, Up, WireError};
 use crate::kind::Notice;
 use crate::options::SeccompMode;
@@ -116,7 +117,7 @@ impl Child {
             changed: Rc::clone(changed),
             hurry: Notify::new(),
             lines: Rc::clone(lines),
-            pace: RefCell::new(Pace::new(PACKETS_PER_WINDOW, handle.now())),
+            pace: RefCell::new(Pace::new(PACKETS_PER_PERIOD, handle.now())),
             answering: RefCell::new(None),
         }
     }
@@ -233,12 +234,12 @@ impl Child {
                     number,
                 } => {
                     let pace = self.reach.pace(target).unwrap_or(&self.pace);
-                    let in_time = self.pace(handle, pace).await;
+                    let in_time = self.wait_for_turn(handle, pace).await;
                     self.packets.take();
                     self.connect(ticket, target, number, in_time).await;
                 }
                 up => {
-                    let in_time = self.pace(handle, &self.pace).await;
+                    let in_time = self.wait_for_turn(handle, &self.pace).await;
                     self.packets.take();
                     self.hear(up, in_time, words);
                 }
@@ -273,7 +274,7 @@ impl Child {
                     return Err(WireError::NotDue);
                 }
                 (up, false) => {
-                    let in_time = self.pace(handle, &self.pace).await;
+                    let in_time = self.wait_for_turn(handle, &self.pace).await;
                     self.packets.take();
                     self.hear(up, in_time, words);
                 }
@@ -375,7 +376,7 @@ impl Child {
     /// Counts a packet, in time or not. A device that says too much is not read from until the
     /// second is over: its own end of the channel then fills, and it drops and counts its lines
     /// itself. Once it is to stop there is no time for that.
-    async fn pace(&self, handle: &Handle, pace: &RefCell<Pace>) -> bool {
+    async fn wait_for_turn(&self, handle: &Handle, pace: &RefCell<Pace>) -> bool {
         let full = pace.borrow().full_until(handle.now());
         if let Some(until) = full
             && self.asked.get() == Asked::Nothing

@@ -17,6 +17,7 @@ mod reach;
 mod signals;
 mod start;
 mod terminal;
+mod windows;
 
 use std::ffi::OsString;
 use std::future::Future;

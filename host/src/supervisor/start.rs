@@ -23,7 +23,8 @@ use crate::{ROLE, Registry};
 
 use super::alias::AliasGuard;
 use super::child::Known;
-use super::reach::{Reach, Windows};
+use super::reach::Reach;
+use super::windows::Windows;
 
 /// The only wire there is yet.
 const TRANSPORT: Transport = Transport::VhostUser;
