@@ -16,7 +16,7 @@ use vudev_jail::ring::{RingList, allow_list};
 use vudev_jail::{Arch, Denials, Directory, Embedded, PolicyError, Program, Source};
 
 use crate::channel::Transport;
-use crate::options::{OptionError, PolicyDirectory, repeat};
+use crate::options::{OptionError, PolicyDirectory, reason, shown};
 use crate::{Entry, Registry};
 
 /// Policy files by name, as they cross the channel.
@@ -155,11 +155,11 @@ pub(crate) struct ForRole {
 /// An operator's directory that is not even there, with the remedy.
 pub(crate) fn check_directory(directory: &PolicyDirectory) -> Result<(), OptionError> {
     let path = &directory.path;
-    let shown = repeat(&path.to_string_lossy());
+    let shown = shown(path);
     let problem = match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => return Ok(()),
         Ok(_) => format!("{shown} is no directory"),
-        Err(error) => format!("cannot look at {shown}: {error}"),
+        Err(error) => format!("cannot look at {shown}: {}", reason(error)),
     };
     let arch = Arch::HOST.map_or("ARCHITECTURE", Arch::name);
     let remedy = format!("give a directory that holds {arch}/*.policy and ring/*.ring");

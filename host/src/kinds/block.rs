@@ -8,9 +8,10 @@ use rustix::io::Errno;
 use vudev_devices::block::{self, BlockConfig, BlockError, Measure, measure};
 
 use super::format;
-use super::{Open, open, reason, shown};
+use super::{Open, open};
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
-use crate::options::{Choice, Key, Kind, OptionError, Table, Values};
+use crate::listen::describe;
+use crate::options::{Choice, Key, Kind, OptionError, Table, Values, reason, shown};
 
 /// The kind of `--block`.
 #[derive(Debug)]
@@ -151,11 +152,8 @@ impl DeviceKind for Block {
         lock(values, &config, &image)?;
         refuse_formats(values, &image)?;
         let measured = measure(&image).map_err(|error| {
-            let reason = Errno::from_io_error(&error).map_or_else(|| error.to_string(), reason);
-            values.error(
-                "path",
-                format!("cannot measure {}: {reason}", named(values)),
-            )
+            let problem = format!("cannot measure {}: {}", named(values), reason(error));
+            values.error("path", problem)
         })?;
         config.capacity = capacity(values, &config, &measured)?;
         set_blocks(&mut config, &measured);
@@ -265,7 +263,7 @@ fn explain(values: &Values, config: &BlockConfig, error: OptionError) -> OptionE
 }
 
 fn unfit(values: &Values, file_type: FileType) -> OptionError {
-    let what = crate::options::listen::describe(file_type);
+    let what = describe(file_type);
     let problem = format!("{} is {what}", named(values));
     values
         .error("path", problem)

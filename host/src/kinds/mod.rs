@@ -11,14 +11,12 @@ mod vsock;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Display;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::options::{OptionError, Values, repeat};
+use crate::options::{OptionError, Values, reason, shown};
 
 pub use block::Block;
 pub use net::Net;
@@ -78,17 +76,4 @@ fn not_opened(values: &Values, key: &str, flags: OFlags, errno: Errno) -> Option
         Errno::MFILE => error.remedy("raise the limit of open files (ulimit -n)"),
         _ => error.remedy("write the path of a file that can be opened"),
     }
-}
-
-/// The kernel's words without Rust's number behind them.
-fn reason(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn shown(path: &Path) -> impl Display + use<> {
-    repeat(&path.to_string_lossy())
 }

@@ -8,9 +8,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vudev_devices::net::{self, MTU_MAX, MTU_MIN, Mac, NetConfig, PAIRS_MAX, tap};
 
-use super::reason;
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
-use crate::options::{Key, Kind, OptionError, Table, Values, repeat};
+use crate::options::{Key, Kind, OptionError, Table, Values, reason, repeat};
 
 /// The kind of `--net`.
 #[derive(Debug)]
@@ -119,8 +118,8 @@ impl DeviceKind for Net {
         for descriptor in &descriptors {
             let set_up =
                 tap::use_virtio_header(descriptor).and_then(|()| tap::offloads(descriptor));
-            offloads =
-                set_up.map_err(|error| told(values, source(values), &name, "set up", &error))?;
+            offloads = set_up
+                .map_err(|error| tap_error(values, source(values), &name, "set up", error))?;
         }
         let mtu = mtu(values, &name)?;
         let mut notes = values.notes();
@@ -205,7 +204,7 @@ fn pairs(values: &Values) -> usize {
 /// A tap that is there.
 fn named(values: &Values) -> Result<Taps, OptionError> {
     let name = values.text("tap-name");
-    let fail = |error| told(values, "tap-name", name, "open", &error);
+    let fail = |error| tap_error(values, "tap-name", name, "open", error);
     // Asked first: the kernel would make a tap of a name that is mistyped.
     tap::is_up(name).map_err(fail)?;
     let several = pairs(values) > 1;
@@ -295,7 +294,7 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
         let error = values.error("netmask", format!("{netmask} is no netmask"));
         return Err(error.remedy("write ones, then zeros: 255.255.255.0"));
     }
-    let fail = |error| told(values, "host-ip", NEW_NAME, "make", &error);
+    let fail = |error| tap_error(values, "host-ip", NEW_NAME, "make", error);
     let multi_queue = pairs(values) > 1;
     let first = tap::open(NEW_NAME, multi_queue).map_err(fail)?;
     let name = tap::interface(&first).map_err(fail)?.name;
@@ -303,7 +302,7 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
     let descriptors = std::iter::once(Ok(first)).chain(further);
     let descriptors = descriptors.collect::<Result<_, _>>().map_err(fail)?;
     tap::set_address(&name, address, netmask)
-        .map_err(|error| told(values, "host-ip", &name, "give an address to", &error))?;
+        .map_err(|error| tap_error(values, "host-ip", &name, "give an address to", error))?;
     Ok(Taps {
         name,
         descriptors,
@@ -314,14 +313,14 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
 /// The tap's MTU, after it was set if that was asked for.
 fn mtu(values: &Values, name: &str) -> Result<u16, OptionError> {
     let has = tap::mtu(name)
-        .map_err(|error| told(values, source(values), name, "ask for the MTU of", &error))?;
+        .map_err(|error| tap_error(values, source(values), name, "ask for the MTU of", error))?;
     let Some(wanted) = values.optional_number("mtu") else {
         return Ok(u16::try_from(has).unwrap_or(MTU_MAX).max(MTU_MIN));
     };
     let wanted = u16::try_from(wanted).unwrap_or(MTU_MAX);
     if u32::from(wanted) != has {
         tap::set_mtu(name, wanted.into()).map_err(|error| {
-            told(values, "mtu", name, "set the MTU of", &error).remedy(format!(
+            tap_error(values, "mtu", name, "set the MTU of", error).remedy(format!(
                 "let someone do it who may: ip link set {name} mtu {wanted}"
             ))
         })?;
@@ -360,9 +359,15 @@ fn is(error: &std::io::Error, errno: Errno) -> bool {
 }
 
 /// What went wrong with a tap, and the likely way out.
-fn told(values: &Values, key: &str, name: &str, verb: &str, error: &std::io::Error) -> OptionError {
-    let errno = Errno::from_io_error(error);
-    let why = errno.map_or_else(|| error.to_string(), reason);
+fn tap_error(
+    values: &Values,
+    key: &str,
+    name: &str,
+    verb: &str,
+    error: std::io::Error,
+) -> OptionError {
+    let errno = Errno::from_io_error(&error);
+    let why = reason(error);
     let told = values.error(key, format!("cannot {verb} {}: {why}", repeat(name)));
     match errno {
         Some(Errno::NODEV) => {

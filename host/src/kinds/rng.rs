@@ -4,9 +4,10 @@ use rustix::fs::{FileType, OFlags};
 use serde::{Deserialize, Serialize};
 use vudev_devices::rng::{self, RateLimit};
 
-use super::{Open, open, shown};
+use super::{Open, open};
 use crate::kind::{CreateError, DeviceKind, Given, Opened};
-use crate::options::{Key, Kind, OptionError, Table, Values};
+use crate::listen::describe;
+use crate::options::{Key, Kind, OptionError, Table, Values, shown};
 
 /// The kind of `--rng`.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ fn source(values: &Values) -> Result<Open, OptionError> {
             Ok(_) | Err(_) => Ok(opened),
         },
         other => {
-            let what = crate::options::listen::describe(other);
+            let what = describe(other);
             let problem = format!("{} is {what}", shown(values.path("source")));
             Err(values
                 .error("source", problem)

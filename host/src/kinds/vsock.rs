@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use vudev_devices::vsock::{self, Connect};
 
 use crate::kind::{CreateError, DeviceKind, Given, Listen, Opened, Target};
+use crate::listen::PATH_MAX;
 use crate::options::{Key, Kind, OptionError, Table, Values};
 
 /// The kind of `--vsock`.
@@ -24,9 +25,8 @@ pub struct VsockDescription {
 /// The place of `uds-path_PORT` in the device's reach.
 const PORTS: u8 = 0;
 
-/// `sun_path` has 108 bytes with its NUL (unix(7)), and a port's socket has an underscore and up to
-/// ten digits more.
-const PATH_MAX: usize = 107 - 11;
+/// A port's socket has an underscore and up to ten digits more.
+const UDS_PATH_MAX: usize = PATH_MAX - 11;
 
 const NO_KERNEL: &str = "this device is in user space, and uses no vhost-vsock of the kernel, \
                          whose calls a jailed process may not make";
@@ -85,9 +85,9 @@ impl DeviceKind for Vsock {
     fn open(values: &Values) -> Result<Opened<VsockDescription>, OptionError> {
         let path = values.path("uds-path");
         let length = path.as_os_str().as_bytes().len();
-        if length > PATH_MAX {
+        if length > UDS_PATH_MAX {
             let problem = format!(
-                "the path has {length} bytes, more than {PATH_MAX}: those of ports are longer"
+                "the path has {length} bytes, more than {UDS_PATH_MAX}: those of ports are longer"
             );
             let error = values.error("uds-path", problem);
             return Err(
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_reserved_cid_the_kernels_device_and_a_path_without_room_for_ports_are_refused() {
-        let long = "x".repeat(PATH_MAX + 1);
+        let long = "x".repeat(UDS_PATH_MAX + 1);
         let cases = [
             ("cid=2,uds-path=v", "cid: column 5: "),
             ("cid=4294967295,uds-path=v", "cid: column 5: "),

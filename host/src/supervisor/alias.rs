@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::kind::Alias;
-use crate::options::{OptionError, Values, repeat};
+use crate::options::{OptionError, Values, reason, shown};
 
 /// Removes the link on drop, if it still leads where ours did.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl AliasGuard {
             made => made,
         };
         made.map_err(|errno| {
-            let shown = repeat(&path.to_string_lossy());
-            let error = values.error(alias.key, format!("cannot make the link {shown}: {errno}"));
+            let (path, why) = (shown(path), reason(errno));
+            let error = values.error(alias.key, format!("cannot make the link {path}: {why}"));
             match errno {
                 Errno::EXIST => error.remedy("remove what is there, or write another path"),
                 _ => error.remedy("use a directory that you may write to"),

@@ -16,7 +16,7 @@ use vudev_jail::{Spawn, SpawnError};
 
 use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, WireError};
 use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
-use crate::options::listen::{Claim, Listening, SocketGuard};
+use crate::listen::{Claim, Listening, SocketGuard};
 use crate::options::{DeviceRequest, OptionError, RunOptions, VHOST, Values};
 use crate::policies::{ForRole, Texts, check_directory, for_role};
 use crate::{ROLE, Registry};

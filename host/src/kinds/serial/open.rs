@@ -11,14 +11,12 @@ use vudev_devices::console::{PORTS_MAX, detached};
 use super::table::COMMAND_LINE;
 use super::{EndDescription, PortDescription, SerialDescription, pty};
 use crate::kind::{Alias, Listen, Opened, Target};
-use crate::kinds::{Open, open, reason, shown};
-use crate::options::{OptionError, Values};
+use crate::kinds::{Open, open};
+use crate::listen::{PATH_MAX, describe};
+use crate::options::{OptionError, Values, reason, shown};
 
 /// Descriptors 0 to 2 stay free for what they stand for.
 const FIRST_DESCRIPTOR: i32 = 3;
-
-/// `sun_path` has 108 bytes with its NUL (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
 
 /// Where syslog(3) sends to.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -232,8 +230,8 @@ fn check_type(values: &Values) -> Result<(), OptionError> {
         }
     }
     let length = socket_path(values).as_os_str().len();
-    if matches!(to, "unix" | "unix-stream" | "syslog") && length > SOCKET_PATH_MAX {
-        let problem = format!("the path has {length} bytes, more than {SOCKET_PATH_MAX}");
+    if matches!(to, "unix" | "unix-stream" | "syslog") && length > PATH_MAX {
+        let problem = format!("the path has {length} bytes, more than {PATH_MAX}");
         let error = values.error("path", problem);
         return Err(error.remedy("use a shorter path, or one relative to the directory you are in"));
     }
@@ -307,7 +305,7 @@ fn output_file(values: &Values) -> Result<OwnedFd, OptionError> {
 }
 
 fn unfit(values: &Values, key: &str, file_type: FileType) -> OptionError {
-    let what = crate::options::listen::describe(file_type);
+    let what = describe(file_type);
     let problem = format!("{} is {what}", shown(values.path(key)));
     values
         .error(key, problem)
