@@ -23,7 +23,7 @@ const INIT: &str = include_str!("init.sh");
 const SUITES: &str = include_str!("suites.sh");
 
 /// How long all suites may take.
-const DEADLINE: Duration = Duration::from_secs(60 * 60);
+const DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A processor without what newer ones do for security: it is emulated faster. Its clock counts
 /// instructions, a nanosecond each, and is a real one only while all wait (`sleep=off`, where it
