@@ -45,6 +45,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use vudev_executor::{Handle, Notify, Task};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{ConfigReadOnly, Device, Identity, Queue, QueueError};
@@ -88,7 +89,8 @@ const OPERATIONS_OF_PORT: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What becomes of output that nobody takes. See the [module](self).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Overflow {
     /// The guest waits.
     Block,
@@ -97,7 +99,8 @@ pub enum Overflow {
 }
 
 /// The size of a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Window {
     /// Characters in a row.
     pub columns: u16,
@@ -232,10 +235,7 @@ impl Console {
     }
 
     fn config(&self) -> [u8; CONFIG_SIZE] {
-        let Window { columns, rows } = self.control.window(0).unwrap_or(Window {
-            columns: 0,
-            rows: 0,
-        });
+        let Window { columns, rows } = self.control.window(0).unwrap_or_default();
         let ports = if self.is_multiport {
             self.inputs.len()
         } else {

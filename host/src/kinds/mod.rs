@@ -16,13 +16,32 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::options::{OptionError, Values, reason, shown};
+use crate::options::{Key, Kind, OptionError, Values, reason, shown};
 
 pub use block::Block;
 pub use net::Net;
 pub use rng::{Rng, RngDescription};
 pub use serial::{EndDescription, PortDescription, Serial, SerialDescription};
 pub use vsock::{Vsock, VsockDescription};
+
+/// Why a key that `crosvm run` has changes nothing here.
+const VMM_ONLY: &str = "it tells a VMM how to attach the device to the guest";
+
+const PCI_ADDRESS: Key =
+    Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY);
+
+const PACKED_QUEUE: Key =
+    Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet");
+
+const MAX_QUEUE_SIZES: Key = Key::new(
+    "max-queue-sizes",
+    Kind::Numbers {
+        min: 1,
+        max: 32_768,
+    },
+    "the greatest size of each queue",
+)
+.noted("a front-end sets the sizes of the queues");
 
 /// An open file and what it is.
 struct Open {

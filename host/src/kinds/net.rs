@@ -8,6 +8,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vudev_devices::net::{self, MTU_MAX, MTU_MIN, Mac, NetConfig, PAIRS_MAX, tap};
 
+use super::{PACKED_QUEUE, PCI_ADDRESS};
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
 use crate::options::{Key, Kind, OptionError, Table, Values, reason, repeat};
 
@@ -81,13 +82,12 @@ static TABLE: Table = Table {
             "offer that a frame lies in several receive buffers",
         )
         .default("true"),
-        Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet"),
+        PACKED_QUEUE,
         Key::flag("vhost-net", "let the kernel's vhost-net move the frames").refused(
             "it works on the guest's memory in the kernel, outside of the device's jail; frames go \
              through the device's own ring, without a copy",
         ),
-        Key::new("pci-address", Kind::PciAddress, "where the guest finds it")
-            .noted("it tells a VMM how to attach the device to the guest"),
+        PCI_ADDRESS,
     ],
     joins: false,
     example: "tap-name=tap0,vhost=/tmp/vu-net",
@@ -198,7 +198,7 @@ fn taps(values: &Values) -> Result<Taps, OptionError> {
 }
 
 fn pairs(values: &Values) -> usize {
-    usize::try_from(values.number("vq-pairs")).unwrap_or(usize::MAX)
+    values.number_as("vq-pairs")
 }
 
 /// A tap that is there.
@@ -314,10 +314,10 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
 fn mtu(values: &Values, name: &str) -> Result<u16, OptionError> {
     let has = tap::mtu(name)
         .map_err(|error| tap_error(values, source(values), name, "ask for the MTU of", error))?;
-    let Some(wanted) = values.optional_number("mtu") else {
+    if !values.is_given("mtu") {
         return Ok(u16::try_from(has).unwrap_or(MTU_MAX).max(MTU_MIN));
-    };
-    let wanted = u16::try_from(wanted).unwrap_or(MTU_MAX);
+    }
+    let wanted: u16 = values.number_as("mtu");
     if u32::from(wanted) != has {
         tap::set_mtu(name, wanted.into()).map_err(|error| {
             tap_error(values, "mtu", name, "set the MTU of", error).remedy(format!(
@@ -368,19 +368,19 @@ fn tap_error(
 ) -> OptionError {
     let errno = Errno::from_io_error(&error);
     let why = reason(error);
-    let told = values.error(key, format!("cannot {verb} {}: {why}", repeat(name)));
+    let error = values.error(key, format!("cannot {verb} {}: {why}", repeat(name)));
     match errno {
         Some(Errno::NODEV) => {
             let problem = format!("make it: ip tuntap add {name} mode tap user USER");
-            told.remedy(problem)
+            error.remedy(problem)
         }
-        Some(Errno::NOENT | Errno::NXIO) => told.remedy("the kernel has no taps: modprobe tun"),
-        Some(Errno::ACCESS) => told.remedy("start as a user who may open /dev/net/tun"),
+        Some(Errno::NOENT | Errno::NXIO) => error.remedy("the kernel has no taps: modprobe tun"),
+        Some(Errno::ACCESS) => error.remedy("start as a user who may open /dev/net/tun"),
         Some(Errno::PERM) => {
-            told.remedy("start as root, or as its owner: ip tuntap add NAME mode tap user USER")
+            error.remedy("start as root, or as its owner: ip tuntap add NAME mode tap user USER")
         }
-        Some(Errno::BUSY) => told.remedy("end whoever uses it"),
-        Some(Errno::INVAL) => told.remedy("write the name of a tap"),
-        _ => told.remedy("write another one"),
+        Some(Errno::BUSY) => error.remedy("end whoever uses it"),
+        Some(Errno::INVAL) => error.remedy("write the name of a tap"),
+        _ => error.remedy("write another one"),
     }
 }

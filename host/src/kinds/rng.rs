@@ -68,12 +68,11 @@ impl DeviceKind for Rng {
     }
 
     fn open(values: &Values) -> Result<Opened<RngDescription>, OptionError> {
-        let period_ms = u32::try_from(values.number("period")).expect("the table says so");
         let limit = values
             .optional_number("max-bytes")
             .map(|max_bytes| RateLimit {
                 max_bytes,
-                period_ms,
+                period_ms: values.number_as("period"),
             });
         if limit.is_none() && values.is_given("period") {
             let error = values.error("period", "there is no limit for a period");

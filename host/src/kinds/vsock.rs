@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde::{Deserialize, Serialize};
 use vudev_devices::vsock::{self, Connect};
 
+use super::MAX_QUEUE_SIZES;
 use crate::kind::{CreateError, DeviceKind, Given, Listen, Opened, Target};
 use crate::listen::PATH_MAX;
 use crate::options::{Key, Kind, OptionError, Table, Values};
@@ -57,15 +58,7 @@ static TABLE: Table = Table {
         .required()
         .exclusive(),
         Key::new("device", Kind::Path, "the kernel's vhost-vsock").refused(NO_KERNEL),
-        Key::new(
-            "max-queue-sizes",
-            Kind::Numbers {
-                min: 1,
-                max: 32_768,
-            },
-            "the greatest size of each queue",
-        )
-        .noted("a front-end sets the sizes of the queues"),
+        MAX_QUEUE_SIZES,
     ],
     joins: false,
     example: "cid=3,uds-path=/tmp/vsock,vhost=/tmp/vu-vsock",
@@ -94,7 +87,7 @@ impl DeviceKind for Vsock {
                 error.remedy("use a shorter path, or one relative to the directory you are in")
             );
         }
-        let cid = u32::try_from(values.number("cid")).expect("the table says so");
+        let cid = values.number_as("cid");
         Ok(Opened {
             listens: vec![Listen {
                 part: 0,

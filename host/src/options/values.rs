@@ -162,6 +162,13 @@ impl Values {
             .unwrap_or_else(|| self.absent(key))
     }
 
+    /// A number or size that is required or has a default, of a type that holds all that the table
+    /// allows.
+    pub fn number_as<N: TryFrom<u64>>(&self, key: &str) -> N {
+        let number = N::try_from(self.number(key)).ok();
+        number.unwrap_or_else(|| panic!("the table allows {key} more than its type holds"))
+    }
+
     /// A number or size.
     pub fn optional_number(&self, key: &str) -> Option<u64> {
         match self.value(key)? {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::termios::{isatty, tcgetwinsize};
-use vudev_devices::console::{PORTS_MAX, detached};
+use vudev_devices::console::{Framing, Overflow, PORTS_MAX, Window, detached};
 
 use super::table::COMMAND_LINE;
 use super::{EndDescription, PortDescription, SerialDescription, pty};
@@ -89,16 +89,25 @@ fn port(
         true => values.choice("overflow") == "drop",
         false => !matches!(to, "stdout" | "file" | "sink"),
     };
+    let framing = match to {
+        "unix" => Framing::Lines,
+        "syslog" => Framing::Syslog {
+            tag: name.clone().unwrap_or_else(|| TAG.to_owned()),
+        },
+        _ => Framing::Bytes,
+    };
     let mut port = PortDescription {
         is_console: values.flag("console") || name.is_none(),
         window: None,
         input: input.is_some(),
         end: EndDescription::Nothing,
         is_both_ways: values.flag("input-unix-stream"),
-        lines: to == "unix",
-        tag: (to == "syslog").then(|| name.clone().unwrap_or_else(|| TAG.to_owned())),
+        framing,
         timestamps: values.flag("out-timestamp"),
-        drops,
+        overflow: match drops {
+            true => Overflow::Drop,
+            false => Overflow::Block,
+        },
         name,
     };
     let mut window = window_of_standard(values)?;
@@ -131,8 +140,11 @@ fn port(
         socket => port.end = EndDescription::Connect(reach(values, socket, opened)),
     }
     if let Some(terminal) = window {
-        let size = tcgetwinsize(&terminal).ok();
-        port.window = Some(size.map_or((0, 0), |size| (size.ws_col, size.ws_row)));
+        let size = tcgetwinsize(&terminal).map(|size| Window {
+            columns: size.ws_col,
+            rows: size.ws_row,
+        });
+        port.window = Some(size.unwrap_or_default());
         opened.windows.push(terminal);
     }
     Ok(port)
