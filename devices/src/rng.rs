@@ -22,14 +22,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
-use vudev_executor::{File, Handle, Vectored};
+use vudev_executor::{File, Handle};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
 
-use crate::passing::is_passing;
+use crate::passing::{is_memory_lost, is_passing, rest, until_recall};
 
 /// The most bytes of one answer. Linux asks for 64 at a time.
 pub const ANSWER_MAX: usize = 4096;
@@ -40,10 +39,6 @@ pub const OPERATIONS: u32 = 4;
 
 /// The greatest size of the queue. One request is answered at a time, so depth gains nothing.
 const QUEUE_SIZE_MAX: u16 = 64;
-
-/// How long a source is left alone that says it is ready and then is not, or when the ring has no
-/// worker thread for it.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many bytes the guest gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +87,7 @@ impl Rng {
             match queue.until_stop(file.readable()).await? {
                 Ok(()) => return Some(Some(file)),
                 Err(error) if is_passing(&error) => {
-                    queue.until_stop(self.handle.sleep(PAUSE)).await?;
+                    rest(queue).await?;
                 }
                 Err(error) => self.end(&error.to_string()),
             }
@@ -121,23 +116,15 @@ impl Rng {
     }
 
     async fn read_source(&self, queue: &Queue, chain: &mut Chain, file: &File) -> Option<usize> {
-        let mut read = file.read(chain.writable.take());
-        // It has begun once it was polled. Whatever it has read when a stop or a recall ends it is
-        // given out, or it would be lost.
-        let (result, buffers) = match queue.until_recall(&mut read).await {
-            Some(output) => output,
-            None => {
-                read.cancel();
-                read.await
-            }
-        };
+        let read = file.read(chain.writable.take());
+        let (result, buffers) = until_recall(queue, read).await;
         chain.writable = buffers;
         match result {
             Ok(0) => self.end("it has ended"),
             Ok(count) => return Some(count),
             Err(error) if is_passing(&error) => return None,
             // The buffer is gone with the front-end's memory, not the source.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {}
+            Err(error) if is_memory_lost(&error) => {}
             Err(error) => self.end(&error.to_string()),
         }
         Some(0)
@@ -174,8 +161,7 @@ impl Device for Rng {
                 Some(filled) => queue.complete(chain, u32::try_from(filled).unwrap_or(0)),
                 None => {
                     queue.put_back(chain);
-                    let pause = queue.until_stop(self.handle.sleep(PAUSE));
-                    if pause.await.is_none() {
+                    if rest(&queue).await.is_none() {
                         break;
                     }
                 }

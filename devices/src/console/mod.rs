@@ -39,12 +39,9 @@ mod output;
 mod stamp;
 mod terminal;
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
 
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use vudev_executor::{Handle, Notify, Task};
 use vudev_virtio::spec::device_id;
@@ -83,10 +80,6 @@ pub const PORTS_MAX: usize = 31;
 /// What a port has in flight: what its input and its output wait for, an emergency write, the end
 /// itself; and of each a wait that was dropped and that the kernel has yet to let go of.
 const OPERATIONS_OF_PORT: u32 = 8;
-
-/// How long a descriptor is left alone that says it is ready and then is not, or when the ring has
-/// no worker thread for it.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// What becomes of output that nobody takes. See the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -419,15 +412,4 @@ async fn until<F: Future>(queue: Option<&Queue>, future: F) -> Option<F::Output>
         Some(queue) => queue.until_recall(future).await,
         None => Some(future.await),
     }
-}
-
-/// Leaves a descriptor alone for a moment; `None` when a stop is asked for meanwhile.
-async fn rest(queue: &Queue) -> Option<()> {
-    queue.until_stop(queue.handle().sleep(PAUSE)).await
-}
-
-/// Whether the file behind guest memory has shrunk under the chain (the kernel answers EFAULT): the
-/// fault of a front-end, which must not cost the next one its input or output.
-fn is_memory_lost(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::FAULT)
 }

@@ -14,8 +14,8 @@ use vudev_virtio::{Chain, Queue, QueueError};
 use super::framing::{Framer, Framing, Outgoing, Source};
 use super::link::{Connection, Link};
 use super::losses::Losses;
-use super::{Overflow, PAUSE, is_memory_lost, until};
-use crate::passing::is_passing;
+use super::{Overflow, until};
+use crate::passing::{PAUSE, is_memory_lost, is_passing};
 
 /// How many bytes go at once to a terminal that is not ours alone ([`super::terminal`]). A write
 /// waits inside the kernel when there is less room, so it is little, and done only when the

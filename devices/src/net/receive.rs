@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
-use vudev_executor::{File, Vectored as _};
+use vudev_executor::File;
 use vudev_virtio::{Chain, Framed, Queue, QueueError};
 
 use super::Net;
@@ -22,7 +22,7 @@ use super::filter::LOOKED_AT;
 use super::header;
 use super::spec::{FRAME_MAX, HEADER_SIZE, feature};
 use super::transmit::PIECES_MAX;
-use crate::passing::is_passing;
+use crate::passing::{PAUSE, cut_short_by, is_passing};
 
 /// The kernel's header, room for a frame, and a byte that is written when the room was too small.
 type Frame = Framed<HEADER_SIZE, 1>;
@@ -33,9 +33,6 @@ const PIECES_WANTED_MAX: usize = PIECES_MAX / 2;
 /// How long a read waits for as many buffers as the longest frame needs. A driver that refills in
 /// batches does it within that; one that never has so many is not waited for again.
 const PATIENCE: Duration = Duration::from_millis(2);
-
-/// How long a tap is left alone that fails in a way that it should not.
-const PAUSE: Duration = Duration::from_millis(10);
 
 impl Net {
     /// Serves a receive queue.
@@ -140,18 +137,8 @@ async fn read(
     switched: impl Future<Output = ()>,
 ) -> (io::Result<usize>, bool) {
     let frame = window.frame.take().expect(FRAME_IS_HERE);
-    let mut operation = tap.read(frame);
-    let mut switched = pin!(switched);
-    let either = select(&mut operation, switched.as_mut());
-    let waited = queue.until_recall(either).await;
-    let (result, frame, interrupted) = match waited {
-        Some(Either::Left(((result, frame), _))) => (result, frame, false),
-        Some(Either::Right(_)) | None => {
-            operation.cancel();
-            let (result, frame) = operation.await;
-            (result, frame, true)
-        }
-    };
+    let end = queue.until_recall(switched);
+    let ((result, frame), interrupted) = cut_short_by(end, tap.read(frame)).await;
     window.frame = Some(frame);
     (result, interrupted)
 }

@@ -20,7 +20,7 @@ use super::hub::Hub;
 use super::packet::{HEADER_LENGTH, Header, Ports};
 use super::state::{Phase, State};
 use super::turns::Turns;
-use crate::passing::is_passing;
+use crate::passing::{PAUSE, is_memory_lost, is_passing};
 
 /// How long a guest may take to say yes or no to a program of the host.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -32,9 +32,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(8);
 /// How long a program of the host may read nothing of what a guest that has ended its connection
 /// sent before.
 const LINGER_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long a socket is left alone when the ring has no worker for it.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection.
 pub(super) struct Connection {
@@ -349,7 +346,7 @@ impl Connection {
     /// Nobody reads on the host any more. What it still has to say is read on.
     fn lost_host(self: &Rc<Self>, hub: &Hub, error: &io::Error) {
         // A front-end's lost memory is not the host's fault, but no less the end of this.
-        if Errno::from_io_error(error) == Some(Errno::FAULT) {
+        if is_memory_lost(error) {
             return hub.reset(self);
         }
         self.backlog.borrow_mut().clear();
