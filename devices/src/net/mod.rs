@@ -67,7 +67,8 @@ pub struct Net {
     features: Cell<u64>,
     offloads: Cell<u64>,
     filter: RefCell<Filter>,
-    pairs: Cell<u16>,
+    /// How many pairs the driver uses.
+    pairs_in_use: Cell<u16>,
     /// Whether the control queue is ours to serve: it has run since the last reset.
     controlled: Cell<bool>,
     announce: Cell<bool>,
@@ -114,7 +115,7 @@ impl Net {
             features: Cell::new(0),
             offloads: Cell::new(0),
             filter: RefCell::new(Filter::open(config.mac)),
-            pairs: Cell::new(1),
+            pairs_in_use: Cell::new(1),
             controlled: Cell::new(false),
             announce: Cell::new(false),
             link: Cell::new(true),
@@ -151,7 +152,7 @@ impl Net {
     }
 
     fn use_pairs(&self, pairs: u16) {
-        self.pairs.set(pairs);
+        self.pairs_in_use.set(pairs);
         self.switch();
     }
 
@@ -172,7 +173,7 @@ impl Net {
     fn switch(&self) {
         let limit = match (self.features.get() & feature::MQ, self.controlled.get()) {
             (0, _) => 1,
-            (_, true) => self.pairs.get(),
+            (_, true) => self.pairs_in_use.get(),
             (_, false) => self.config.pairs,
         };
         for pair in 1..self.config.pairs {
@@ -214,7 +215,7 @@ impl Net {
         let mac = self.config.mac.filter(|_| has(feature::MAC));
         self.features.set(features);
         self.filter.replace(Filter::open(mac));
-        self.pairs.set(1);
+        self.pairs_in_use.set(1);
         self.controlled.set(false);
         self.announce.set(false);
         // 5.1.3.1: all of them need GUEST_CSUM.

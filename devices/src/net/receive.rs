@@ -20,7 +20,7 @@ use vudev_virtio::{Chain, Framed, Queue, QueueError};
 use super::Net;
 use super::filter::LOOKED_AT;
 use super::header;
-use super::spec::{FRAME_MAX, HEADER_SIZE, feature};
+use super::spec::{ETHERNET_HEADER, FRAME_MAX, HEADER_SIZE, VLAN_TAG, feature};
 use super::transmit::PIECES_MAX;
 use crate::passing::{PAUSE, cut_short_by, is_passing};
 
@@ -125,6 +125,16 @@ impl Net {
             }
         }
         false
+    }
+
+    /// Bytes of the longest frame that may come, without its header. By what was negotiated, and
+    /// not by the offloads of the moment: a read that is under way must fit those of the next.
+    fn longest_frame(&self) -> usize {
+        let large = feature::GUEST_OFFLOADS & !feature::GUEST_CSUM;
+        match self.features.get() & large {
+            0 => usize::from(self.config.mtu) + ETHERNET_HEADER + VLAN_TAG,
+            _ => FRAME_MAX,
+        }
     }
 }
 
@@ -349,17 +359,4 @@ impl Window {
 fn pieces(buffers: &vudev_virtio::GuestBuffers) -> usize {
     use vudev_executor::IoBuffers as _;
     buffers.iovecs().len()
-}
-
-impl Net {
-    /// Bytes of the longest frame that may come, without its header. By what was negotiated, and
-    /// not by the offloads of the moment: a read that is under way must fit those of the next.
-    fn longest_frame(&self) -> usize {
-        use super::spec::{ETHERNET_HEADER, VLAN_TAG};
-        let large = feature::GUEST_OFFLOADS & !feature::GUEST_CSUM;
-        match self.features.get() & large {
-            0 => usize::from(self.config.mtu) + ETHERNET_HEADER + VLAN_TAG,
-            _ => FRAME_MAX,
-        }
-    }
 }
