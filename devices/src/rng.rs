@@ -70,9 +70,9 @@ impl Rng {
         }
     }
 
-    /// The source, once it has something and the guest may have it; `None` when a stop is asked
-    /// for.
-    async fn wait(&self, queue: &Queue) -> Option<Option<File>> {
+    /// Where the next bytes come from, once there are some and the guest may have them; `None` when
+    /// a stop is asked for.
+    async fn wait(&self, queue: &Queue) -> Option<Origin<'_>> {
         if let Some(quota) = &self.quota {
             while let Some(rest) = quota.wait(self.handle.now()) {
                 queue.until_stop(self.handle.sleep(rest)).await?;
@@ -80,12 +80,14 @@ impl Rng {
         }
         loop {
             let file = match &self.source {
-                Source::Kernel(_) => None,
+                Source::Kernel(bytes) => return Some(Origin::Kernel(bytes)),
                 Source::File(file) => file.borrow().clone(),
             };
-            let Some(file) = file else { return Some(None) };
+            let Some(file) = file else {
+                return Some(Origin::Nowhere);
+            };
             match queue.until_stop(file.readable()).await? {
-                Ok(()) => return Some(Some(file)),
+                Ok(()) => return Some(Origin::File(file)),
                 Err(error) if is_passing(&error) => {
                     rest(queue).await?;
                 }
@@ -95,7 +97,7 @@ impl Rng {
     }
 
     /// Fills what may be filled of a chain: how many bytes, or `None` if they cannot be had yet.
-    async fn fill(&self, queue: &Queue, chain: &mut Chain, file: Option<File>) -> Option<usize> {
+    async fn fill(&self, queue: &Queue, chain: &mut Chain, origin: Origin<'_>) -> Option<usize> {
         let most = self
             .quota
             .as_ref()
@@ -104,10 +106,10 @@ impl Rng {
         if chain.writable.is_empty() {
             return Some(0);
         }
-        let filled = match (&self.source, file) {
-            (Source::Kernel(bytes), _) => from_kernel(&mut **bytes.borrow_mut(), chain),
-            (Source::File(_), None) => 0,
-            (Source::File(_), Some(file)) => self.read_source(queue, chain, &file).await?,
+        let filled = match origin {
+            Origin::Kernel(bytes) => from_kernel(&mut **bytes.borrow_mut(), chain),
+            Origin::File(file) => self.read_source(queue, chain, &file).await?,
+            Origin::Nowhere => 0,
         };
         if let Some(quota) = &self.quota {
             quota.spend(filled);
@@ -153,11 +155,11 @@ impl Device for Rng {
     fn read_config(&self, _offset: usize, _into: &mut [u8]) {}
 
     async fn serve(self: Rc<Self>, mut queue: Queue) -> Result<(), QueueError> {
-        while let Some(file) = self.wait(&queue).await {
+        while let Some(origin) = self.wait(&queue).await {
             let Some(mut chain) = queue.next().await? else {
                 break;
             };
-            match self.fill(&queue, &mut chain, file).await {
+            match self.fill(&queue, &mut chain, origin).await {
                 Some(filled) => queue.complete(chain, u32::try_from(filled).unwrap_or(0)),
                 None => {
                     queue.put_back(chain);
@@ -177,6 +179,15 @@ enum Source {
     Kernel(RefCell<Box<[u8; ANSWER_MAX]>>),
     /// `None` once it has ended.
     File(RefCell<Option<File>>),
+}
+
+/// Where the bytes of one answer come from.
+enum Origin<'s> {
+    /// By way of this buffer.
+    Kernel(&'s RefCell<Box<[u8; ANSWER_MAX]>>),
+    File(File),
+    /// The source has ended.
+    Nowhere,
 }
 
 /// Copies random bytes into the chain, and leaves none of them here.

@@ -94,42 +94,40 @@ impl Link {
         news: &Rc<Notify>,
         label: String,
     ) -> (Rc<Self>, Option<Keeper>) {
-        let its_handle = handle.clone();
-        let link = move |kind, file| {
-            Rc::new(Self {
-                handle: its_handle,
-                current: RefCell::new(file),
-                generation: Cell::new(0),
-                kind,
-                changed: Notify::new(),
-                news: Rc::clone(news),
-                label,
-            })
+        let kind = match end {
+            End::Nothing | End::File(_) => Kind::Fixed,
+            End::Connect(_) => Kind::Sought,
+            End::Listen(_) | End::Terminal { .. } => Kind::Awaited,
         };
-        let (handle, its) = (handle.clone(), Rc::clone);
+        let link = Rc::new(Self {
+            handle: handle.clone(),
+            current: RefCell::default(),
+            generation: Cell::new(0),
+            kind,
+            changed: Notify::new(),
+            news: Rc::clone(news),
+            label,
+        });
+        let keeper = Rc::clone(&link).begin(handle.clone(), end);
+        (link, keeper)
+    }
+
+    /// Takes up its end, and gives what has to run for it.
+    fn begin(self: Rc<Self>, handle: Handle, end: End) -> Option<Keeper> {
         match end {
-            End::Nothing => (link(Kind::Fixed, None), None),
-            End::File(fd) => (link(Kind::Fixed, Some(File::new(&handle, fd))), None),
-            End::Connect(connect) => {
-                let link = link(Kind::Sought, None);
-                let keeper = its(&link).keep_connected(handle, connect);
-                (link, Some(Box::pin(keeper)))
+            End::Nothing => None,
+            End::File(fd) => {
+                self.current.replace(Some(File::new(&handle, fd)));
+                None
             }
+            End::Connect(connect) => Some(Box::pin(self.keep_connected(handle, connect))),
             End::Listen(listener) => {
-                let link = link(Kind::Awaited, None);
                 let listener = Socket::new(&handle, listener);
-                (
-                    its(&link),
-                    Some(Box::pin(link.keep_accepting(handle, listener))),
-                )
+                Some(Box::pin(self.keep_accepting(handle, listener)))
             }
             End::Terminal { master, opens } => {
-                let link = link(Kind::Awaited, None);
                 let (master, opens) = (File::new(&handle, master), File::new(&handle, opens));
-                (
-                    its(&link),
-                    Some(Box::pin(link.keep_terminal(handle, master, opens))),
-                )
+                Some(Box::pin(self.keep_terminal(handle, master, opens)))
             }
         }
     }

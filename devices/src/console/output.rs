@@ -220,8 +220,7 @@ impl Output {
     ) -> Result<(), Interrupted> {
         let mut attempts = 0;
         while outgoing.remaining() > 0 {
-            let end = self.other_end(queue).await.ok_or(Interrupted)?;
-            let Some(end) = end else {
+            let Some(end) = self.other_end(queue).await? else {
                 self.losses
                     .add(outgoing.remaining(), &"nobody is there to read it");
                 return Ok(());
@@ -316,25 +315,26 @@ impl Output {
         }
     }
 
-    /// The other end, `Some(None)` if there is none worth waiting for; `None` for a stop.
-    async fn other_end(&self, queue: Option<&Queue>) -> Option<Option<Connection>> {
+    /// The other end; `None` if there is none worth waiting for.
+    async fn other_end(&self, queue: Option<&Queue>) -> Result<Option<Connection>, Interrupted> {
         loop {
             if let Some(end) = self.link.current() {
-                return Some(Some(end));
+                return Ok(Some(end));
             }
             if !self.link.may_come() {
-                return Some(None);
+                return Ok(None);
             }
             let missed = self.link.generation();
             match self.manner.overflow {
-                Overflow::Block => until(queue, self.link.present()).await?,
+                Overflow::Block => until(queue, self.link.present()).await.ok_or(Interrupted)?,
                 Overflow::Drop if self.link.is_sought() && self.stalled.get() != Some(missed) => {
                     let present = self.handle.timeout(PATIENCE, self.link.present());
-                    if until(queue, present).await?.is_none() {
+                    let came = until(queue, present).await.ok_or(Interrupted)?;
+                    if came.is_none() {
                         self.stalled.set(Some(missed));
                     }
                 }
-                Overflow::Drop => return Some(None),
+                Overflow::Drop => return Ok(None),
             }
         }
     }

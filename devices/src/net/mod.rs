@@ -34,7 +34,6 @@ pub mod tap;
 mod transmit;
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Display;
 use std::future::{Future, pending};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -51,6 +50,7 @@ pub use self::filter::Mac;
 pub use self::spec::feature;
 use self::spec::status;
 use self::transmit::Frames;
+use crate::counter::Counter;
 
 /// The control queue's place without `MQ`; with it, it is behind all pairs (5.1.2).
 const CONTROL_WITHOUT_PAIRS: u16 = 2;
@@ -311,29 +311,6 @@ impl Drops {
             unfit: Counter::of("frames to the driver dropped, which it cannot take"),
             unusable: Counter::of("receive buffers that cannot be used"),
             offloads: Counter::of("changes of offloads that the kernel did not take"),
-        }
-    }
-}
-
-/// Counts what anyone outside can cause without end, and tells it ever more rarely.
-struct Counter {
-    what: &'static str,
-    count: Cell<u64>,
-}
-
-impl Counter {
-    fn of(what: &'static str) -> Self {
-        Self {
-            what,
-            count: Cell::new(0),
-        }
-    }
-
-    fn count(&self, last: &dyn Display) {
-        let count = self.count.get().saturating_add(1);
-        self.count.set(count);
-        if count.is_power_of_two() {
-            log::warn!("{}: {count} so far, the last: {last}", self.what);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! From the host to the guest: what comes from the socket goes into a receive buffer of the guest's,
-//! which is asked for once there is something to read, and comes back at once.
+//! From the host to the guest: what comes from the socket goes into a receive buffer of the
+//! guest's, which is asked for once there is something to read, and comes back at once.
 
 use std::future::{Future, poll_fn};
 use std::io;
