@@ -268,8 +268,9 @@ fn bound(wanted: Wanted<'_>) -> Result<OwnedFd, OptionError> {
     };
     make().map_err(|errno| match errno {
         Errno::ADDRINUSE => {
-            let problem = format!("{} has been taken by another process", shown(wanted.path()));
-            fault(wanted, problem).remedy("use another path")
+            let path = shown(wanted.path());
+            let problem = format!("{path} has been taken, by this command or another process");
+            fault(wanted, problem).remedy("give each socket a path of its own")
         }
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
             cannot(wanted, "make the socket", errno).remedy("use a directory that you may write to")

@@ -97,7 +97,8 @@ static TABLE: Table = Table {
         Key::new(
             "lock",
             Kind::Flag,
-            "lock the image (flock), shared if ro and else exclusive: no two disks write to it",
+            "lock the image (flock), shared if ro and else exclusive; QEMU's own locks are others, \
+             and are not seen",
         )
         .default("true"),
         Key::new(

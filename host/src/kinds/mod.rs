@@ -82,12 +82,13 @@ fn not_opened(values: &Values, key: &str, flags: OFlags, errno: Errno) -> Option
             error.remedy("make its directory, or write another path")
         }
         Errno::NOENT => error.remedy("write the path of a file that exists"),
-        Errno::ACCESS | Errno::PERM if writes => {
+        Errno::PERM => error.remedy(
+            "have it allowed: a container's rules on devices, or a file's attributes (lsattr)",
+        ),
+        Errno::ACCESS if writes => {
             error.remedy("start as a user who may read and write it, or change its mode")
         }
-        Errno::ACCESS | Errno::PERM => {
-            error.remedy("start as a user who may read it, or change its mode")
-        }
+        Errno::ACCESS => error.remedy("start as a user who may read it, or change its mode"),
         Errno::NXIO if writes => {
             error.remedy("a FIFO needs a reader first, and a socket cannot be opened")
         }

@@ -128,6 +128,9 @@ impl DeviceKind for Net {
                 "--net: {name} is down, and takes no frame before `ip link set {name} up`"
             ));
         }
+        let made = values
+            .is_given("host-ip")
+            .then(|| format!("its tap is {name}"));
         let config = NetConfig {
             mac,
             mtu,
@@ -138,6 +141,7 @@ impl DeviceKind for Net {
         };
         Ok(Opened {
             notes,
+            made: made.into_iter().collect(),
             ..Opened::new(config, descriptors)
         })
     }
@@ -368,7 +372,11 @@ fn tap_error(
 ) -> OptionError {
     let errno = Errno::from_io_error(&error);
     let why = reason(error);
-    let error = values.error(key, format!("cannot {verb} {}: {why}", repeat(name)));
+    let what = match name {
+        NEW_NAME => "a tap".to_owned(),
+        name => repeat(name),
+    };
+    let error = values.error(key, format!("cannot {verb} {what}: {why}"));
     match errno {
         Some(Errno::NODEV) => {
             let problem = format!("make it: ip tuntap add {name} mode tap user USER");
@@ -376,8 +384,11 @@ fn tap_error(
         }
         Some(Errno::NOENT | Errno::NXIO) => error.remedy("the kernel has no taps: modprobe tun"),
         Some(Errno::ACCESS) => error.remedy("start as a user who may open /dev/net/tun"),
+        Some(Errno::PERM) if key == "tap-name" => error.remedy(format!(
+            "start as root, or as its owner: ip tuntap add {name} mode tap user USER"
+        )),
         Some(Errno::PERM) => {
-            error.remedy("start as root, or as its owner: ip tuntap add NAME mode tap user USER")
+            error.remedy("start as root, or have a tap made beforehand and give tap-name=")
         }
         Some(Errno::BUSY) => error.remedy("end whoever uses it"),
         Some(Errno::INVAL) => error.remedy("write the name of a tap"),

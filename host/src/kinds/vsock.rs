@@ -43,7 +43,7 @@ static TABLE: Table = Table {
                 min: 3,
                 max: u32::MAX as u64 - 1,
             },
-            "the guest's context identifier",
+            "the guest's context identifier, 3 or more (2 is the host)",
         )
         .aliases(&["guest-cid"])
         .required()

@@ -121,7 +121,7 @@ fn a_socket_taken_between_check_and_bind_is_not_removed() {
     std::fs::write(scene.path("t"), "mine").expect("written");
     let error = claim.bind().expect_err("taken").to_string();
     assert!(
-        error.contains("has been taken by another process"),
+        error.contains("has been taken, by this command or another process"),
         "{error}"
     );
     assert_eq!(std::fs::read(scene.path("t")).expect("there"), b"mine");

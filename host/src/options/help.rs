@@ -117,7 +117,7 @@ impl CommandLine<'_> {
         entry(
             &mut text,
             "2",
-            "the command line makes no sense; nothing was started",
+            "the command line makes no sense, or names what cannot be used; nothing was started",
         );
         let names: Vec<_> = self
             .tables

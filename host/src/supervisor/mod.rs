@@ -178,6 +178,7 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
         devices,
         terminals,
         notes,
+        made,
     } = everything;
     // Four operations a device (its channel both ways, its end, its denied calls), the signals,
     // stderr.
@@ -202,6 +203,9 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
 
     for note in &notes {
         log::warn!("{note}");
+    }
+    for (name, text) in &made {
+        lines.line(name, Level::Info, text);
     }
     let done = executor.run(async {
         let as_asked = supervisor.run(options, devices, program, terminals).await;

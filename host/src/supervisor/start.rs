@@ -60,6 +60,8 @@ pub(super) struct Everything {
     pub(super) terminals: Vec<OwnedFd>,
     /// For the user, once.
     pub(super) notes: Vec<String>,
+    /// The same, of the device whose name stands first.
+    pub(super) made: Vec<(String, String)>,
 }
 
 /// A process could not be started.
@@ -110,6 +112,7 @@ pub(super) fn prepare(
         devices: Vec::new(),
         terminals: Vec::new(),
         notes: options.notes(),
+        made: Vec::new(),
     };
     for ((request, (opened, policies)), listening) in options.devices.iter().zip(opened).zip(bound)
     {
@@ -197,7 +200,10 @@ impl Everything {
             terminals,
             windows,
             notes,
+            made,
         } = opened;
+        let made = made.into_iter().map(|text| (request.name(), text));
+        self.made.extend(made);
         let split = |Listening { descriptor, guard }| (descriptor, guard);
         let (mut sockets, guards): (Vec<_>, Vec<_>) = listening.into_iter().map(split).unzip();
         let listener = sockets.remove(0);

@@ -89,20 +89,13 @@ fn port(
         true => values.choice("overflow") == "drop",
         false => !matches!(to, "stdout" | "file" | "sink"),
     };
-    let framing = match to {
-        "unix" => Framing::Lines,
-        "syslog" => Framing::Syslog {
-            tag: name.clone().unwrap_or_else(|| TAG.to_owned()),
-        },
-        _ => Framing::Bytes,
-    };
     let mut port = PortDescription {
         is_console: values.flag("console") || name.is_none(),
         window: None,
         input: input.is_some(),
         end: EndDescription::Nothing,
         is_both_ways: values.flag("input-unix-stream"),
-        framing,
+        framing: framing(to, name.as_deref()),
         timestamps: values.flag("out-timestamp"),
         overflow: match drops {
             true => Overflow::Drop,
@@ -150,6 +143,17 @@ fn port(
     Ok(port)
 }
 
+/// How output is cut that goes there.
+fn framing(to: &str, name: Option<&str>) -> Framing {
+    match to {
+        "unix" => Framing::Lines,
+        "syslog" => Framing::Syslog {
+            tag: name.unwrap_or(TAG).to_owned(),
+        },
+        _ => Framing::Bytes,
+    }
+}
+
 /// Adds a socket to what is in reach; its place there.
 fn reach(values: &Values, to: &str, opened: &mut Opened<SerialDescription>) -> u8 {
     let path = socket_path(values).to_owned();
@@ -184,9 +188,9 @@ fn open_terminal(
         opens,
     } = pty::Pty::make().map_err(fault)?;
     let again = rustix::io::fcntl_dupfd_cloexec(&master, FIRST_DESCRIPTOR).map_err(fault)?;
-    opened.notes.push(match values.optional_path("path") {
-        Some(path) => format!("--serial: its terminal is {name}, and {}", shown(path)),
-        None => format!("--serial: its terminal is {name}"),
+    opened.made.push(match values.optional_path("path") {
+        Some(path) => format!("its terminal is {name}, and {}", shown(path)),
+        None => format!("its terminal is {name}"),
     });
     if values.is_given("path") {
         opened.aliases.push(Alias {

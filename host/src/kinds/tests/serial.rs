@@ -326,7 +326,7 @@ fn sockets_are_connected_to_later_and_named_now() {
 }
 
 #[test]
-fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
+fn a_terminal_has_its_name_told_and_is_raw_and_nobodys() {
     let scene = Scene::new();
     let opened = scene.open::<Serial>("type=pty,path=DIR/tty").expect("made");
     let Opened {
@@ -334,7 +334,7 @@ fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
         descriptors,
         aliases,
         windows,
-        notes,
+        made,
         ..
     } = opened;
     let expected = single(PortDescription {
@@ -353,7 +353,7 @@ fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
             .all(|fd| flags(fd).contains(OFlags::NONBLOCK))
     );
     let target = aliases[0].target.to_str().expect("UTF-8").to_owned();
-    assert!(notes[0].contains(&target), "{notes:?}");
+    assert!(made[0].contains(&target), "{made:?}");
     let mut master = std::fs::File::from(descriptors.into_iter().next().expect("two"));
     // Nobody has it open, so there is no input, and no waiting for any.
     assert!(master.read(&mut [0]).is_err());
