@@ -30,8 +30,8 @@ static TABLE: Table = Table {
         Key::new(
             "source",
             Kind::Path,
-            "give the bytes of this file, FIFO or device, and none once it has ended; without it they \
-             are the kernel's",
+            "give the bytes of this file, FIFO or device, and none once it has ended; without it \
+             they are the kernel's",
         )
         .aliases(&["filename"])
         .positional(),
