@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use vudev_executor::{Bytes, File, Handle, Notify, Socket};
 
 /// Asks somebody outside of the jail for a connected socket: a device cannot connect by itself.
@@ -230,7 +231,8 @@ impl Link {
                 }
                 Err(error) if pause == RETRY_MIN => {
                     log::warn!(
-                        "{}the other end cannot be reached, it is tried again: {error}",
+                        "{}the other end cannot be reached, and is tried again until somebody \
+                         listens at its path: {error}",
                         self.label
                     );
                 }
@@ -261,9 +263,7 @@ impl Link {
     async fn keep_terminal(self: Rc<Self>, handle: Handle, master: File, opens: File) {
         let mut events = Bytes::zeroed(EVENTS_BYTES);
         loop {
-            // It says at once whether nobody has it open, and else nothing.
-            let closed = handle.timeout(Duration::ZERO, master.hung_up()).await;
-            if closed.is_none() {
+            if is_open(&handle, &master).await {
                 log::info!("{}the terminal has been opened", self.label);
                 self.set(master.clone());
                 self.until_gone().await;
@@ -278,4 +278,17 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether somebody has this terminal open. The kernel answers at once that nobody has, when the
+/// ring is entered at the end of a turn, and else not.
+async fn is_open(handle: &Handle, master: &File) -> bool {
+    let mut hung_up = master.hung_up();
+    for _ in 0..2 {
+        if poll_immediate(&mut hung_up).await.is_some() {
+            return false;
+        }
+        handle.yield_now().await;
+    }
+    poll_immediate(hung_up).await.is_none()
 }

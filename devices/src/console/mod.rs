@@ -21,7 +21,7 @@
 //! | | [`Overflow::Block`] | [`Overflow::Drop`] |
 //! |---|---|---|
 //! | the reader is slow | the guest waits | it waits for a second, then output is lost |
-//! | no client, or nobody at a terminal | the guest waits | it is lost at once |
+//! | no client, or nobody at a terminal | the guest waits | it is lost at once; a port of several is closed, and a Linux guest waits there |
 //! | a server that is looked for | the guest waits | it waits for a second, then output is lost |
 //! | the descriptor is gone for ever | it is lost | it is lost |
 //! | the disk is full | it is lost | it is lost |

@@ -57,7 +57,8 @@ pub(super) static TABLE: Table = Table {
             "overflow",
             Kind::Choice(&[Choice::new("block"), Choice::new("drop")]),
             "output that nobody takes holds up the guest, or is thrown away after a second, which \
-             the log tells; block for stdout and file and drop for the others unless given",
+             the log tells; block for stdout and file and drop for the others unless given; of \
+             several ports one that nobody has connected to is closed, and a Linux guest waits",
         ),
         Key::flag("out-timestamp", "put the time (UTC) before each line"),
         Key::new(
