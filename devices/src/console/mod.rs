@@ -21,10 +21,12 @@
 //! | | [`Overflow::Block`] | [`Overflow::Drop`] |
 //! |---|---|---|
 //! | the reader is slow | the guest waits | it waits for a second, then output is lost |
-//! | no client, or nobody at a terminal | the guest waits | it is lost at once; a port of several is closed, and a Linux guest waits there |
+//! | no client, or nobody at a terminal | the guest waits | it is lost at once |
 //! | a server that is looked for | the guest waits | it waits for a second, then output is lost |
 //! | the descriptor is gone for ever | it is lost | it is lost |
 //! | the disk is full | it is lost | it is lost |
+//!
+//! One port of several is closed while it has no client, and a Linux guest waits there anyway.
 //!
 //! The log says that output is lost, how much so far whenever that has doubled, and how much it was
 //! when output is written again. A guest that waits holds up only its own queue: a stop, the other
