@@ -201,6 +201,57 @@ fn without_user_namespaces_no_device_is_started_with_less() -> Result<()> {
 }
 
 #[test]
+fn too_few_open_files_are_named_with_the_limit() -> Result<()> {
+    for limit in [8, 12, 14, 20] {
+        let script = format!("ulimit -n {limit}; exec \"$0\" check");
+        let output = Command::new("sh").args(["-c", &script, PROGRAM]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let line = line(&output, "open_files")?;
+        let expected = format!("NO   {limit}: for 0 devices: raise it: ulimit -n, ");
+        assert!(line.contains(&expected), "{line}");
+        // Who lacks them for the check itself is told so where the others refer to.
+        let refers = text.contains(": see start");
+        assert_eq!(refers, limit < 20, "{text}");
+        let told = "Too many open files (os error 24): raise the limit of open files (ulimit -n)";
+        let start = text.lines().find(|line| line.starts_with("start "));
+        assert_eq!(start.context("its line")?.contains(told), refers, "{text}");
+        assert!(!text.contains("see the other lines"), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn where_proc_is_not_mounted_the_json_is_an_object_all_the_same() -> Result<()> {
+    let script = "exec unshare -m sh -c 'mount -t tmpfs none /proc && exec \"$0\" check --json' $0";
+    let output = in_container(script)?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(report["jailed"], false);
+    assert_eq!(report["layers"][0]["name"], "start");
+    assert_eq!(report["layers"][0]["remedy"], "mount /proc");
+    Ok(())
+}
+
+/// The README tells of it.
+#[test]
+fn the_usual_limit_of_locked_memory_is_enough_for_twenty_disks() -> Result<()> {
+    // Root may lock what it likes.
+    let user = match rustix::process::geteuid().is_root() {
+        true => "setpriv --reuid 61234 --regid 61234 --clear-groups",
+        false => "",
+    };
+    let script = format!("ulimit -l 8192 && exec {user} \"$0\" check");
+    let output = Command::new("sh").args(["-c", &script, PROGRAM]).output()?;
+    let line = line(&output, "memlock")?;
+    assert!(
+        line.contains("yes  8192 KiB: for 20 disks, where"),
+        "{line}"
+    );
+    Ok(())
+}
+
+#[test]
 fn the_process_of_a_check_is_no_command() -> Result<()> {
     for arguments in [&[][..], &["jail"], &["--serial"]] {
         let output = Command::new(PROGRAM)

@@ -84,6 +84,10 @@ const STARTS: &[(&str, Refused)] = &[
 
 /// Steps of a device's own process, by the names that it tells.
 const STEPS: &[(&str, Refused)] = &[
+    (
+        "inherited descriptors",
+        refused(libc::SYS_close_range).only(2, 0),
+    ),
     ("setsid", refused(libc::SYS_setsid)),
     ("make mounts private", refused(libc::SYS_mount)),
     ("make the empty root", refused(libc::SYS_fsopen)),

@@ -10,6 +10,7 @@
 
 pub mod block;
 pub mod console;
+mod counter;
 pub mod net;
 mod passing;
 pub mod rng;

@@ -22,14 +22,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
-use vudev_executor::{File, Handle, Vectored};
+use vudev_executor::{File, Handle};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
 
-use crate::passing::is_passing;
+use crate::passing::{is_memory_lost, is_passing, rest, until_recall};
 
 /// The most bytes of one answer. Linux asks for 64 at a time.
 pub const ANSWER_MAX: usize = 4096;
@@ -40,10 +39,6 @@ pub const OPERATIONS: u32 = 4;
 
 /// The greatest size of the queue. One request is answered at a time, so depth gains nothing.
 const QUEUE_SIZE_MAX: u16 = 64;
-
-/// How long a source is left alone that says it is ready and then is not, or when the ring has no
-/// worker thread for it.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many bytes the guest gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,9 +70,9 @@ impl Rng {
         }
     }
 
-    /// The source, once it has something and the guest may have it; `None` when a stop is asked
-    /// for.
-    async fn wait(&self, queue: &Queue) -> Option<Option<File>> {
+    /// Where the next bytes come from, once there are some and the guest may have them; `None` when
+    /// a stop is asked for.
+    async fn wait(&self, queue: &Queue) -> Option<Origin<'_>> {
         if let Some(quota) = &self.quota {
             while let Some(rest) = quota.wait(self.handle.now()) {
                 queue.until_stop(self.handle.sleep(rest)).await?;
@@ -85,14 +80,16 @@ impl Rng {
         }
         loop {
             let file = match &self.source {
-                Source::Kernel(_) => None,
+                Source::Kernel(bytes) => return Some(Origin::Kernel(bytes)),
                 Source::File(file) => file.borrow().clone(),
             };
-            let Some(file) = file else { return Some(None) };
+            let Some(file) = file else {
+                return Some(Origin::Nowhere);
+            };
             match queue.until_stop(file.readable()).await? {
-                Ok(()) => return Some(Some(file)),
+                Ok(()) => return Some(Origin::File(file)),
                 Err(error) if is_passing(&error) => {
-                    queue.until_stop(self.handle.sleep(PAUSE)).await?;
+                    rest(queue).await?;
                 }
                 Err(error) => self.end(&error.to_string()),
             }
@@ -100,7 +97,7 @@ impl Rng {
     }
 
     /// Fills what may be filled of a chain: how many bytes, or `None` if they cannot be had yet.
-    async fn fill(&self, queue: &Queue, chain: &mut Chain, file: Option<File>) -> Option<usize> {
+    async fn fill(&self, queue: &Queue, chain: &mut Chain, origin: Origin<'_>) -> Option<usize> {
         let most = self
             .quota
             .as_ref()
@@ -109,10 +106,10 @@ impl Rng {
         if chain.writable.is_empty() {
             return Some(0);
         }
-        let filled = match (&self.source, file) {
-            (Source::Kernel(bytes), _) => from_kernel(&mut **bytes.borrow_mut(), chain),
-            (Source::File(_), None) => 0,
-            (Source::File(_), Some(file)) => self.read_source(queue, chain, &file).await?,
+        let filled = match origin {
+            Origin::Kernel(bytes) => from_kernel(&mut **bytes.borrow_mut(), chain),
+            Origin::File(file) => self.read_source(queue, chain, &file).await?,
+            Origin::Nowhere => 0,
         };
         if let Some(quota) = &self.quota {
             quota.spend(filled);
@@ -121,23 +118,15 @@ impl Rng {
     }
 
     async fn read_source(&self, queue: &Queue, chain: &mut Chain, file: &File) -> Option<usize> {
-        let mut read = file.read(chain.writable.take());
-        // It has begun once it was polled. Whatever it has read when a stop ends it is given out,
-        // or it would be lost.
-        let (result, buffers) = match queue.until_stop(&mut read).await {
-            Some(output) => output,
-            None => {
-                read.cancel();
-                read.await
-            }
-        };
+        let read = file.read(chain.writable.take());
+        let (result, buffers) = until_recall(queue, read).await;
         chain.writable = buffers;
         match result {
             Ok(0) => self.end("it has ended"),
             Ok(count) => return Some(count),
             Err(error) if is_passing(&error) => return None,
             // The buffer is gone with the front-end's memory, not the source.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {}
+            Err(error) if is_memory_lost(&error) => {}
             Err(error) => self.end(&error.to_string()),
         }
         Some(0)
@@ -166,16 +155,15 @@ impl Device for Rng {
     fn read_config(&self, _offset: usize, _into: &mut [u8]) {}
 
     async fn serve(self: Rc<Self>, mut queue: Queue) -> Result<(), QueueError> {
-        while let Some(file) = self.wait(&queue).await {
+        while let Some(origin) = self.wait(&queue).await {
             let Some(mut chain) = queue.next().await? else {
                 break;
             };
-            match self.fill(&queue, &mut chain, file).await {
+            match self.fill(&queue, &mut chain, origin).await {
                 Some(filled) => queue.complete(chain, u32::try_from(filled).unwrap_or(0)),
                 None => {
                     queue.put_back(chain);
-                    let pause = queue.until_stop(self.handle.sleep(PAUSE));
-                    if pause.await.is_none() {
+                    if rest(&queue).await.is_none() {
                         break;
                     }
                 }
@@ -191,6 +179,15 @@ enum Source {
     Kernel(RefCell<Box<[u8; ANSWER_MAX]>>),
     /// `None` once it has ended.
     File(RefCell<Option<File>>),
+}
+
+/// Where the bytes of one answer come from.
+enum Origin<'s> {
+    /// By way of this buffer.
+    Kernel(&'s RefCell<Box<[u8; ANSWER_MAX]>>),
+    File(File),
+    /// The source has ended.
+    Nowhere,
 }
 
 /// Copies random bytes into the chain, and leaves none of them here.

@@ -166,6 +166,27 @@ fn each_port_has_its_own_data_and_a_closed_one_is_given_none() {
     assert_eq!(text, "onetwo");
 }
 
+/// Linux posts a port's buffers before it opens the port, and drops what comes until then.
+#[test]
+fn input_that_came_before_the_driver_waits_until_its_port_is_open() {
+    let (keys, mut keyboard) = pipe().unwrap();
+    keyboard.write_all(b"keys").unwrap();
+    run(async |handle| {
+        let mut second = port("b", End::Nothing);
+        second.input = Some(keys.into());
+        let mut console = start(&handle, vec![port("a", End::Nothing), second]);
+        console.settle().await;
+        say(&mut console, 0, DEVICE_READY, 1).await;
+        let posted = console.allocate(10, 1);
+        console.send(4, &[], &[posted]);
+        console.settle().await;
+        assert_eq!(console.ring(4).poll_used().unwrap(), None);
+        say(&mut console, 1, PORT_READY, 1).await;
+        say(&mut console, 1, PORT_OPEN, 1).await;
+        assert_eq!(console.used(4).await.written, 4);
+    });
+}
+
 #[test]
 fn a_client_opens_its_port_and_closes_it_when_it_leaves() {
     let folder = tempfile::tempdir().unwrap();

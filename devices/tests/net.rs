@@ -118,6 +118,23 @@ fn frames_that_come_while_a_queue_stops_are_not_lost() {
 }
 
 #[test]
+fn buffers_are_let_go_of_when_memory_is_replaced_whatever_is_waited_for() {
+    run(async |handle| {
+        for nonblocking in [false, true] {
+            let (mut net, wire) = start_with(&handle, feature::MRG_RXBUF, nonblocking);
+            let buffers = post(&mut net, 4, 2048);
+            for mark in 0..3 {
+                net.settle().await;
+                net.replace_memory().await;
+                come(&wire, &frame(60, mark));
+                assert_eq!(net.used(RECEIVE).await.written, 72);
+                assert_eq!(net.bytes(buffers[usize::from(mark)])[HEADER], mark);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_frame_is_one_operation_each_way_and_frames_out_share_an_enter_and_a_call() {
     run(async |handle| {
         let (mut net, wire) = start(&handle, feature::MRG_RXBUF);

@@ -2,16 +2,15 @@
 //! the queue, calls go out by `write(2)`, or by a store where the other side is behind a device.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 
-use crate::driver::{Abandoned, Key};
 use crate::executor::Handle;
+use crate::multishot::MultishotPoll;
 
 /// `ANON_INODE_FS_MAGIC`: what `fstatfs` says of eventfds, and never of files, pipes or sockets.
 const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
@@ -49,11 +48,7 @@ fn check(fd: &OwnedFd) -> Result<(), EventError> {
 
 /// An eventfd that the other side signals. It is watched without ever being read, by a multishot
 /// poll that completes once a signal; any number of signals is one pending bit.
-pub struct Kick {
-    handle: Handle,
-    fd: Rc<OwnedFd>,
-    watch: Option<Key>,
-}
+pub struct Kick(MultishotPoll<OwnedFd>);
 
 impl Kick {
     /// Watches `fd`.
@@ -63,11 +58,7 @@ impl Kick {
     /// [`EventError`], for what is no eventfd.
     pub fn new(handle: &Handle, fd: OwnedFd) -> Result<Self, EventError> {
         check(&fd)?;
-        Ok(Self {
-            handle: handle.clone(),
-            fd: Rc::new(fd),
-            watch: None,
-        })
+        Ok(Self(MultishotPoll::new(handle, &Rc::new(fd), libc::POLLIN)))
     }
 
     /// Completes when signalled since the last call. May complete without a signal: a queue with
@@ -77,7 +68,7 @@ impl Kick {
     ///
     /// The kernel's, if the descriptor cannot be polled.
     pub async fn wait(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_wait(cx)).await
+        self.0.wait().await
     }
 
     /// [`Kick::wait`] for hand-written futures.
@@ -86,42 +77,8 @@ impl Kick {
     ///
     /// As [`Kick::wait`].
     pub fn poll_wait(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let driver = self.handle.driver();
-        loop {
-            let Some(key) = self.watch else {
-                let events = u32::from(libc::POLLIN.cast_unsigned());
-                self.watch = Some(ready!(driver.watch(cx, self.fd.as_raw_fd(), events))?);
-                continue;
-            };
-            match ready!(driver.poll_watch(key, cx)) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err(result) => {
-                    self.watch = None;
-                    if result < 0 {
-                        let errno = io::Error::from_raw_os_error(result.wrapping_neg());
-                        return Poll::Ready(Err(errno));
-                    }
-                    // The kernel has ended the watch without error (its queue was full): renewed
-                    // by the next turn of this loop, which sees a signal that came in between.
-                }
-            }
-        }
+        self.0.poll_wait(cx)
     }
-}
-
-impl Drop for Kick {
-    fn drop(&mut self) {
-        if let Some(key) = self.watch {
-            let watched = Box::new(Watched(self.fd.clone()));
-            self.handle.driver().abandon(key, watched);
-        }
-    }
-}
-
-struct Watched(#[expect(dead_code, reason = "held open, not read")] Rc<OwnedFd>);
-
-impl Abandoned for Watched {
-    fn finish(self: Box<Self>, _: i32) {}
 }
 
 /// What a [`Call`] signals.

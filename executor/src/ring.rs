@@ -13,7 +13,7 @@ use crate::operation::Operation;
 
 /// Slots kept for sessions, stop and kicks, unless a [`Config`] says otherwise: a device that fills
 /// its own slots must still hear a stop and a `GET_VRING_BASE`.
-pub const RESERVED_DEFAULT: u32 = 64;
+const RESERVED_DEFAULT: u32 = 64;
 
 /// The most slots a ring may have: the kernel refuses more than 32768 entries, and the submission
 /// queue has two for each slot.

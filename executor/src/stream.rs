@@ -3,18 +3,17 @@
 //! not read or write holds nothing but its wait. Not messages and descriptors: see `socket`.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 
 use libc::msghdr;
 
 use crate::buffers::{Bytes, IoBuffers};
-use crate::driver::{Abandoned, Key};
 use crate::executor::Handle;
+use crate::multishot::MultishotPoll;
 use crate::op::{Op, Plain, Request};
 use crate::operation::{Operation, PIECES_MAX};
 
@@ -41,6 +40,12 @@ struct Shared {
     fd: OwnedFd,
     /// Headers of earlier transfers, one for each direction, so that a transfer allocates nothing.
     spare: [Cell<Option<Box<msghdr>>>; 2],
+}
+
+impl AsRawFd for Shared {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
 }
 
 impl Stream {
@@ -70,15 +75,12 @@ impl Stream {
 
     /// Completes when there is something to receive, at the end and on an error too.
     pub fn readable(&self) -> impl Future<Output = io::Result<()>> + Unpin + 'static + use<> {
-        self.plain(Operation::poll_once(
-            self.shared.fd.as_raw_fd(),
-            libc::POLLIN,
-        ))
+        self.plain(Operation::poll_once(self.shared.as_raw_fd(), libc::POLLIN))
     }
 
     /// Waits for room to send, again and again.
     pub fn room(&self) -> Room {
-        self.watch(libc::POLLOUT)
+        Room(self.watch(libc::POLLOUT))
     }
 
     /// Completes when both halves have ended, or on an error.
@@ -98,12 +100,8 @@ impl Stream {
         }
     }
 
-    fn watch(&self, events: i16) -> Room {
-        Room {
-            stream: self.clone(),
-            events: u32::from(events.cast_unsigned()),
-            watch: None,
-        }
+    fn watch(&self, events: i16) -> MultishotPoll<Shared> {
+        MultishotPoll::new(&self.handle, &self.shared, events)
     }
 
     /// Ends one half. The kernel uses a worker for it, and may answer ECANCELED or EAGAIN when it
@@ -116,7 +114,7 @@ impl Stream {
             Half::Receiving => libc::SHUT_RD,
             Half::Sending => libc::SHUT_WR,
         };
-        let fd = self.shared.fd.as_raw_fd();
+        let fd = self.shared.as_raw_fd();
         self.plain(Operation::Shutdown { fd, how })
     }
 
@@ -138,11 +136,7 @@ impl Stream {
 
 /// Room to send, watched by one multishot poll. A plain poll would not do: a ring's completes at
 /// once whenever the peer has ended its half, room or not.
-pub struct Room {
-    stream: Stream,
-    events: u32,
-    watch: Option<Key>,
-}
+pub struct Room(MultishotPoll<Shared>);
 
 impl Room {
     /// Completes when there was room at the first time, and after that when some more was made
@@ -152,49 +146,8 @@ impl Room {
     ///
     /// The kernel's, if the descriptor cannot be polled.
     pub async fn wait(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_wait(cx)).await
+        self.0.wait().await
     }
-
-    fn poll_wait(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let driver = self.stream.handle.driver();
-        loop {
-            let Some(key) = self.watch else {
-                let fd = self.stream.shared.fd.as_raw_fd();
-                self.watch = Some(ready!(driver.watch(cx, fd, self.events))?);
-                continue;
-            };
-            match ready!(driver.poll_watch(key, cx)) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                // The kernel has ended the watch without error: renewed.
-                Err(0..) => self.watch = None,
-                Err(result) => {
-                    self.watch = None;
-                    let errno = io::Error::from_raw_os_error(result.wrapping_neg());
-                    return Poll::Ready(Err(errno));
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        if let Some(key) = self.watch {
-            let watched = Box::new(Watched {
-                _shared: self.stream.shared.clone(),
-            });
-            self.stream.handle.driver().abandon(key, watched);
-        }
-    }
-}
-
-/// Keeps the descriptor until the kernel has let go of it.
-struct Watched {
-    _shared: Rc<Shared>,
-}
-
-impl Abandoned for Watched {
-    fn finish(self: Box<Self>, _: i32) {}
 }
 
 /// A transfer on its way: yields the number of bytes and the buffers.
@@ -229,7 +182,7 @@ unsafe impl<B: IoBuffers> Request for TransferRequest<B> {
     type Output = (io::Result<usize>, B);
 
     fn operation(&mut self) -> Operation {
-        let fd: RawFd = self.shared.fd.as_raw_fd();
+        let fd = self.shared.as_raw_fd();
         let pieces = self.buffers.iovecs();
         self.header.msg_iov = pieces.as_ptr().cast_mut();
         self.header.msg_iovlen = pieces.len().min(PIECES_MAX) as _;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Buffer, Builder, Error, FrontEnd, LIMIT, Parked, Token, Used};
+use crate::{Buffer, Builder, Error, FrontEnd, Parked, Token, Used};
 
 /// The device's queue to the driver.
 pub const RECEIVE: u16 = 0;
@@ -19,6 +19,12 @@ const BUFFER_SIZE: u32 = 4096;
 #[derive(Debug)]
 pub struct Console {
     front: FrontEnd,
+    state: State,
+}
+
+/// What it keeps between two connections.
+#[derive(Debug)]
+struct State {
     posted: HashMap<Token, u64>,
     free: Vec<u64>,
     outgoing: u64,
@@ -35,15 +41,13 @@ impl Console {
     pub fn over(front: FrontEnd, buffers: usize) -> Result<Self, Error> {
         let page = || front.memory().allocate(BUFFER_SIZE.into(), 1);
         let free = (0..buffers).map(|_| page()).collect::<Result<_, _>>()?;
-        let outgoing = page()?;
-        let posted = HashMap::new();
-        let mut console = Self {
-            front,
-            posted,
+        let state = State {
+            posted: HashMap::new(),
             free,
-            outgoing,
+            outgoing: page()?,
             received: VecDeque::new(),
         };
+        let mut console = Self { front, state };
         console.post()?;
         Ok(console)
     }
@@ -55,43 +59,24 @@ impl Console {
 
     /// Stops both queues and leaves; the posted buffers stay where they are.
     pub fn leave(self) -> Result<ParkedConsole, Error> {
-        let Self {
-            front,
-            posted,
-            free,
-            outgoing,
-            received,
-        } = self;
         Ok(ParkedConsole {
-            front: front.leave()?,
-            posted,
-            free,
-            outgoing,
-            received,
+            front: self.front.leave()?,
+            state: self.state,
         })
     }
 
     /// Number of receive buffers that the device holds.
     pub fn posted(&self) -> usize {
-        self.posted.len()
+        self.state.posted.len()
     }
 
     /// Sends bytes and waits until the device has taken them.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         for piece in bytes.chunks(BUFFER_SIZE as usize) {
-            self.front.memory().write(self.outgoing, piece)?;
+            self.front.memory().write(self.state.outgoing, piece)?;
             let length = u32::try_from(piece.len()).unwrap_or(BUFFER_SIZE);
-            let ring = self.front.ring(TRANSMIT);
-            let token = ring.add(&[Buffer::new(self.outgoing, length)], &[])?;
-            ring.kick()?;
-            let used = ring.wait_used(LIMIT)?;
-            if used.token != token {
-                let reason = format!("{:?} came back, {token:?} was sent", used.token);
-                return Err(Error::BadUsed {
-                    ring: TRANSMIT,
-                    reason,
-                });
-            }
+            let buffer = Buffer::new(self.state.outgoing, length);
+            self.front.ring(TRANSMIT).exchange(&[buffer], &[])?;
         }
         Ok(())
     }
@@ -99,7 +84,7 @@ impl Console {
     /// Waits until at least so many bytes have come, and takes all that have.
     pub fn receive(&mut self, at_least: usize, limit: Duration) -> Result<Vec<u8>, Error> {
         let deadline = Instant::now() + limit;
-        while self.received.len() < at_least {
+        while self.state.received.len() < at_least {
             let left = deadline.saturating_duration_since(Instant::now());
             let used = self
                 .front
@@ -109,7 +94,7 @@ impl Console {
                     Error::Deadline { .. } => Error::Deadline {
                         awaited: format!(
                             "{at_least} bytes of input ({} came)",
-                            self.received.len()
+                            self.state.received.len()
                         ),
                         limit,
                     },
@@ -120,28 +105,28 @@ impl Console {
         while let Some(used) = self.front.ring(RECEIVE).poll_used()? {
             self.take(used)?;
         }
-        Ok(self.received.drain(..).collect())
+        Ok(self.state.received.drain(..).collect())
     }
 
     /// Hands all free receive buffers to the device.
     pub fn post(&mut self) -> Result<(), Error> {
-        while let Some(address) = self.free.pop() {
+        while let Some(address) = self.state.free.pop() {
             let buffer = Buffer::new(address, BUFFER_SIZE);
             let token = self.front.ring(RECEIVE).add(&[], &[buffer])?;
-            self.posted.insert(token, address);
+            self.state.posted.insert(token, address);
         }
         self.front.ring(RECEIVE).kick()?;
         Ok(())
     }
 
     fn take(&mut self, used: Used) -> Result<(), Error> {
-        let address = self.posted.remove(&used.token).ok_or(Error::Misuse(
+        let address = self.state.posted.remove(&used.token).ok_or(Error::Misuse(
             "a chain came back that this driver did not post",
         ))?;
         let mut bytes = vec![0; used.written as usize];
         self.front.memory().read(address, &mut bytes)?;
-        self.received.extend(bytes);
-        self.free.push(address);
+        self.state.received.extend(bytes);
+        self.state.free.push(address);
         self.post()
     }
 }
@@ -151,28 +136,15 @@ impl Console {
 #[must_use]
 pub struct ParkedConsole {
     front: Parked,
-    posted: HashMap<Token, u64>,
-    free: Vec<u64>,
-    outgoing: u64,
-    received: VecDeque<u8>,
+    state: State,
 }
 
 impl ParkedConsole {
     /// Connects again and goes on where the queues stopped.
     pub fn resume(self) -> Result<Console, Error> {
-        let Self {
-            front,
-            posted,
-            free,
-            outgoing,
-            received,
-        } = self;
         Ok(Console {
-            front: front.resume()?,
-            posted,
-            free,
-            outgoing,
-            received,
+            front: self.front.resume()?,
+            state: self.state,
         })
     }
 }

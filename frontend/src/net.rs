@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Buffer, Builder, Error, FrontEnd, LIMIT, Parked, Token, Used};
+use crate::{Buffer, Builder, Error, FrontEnd, Parked, Token, Used};
 
 /// Feature bits of a network device.
 pub mod feature {
@@ -152,6 +152,12 @@ pub struct Frame {
 #[derive(Debug)]
 pub struct Net {
     front: FrontEnd,
+    state: State,
+}
+
+/// What it keeps between two connections.
+#[derive(Debug)]
+struct State {
     pairs: u16,
     posted: Vec<HashMap<Token, Buffer>>,
     free: Vec<VecDeque<Buffer>>,
@@ -172,18 +178,15 @@ impl Net {
             (0..buffers).map(each).collect()
         };
         let free = (0..pairs).map(post).collect::<Result<_, _>>()?;
-        let outgoing = memory.allocate(FRAME_MAX, 16)?;
-        let command = memory.allocate(4096, 2)?;
-        let answer = memory.allocate(1, 1)?;
-        let mut net = Self {
-            front,
+        let state = State {
             pairs,
             posted: (0..pairs).map(|_| HashMap::new()).collect(),
             free,
-            outgoing,
-            command,
-            answer,
+            outgoing: memory.allocate(FRAME_MAX, 16)?,
+            command: memory.allocate(4096, 2)?,
+            answer: memory.allocate(1, 1)?,
         };
+        let mut net = Self { front, state };
         (0..pairs).try_for_each(|pair| net.post(pair))?;
         Ok(net)
     }
@@ -195,15 +198,9 @@ impl Net {
 
     /// Stops all queues and leaves. Receive buffers that are posted stay so.
     pub fn leave(self) -> Result<ParkedNet, Error> {
-        let front = self.front.leave()?;
         Ok(ParkedNet {
-            front,
-            pairs: self.pairs,
-            posted: self.posted,
-            free: self.free,
-            outgoing: self.outgoing,
-            command: self.command,
-            answer: self.answer,
+            front: self.front.leave()?,
+            state: self.state,
         })
     }
 
@@ -225,7 +222,7 @@ impl Net {
 
     /// Receive buffers of a pair that the device has.
     pub fn posted(&self, pair: u16) -> usize {
-        self.posted[usize::from(pair)].len()
+        self.state.posted[usize::from(pair)].len()
     }
 
     /// Sends a frame and waits until the device has taken it.
@@ -243,26 +240,15 @@ impl Net {
         lengths: &[usize],
     ) -> Result<(), Error> {
         let bytes = [&header.bytes()[..], frame].concat();
-        self.front.memory().write(self.outgoing, &bytes)?;
+        self.front.memory().write(self.state.outgoing, &bytes)?;
         let mut buffers = Vec::new();
-        let mut at = self.outgoing;
+        let mut at = self.state.outgoing;
         for &length in lengths.iter().filter(|length| **length > 0) {
             let length = u32::try_from(length).map_err(|_| Error::Misuse("a frame above 4 GiB"))?;
             buffers.push(Buffer::new(at, length));
             at += u64::from(length);
         }
-        let queue = 2 * pair + 1;
-        let ring = self.front.ring(queue);
-        let token = ring.add(&buffers, &[])?;
-        ring.kick()?;
-        let used = ring.wait_used(LIMIT)?;
-        if used.token != token || used.written != 0 {
-            let reason = format!("{used:?} came back, {token:?} was sent");
-            return Err(Error::BadUsed {
-                ring: queue,
-                reason,
-            });
-        }
+        self.front.ring(2 * pair + 1).exchange(&buffers, &[])?;
         Ok(())
     }
 
@@ -303,8 +289,8 @@ impl Net {
     pub fn post(&mut self, pair: u16) -> Result<(), Error> {
         let at = usize::from(pair);
         let ring = self.front.ring(2 * pair);
-        while let Some(buffer) = self.free[at].pop_front() {
-            self.posted[at].insert(ring.add(&[], &[buffer])?, buffer);
+        while let Some(buffer) = self.state.free[at].pop_front() {
+            self.state.posted[at].insert(ring.add(&[], &[buffer])?, buffer);
         }
         ring.kick()?;
         Ok(())
@@ -320,32 +306,29 @@ impl Net {
     pub fn raw_command(&mut self, bytes: &[u8]) -> Result<u8, Error> {
         let length = u32::try_from(bytes.len()).map_err(|_| Error::Misuse("above 4 GiB"))?;
         let memory = self.front.memory().clone();
-        memory.write(self.command, bytes)?;
-        memory.write(self.answer, &[UNWRITTEN])?;
+        memory.write(self.state.command, bytes)?;
+        memory.write(self.state.answer, &[UNWRITTEN])?;
         let queue = self.control_queue();
-        let ring = self.front.ring(queue);
-        let command = [Buffer::new(self.command, length)];
-        let answer = [Buffer::new(self.answer, 1)];
-        let _ = ring.add(&command, &answer)?;
-        ring.kick()?;
-        let _ = ring.wait_used(LIMIT)?;
+        let command = [Buffer::new(self.state.command, length)];
+        let answer = [Buffer::new(self.state.answer, 1)];
+        self.front.ring(queue).exchange(&command, &answer)?;
         let mut answered = [0];
-        memory.read(self.answer, &mut answered)?;
+        memory.read(self.state.answer, &mut answered)?;
         Ok(answered[0])
     }
 
     /// The control queue's number: behind all pairs (5.1.2).
     pub fn control_queue(&self) -> u16 {
-        2 * self.pairs
+        2 * self.state.pairs
     }
 
     fn bytes(&mut self, pair: u16, used: Used) -> Result<Vec<u8>, Error> {
         let at = usize::from(pair);
-        let buffer = self.posted[at].remove(&used.token);
+        let buffer = self.state.posted[at].remove(&used.token);
         let buffer = buffer.ok_or(Error::Misuse("a buffer came back that was not posted"))?;
         let mut bytes = vec![0; used.written as usize];
         self.front.memory().read(buffer.address, &mut bytes)?;
-        self.free[at].push_back(buffer);
+        self.state.free[at].push_back(buffer);
         Ok(bytes)
     }
 }
@@ -355,12 +338,7 @@ impl Net {
 #[must_use]
 pub struct ParkedNet {
     front: Parked,
-    pairs: u16,
-    posted: Vec<HashMap<Token, Buffer>>,
-    free: Vec<VecDeque<Buffer>>,
-    outgoing: u64,
-    command: u64,
-    answer: u64,
+    state: State,
 }
 
 impl ParkedNet {
@@ -368,12 +346,7 @@ impl ParkedNet {
     pub fn resume(self) -> Result<Net, Error> {
         Ok(Net {
             front: self.front.resume()?,
-            pairs: self.pairs,
-            posted: self.posted,
-            free: self.free,
-            outgoing: self.outgoing,
-            command: self.command,
-            answer: self.answer,
+            state: self.state,
         })
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    Error, Event, GuestMemory,
+    Error, Event, GuestMemory, LIMIT,
     event::readable,
     message::feature::{EVENT_IDX, INDIRECT_DESC},
     requests::RingAddresses,
@@ -269,6 +269,22 @@ impl Ring {
             }
             self.wait_for_event(left)?;
         }
+    }
+
+    /// Makes a chain available, tells the device, and waits until that gives it back; what it has
+    /// written. It must be the only one that the device has.
+    pub fn exchange(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u32, Error> {
+        let token = self.add(readable, writable)?;
+        self.kick()?;
+        let used = self.wait_used(LIMIT)?;
+        if used.token != token {
+            let reason = format!("{:?} came back, {token:?} was sent", used.token);
+            return Err(Error::BadUsed {
+                ring: self.index,
+                reason,
+            });
+        }
+        Ok(used.written)
     }
 
     /// Waits until the device signals the error eventfd.

@@ -41,28 +41,28 @@ pub mod op {
     pub const CREDIT_REQUEST: u16 = 7;
 }
 
-/// A packet.
+/// A packet, `struct virtio_vsock_hdr` (5.10.6) with its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// The sender's context identifier.
+    /// `src_cid`, the sender's context identifier.
     pub from: u64,
-    /// The receiver's.
+    /// `dst_cid`, the receiver's.
     pub to: u64,
-    /// The sender's port.
+    /// `src_port`.
     pub from_port: u32,
-    /// The receiver's.
+    /// `dst_port`.
     pub to_port: u32,
-    /// What the header says of the data's length; set by [`Packet::with_data`].
+    /// `len`: what the header says of the data's length; set by [`Packet::with_data`].
     pub length: u32,
-    /// The type.
+    /// `type`.
     pub kind: u16,
     /// One of [`op`].
     pub op: u16,
     /// Of a SHUTDOWN: 1 receives no more, 2 sends no more.
     pub flags: u32,
-    /// The sender's buffer.
+    /// `buf_alloc`, the sender's buffer.
     pub buffer: u32,
-    /// What it has taken out of that.
+    /// `fwd_cnt`, what it has taken out of that.
     pub forwarded: u32,
     /// What follows the header.
     pub data: Vec<u8>,

@@ -86,6 +86,8 @@ pub struct Opened<D> {
     /// What the user should know about values that were accepted but have no effect here; each
     /// is logged once.
     pub notes: Vec<String>,
+    /// What was made under a name that the user does not know yet; logged under the device's name.
+    pub made: Vec<String>,
 }
 
 /// A stream socket that a device listens on.
@@ -186,6 +188,7 @@ impl<D> Opened<D> {
             terminals: Vec::new(),
             windows: Vec::new(),
             notes: Vec::new(),
+            made: Vec::new(),
         }
     }
 
@@ -200,6 +203,7 @@ impl<D> Opened<D> {
             terminals,
             windows,
             notes,
+            made,
         } = self;
         Opened {
             description: describe(description),
@@ -210,6 +214,7 @@ impl<D> Opened<D> {
             terminals,
             windows,
             notes,
+            made,
         }
     }
 }

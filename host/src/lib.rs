@@ -20,6 +20,7 @@ mod channel;
 mod check;
 pub mod kind;
 pub mod kinds;
+mod listen;
 pub mod options;
 mod policies;
 mod registry;

@@ -16,6 +16,7 @@ use vudev_jail::ring::{RingList, allow_list};
 use vudev_jail::{Arch, Denials, Directory, Embedded, PolicyError, Program, Source};
 
 use crate::channel::Transport;
+use crate::options::{OptionError, PolicyDirectory, reason, shown};
 use crate::{Entry, Registry};
 
 /// Policy files by name, as they cross the channel.
@@ -139,7 +140,7 @@ impl Written {
 
 /// The policies of a device behind a transport.
 fn name(entry: &Entry, transport: Transport) -> String {
-    format!("{}_{}", entry.policy(), transport.policy_suffix())
+    format!("{}_device_{}", entry.policy(), transport.policy_part())
 }
 
 /// What a role's policies are made of, and what its user should know of them.
@@ -149,6 +150,32 @@ pub(crate) struct ForRole {
     pub(crate) texts: Option<Texts>,
     /// A line for the log.
     pub(crate) warning: Option<String>,
+}
+
+/// An operator's directory that is not even there, with the remedy.
+pub(crate) fn check_directory(directory: &PolicyDirectory) -> Result<(), OptionError> {
+    let path = &directory.path;
+    let shown = shown(path);
+    let problem = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => format!("{shown} is no directory"),
+        Err(error) => format!("cannot look at {shown}: {}", reason(error)),
+    };
+    let arch = Arch::HOST.map_or("ARCHITECTURE", Arch::name);
+    let remedy = format!("give a directory that holds {arch}/*.policy and ring/*.ring");
+    Err(directory.error(problem).remedy(remedy))
+}
+
+/// Whether an operator's directory has one of a kind's own two files.
+pub(crate) fn has_any(entry: &Entry, transport: Transport, directory: &Path) -> bool {
+    let name = name(entry, transport);
+    let arch = Arch::HOST.map_or("", Arch::name);
+    let files = [format!("{arch}/{name}.policy"), format!("ring/{name}.ring")];
+    let directory = Directory::new(directory);
+    let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    files
+        .iter()
+        .any(|file| !directory.read(file).is_err_and(missing))
 }
 
 /// In the supervisor: finds out whether a role will have its policies, and can live with them.

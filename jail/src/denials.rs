@@ -21,7 +21,8 @@ pub enum Denials {
     /// libraries try what they can do without.
     Errno(Errno),
     /// Trapped, and so told to a supervisor by [`Jail::listen`](crate::Jail::listen). The one
-    /// message that hands the listener over is allowed, on this channel. Nothing is reported from
+    /// message that hands the listener over is allowed, on this channel, and the close of the
+    /// listener after it: they are the jail's and not the daemon's. Nothing is reported from
     /// inside then, so `sendto` and `exit_group`, which the report needs, are never told of: see
     /// [`missing`](crate::policy::missing). And it is about system calls alone: an operation that
     /// is not on the ring's list fails as ever.
@@ -33,6 +34,10 @@ pub enum Denials {
 
 /// The `sendmsg` that hands the listener over, as the policy recognises it.
 pub(crate) const HAND_OVER_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+/// The second argument, which `close` does not have, of the one that follows it: so the policy
+/// recognises it, and no other close of the daemon's.
+pub(crate) const HANDED_OVER: u32 = 0x6c74_736e;
 
 impl Denials {
     /// The policy with this answer.
@@ -62,26 +67,32 @@ fn number_of(errno: Errno) -> u16 {
     u16::try_from(errno.raw_os_error()).map_or(Action::ERRNO_MAX, |n| n.min(Action::ERRNO_MAX))
 }
 
-/// Before every other filter of the call.
 fn allow_hand_over(policy: &mut Policy, channel: RawFd) {
-    const NAME: &str = "sendmsg";
-    let Some(number) = policy.arch.syscall_number(NAME) else {
-        return;
-    };
-    let equals = |argument, value: i32| Atom {
+    let equals = |argument, value: u32| Atom {
         argument,
         operator: Operator::Equal,
-        value: u64::from(value.cast_unsigned()),
+        value: u64::from(value),
     };
-    let hand_over = Filter {
-        condition: Some(vec![vec![equals(0, channel), equals(2, HAND_OVER_FLAGS)]]),
-        action: Action::Allow,
+    let channel = equals(0, channel.cast_unsigned());
+    let message = [channel, equals(2, HAND_OVER_FLAGS.cast_unsigned())];
+    allow_first(policy, "sendmsg", &message);
+    allow_first(policy, "close", &[equals(1, HANDED_OVER)]);
+}
+
+/// Before every other filter of the call.
+fn allow_first(policy: &mut Policy, name: &str, condition: &[Atom]) {
+    let Some(number) = policy.arch.syscall_number(name) else {
+        return;
     };
     let rule = policy.rules.entry(number).or_insert_with(|| Rule {
-        name: NAME.to_owned(),
+        name: name.to_owned(),
         filters: Vec::new(),
     });
-    rule.filters.insert(0, hand_over);
+    let allowed = Filter {
+        condition: Some(vec![condition.to_vec()]),
+        action: Action::Allow,
+    };
+    rule.filters.insert(0, allowed);
 }
 
 #[cfg(test)]
@@ -144,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_message_that_hands_over_is_allowed_beside_the_policy() {
+    fn only_what_hands_the_listener_over_is_allowed_beside_the_policy() {
         let policy = Denials::Notify { channel: 3 }.apply(policy());
         let flags = u64::from(HAND_OVER_FLAGS.cast_unsigned());
         let sendmsg = |channel, flags| verdict(&policy, "sendmsg", [channel, 1, flags, 0, 0, 0]);
@@ -152,5 +163,8 @@ mod tests {
         assert_eq!(sendmsg(9, 0), Action::Allow);
         assert_eq!(sendmsg(3, 0), Action::Trap);
         assert_eq!(sendmsg(4, flags), Action::Trap);
+        let close = |mark| verdict(&policy, "close", [6, mark, 0, 0, 0, 0]);
+        assert_eq!(close(u64::from(HANDED_OVER)), Action::Allow);
+        assert_eq!(close(0), Action::Trap);
     }
 }

@@ -70,14 +70,16 @@ pub mod ring;
 pub mod role;
 pub mod source;
 pub mod spawn;
+mod suggest;
 
 pub use denials::Denials;
 pub use policy::{Action, Arch, PolicyError, Program};
 pub use report::SigsysReport;
 pub use ring::RingList;
-pub use role::{Begun, Jail, Limits, StepError};
+pub use role::{BeginError, Begun, Jail, Limits, StepError};
 pub use source::{Directory, Embedded, Source};
 pub use spawn::{Child, Namespace, Spawn, SpawnError, own_program};
+pub use suggest::nearest;
 
 /// Why the last call of the C library failed.
 fn last_errno() -> rustix::io::Errno {

@@ -16,6 +16,7 @@ use crate::policy::parse::Statement;
 use crate::policy::token::{Position, SyntaxError};
 use crate::policy::{Action, Arch, Filter, Place};
 use crate::source::{Embedded, Source, Text};
+use crate::suggest::nearest;
 
 /// What a ring is restricted to (`IORING_REGISTER_RESTRICTIONS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +149,13 @@ fn read(path: &str, source: &dyn Source) -> Result<Vec<Entry>, PolicyError> {
             (Some(opcode), _) => Named::Opcode(opcode),
             (None, Some(flag)) => Named::Flag(flag),
             (None, None) => {
-                let message = format!("`{name}` is no IORING_OP_* or IOSQE_* that we know");
+                let known = OPCODES.iter().map(|(known, _)| *known);
+                let meant = nearest(&name, known.chain(FLAGS.map(|(known, _)| known)));
+                let meant = meant.map(|meant| format!(": did you mean `{meant}`?"));
+                let message = format!(
+                    "`{name}` is no IORING_OP_* or IOSQE_* that we know{}",
+                    meant.unwrap_or_default()
+                );
                 return Err(SyntaxError::new(at, message));
             }
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -70,23 +70,39 @@ impl Directory {
         let Some((directory, file)) = name.split_once('/') else {
             return path;
         };
-        let flat = !Path::new(name).is_absolute() && !self.root.join(directory).is_dir();
-        if flat { self.root.join(file) } else { path }
+        match self.is_flat(directory) {
+            true => self.root.join(file),
+            false => path,
+        }
+    }
+
+    /// Whether files are looked for without this directory of theirs; "" is that of an absolute
+    /// name.
+    fn is_flat(&self, directory: &str) -> bool {
+        !directory.is_empty() && !self.root.join(directory).is_dir()
     }
 }
 
 impl Source for Directory {
     fn read(&self, name: &str) -> io::Result<String> {
-        let mut text = String::new();
-        self.open(name)?
-            .take(FILE_SIZE_MAX + 1)
-            .read_to_string(&mut text)?;
-        match text.len() as u64 > FILE_SIZE_MAX {
-            true => Err(refused(format!(
-                "it is larger than {} KiB, which no policy is",
+        let mut bytes = Vec::new();
+        let limit = FILE_SIZE_MAX + 1;
+        self.open(name)?.take(limit).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_SIZE_MAX {
+            return Err(refused(format!(
+                "it is larger than {} KiB, which no policy is: put the policy there",
                 FILE_SIZE_MAX >> 10
+            )));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            refused(format!("byte {at} is not UTF-8: put a text there"))
+        })?;
+        match self.foreign_arch(name, &text) {
+            Some(other) => Err(refused(format!(
+                "it is the one for {other}: give the directory of this architecture"
             ))),
-            false => Ok(text),
+            None => Ok(text),
         }
     }
 
@@ -107,7 +123,9 @@ impl Directory {
         let file = File::from(opened.map_err(|errno| self.explained(name, errno))?);
         match file.metadata()?.is_file() {
             true => Ok(file),
-            false => Err(refused("it is not a regular file".to_owned())),
+            false => Err(refused(
+                "it is not a regular file: put one there, or a link to one".to_owned(),
+            )),
         }
     }
 
@@ -120,9 +138,11 @@ impl Directory {
             Errno::NOENT | Errno::NOTDIR => match self.another_arch(name) {
                 Some(other) => format!("the directory has files for {other}, and none for this"),
                 None => {
-                    "the directory must be laid out as seccomp/ of vudev's source, or hold the \
-                         files of one architecture and the ring's"
-                        .to_owned()
+                    let arch = Arch::HOST.map_or("ARCHITECTURE", Arch::name);
+                    format!(
+                        "the directory must hold {arch}/*.policy and ring/*.ring as seccomp/ of \
+                         vudev's source does, or these files without the folders"
+                    )
                 }
             },
             Errno::ACCESS => "who starts the devices must be able to read it".to_owned(),
@@ -130,6 +150,17 @@ impl Directory {
         };
         let error = io::Error::from(errno);
         io::Error::new(error.kind(), format!("{error}: {remedy}"))
+    }
+
+    /// Of a file that lies in no folder of its architecture: the other one that it was written for,
+    /// where it is one of ours.
+    fn foreign_arch(&self, name: &str, text: &str) -> Option<Arch> {
+        let (wanted, file) = name.split_once('/')?;
+        let is_for = |arch: &str| is_built_in(arch, file, text);
+        let mut others = Arch::ALL.into_iter();
+        (self.is_flat(wanted) && !is_for(wanted))
+            .then(|| others.find(|arch| is_for(arch.name())))
+            .flatten()
     }
 
     /// Another architecture that the directory has, if it lacks the one that `name` is of.
@@ -142,6 +173,12 @@ impl Directory {
             .then(|| others.find(|arch| there(arch.name())))
             .flatten()
     }
+}
+
+/// Whether this is the text of `file` for an architecture, as it was built in.
+fn is_built_in(arch: &str, file: &str, text: &str) -> bool {
+    let own = Embedded.read(&format!("{arch}/{file}"));
+    own.is_ok_and(|own| own == text)
 }
 
 fn refused(problem: String) -> io::Error {
@@ -180,6 +217,8 @@ impl Source for BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -197,6 +236,20 @@ mod tests {
     }
 
     #[test]
+    fn a_flat_directory_of_another_architecture_is_told() {
+        let tree = tempfile::tempdir().unwrap();
+        let text = Embedded.read("aarch64/common_device.policy").unwrap();
+        std::fs::write(tree.path().join("common_device.policy"), text).unwrap();
+        let directory = Directory::new(tree.path());
+        assert!(directory.read("aarch64/common_device.policy").is_ok());
+        let error = directory.read("x86_64/common_device.policy").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "it is the one for aarch64: give the directory of this architecture"
+        );
+    }
+
+    #[test]
     fn what_is_no_file_is_refused_and_not_waited_for() {
         let tree = tempfile::tempdir().unwrap();
         let directory = Directory::new(tree.path());
@@ -207,13 +260,18 @@ mod tests {
         std::fs::create_dir(tree.path().join("folder")).unwrap();
         for name in ["fifo", "zero", "folder"] {
             let error = directory.read(name).unwrap_err();
-            assert_eq!(error.to_string(), "it is not a regular file", "{name}");
+            let remedy = "it is not a regular file: put one there, or a link to one";
+            assert_eq!(error.to_string(), remedy, "{name}");
         }
         File::create(tree.path().join("huge"))
             .and_then(|file| file.set_len(1 << 40))
             .unwrap();
         let error = directory.read("huge").unwrap_err().to_string();
-        assert_eq!(error, "it is larger than 256 KiB, which no policy is");
+        let remedy = "it is larger than 256 KiB, which no policy is: put the policy there";
+        assert_eq!(error, remedy);
+        std::fs::write(tree.path().join("latin"), b"# caf\xe9\n").unwrap();
+        let error = directory.read("latin").unwrap_err().to_string();
+        assert_eq!(error, "byte 5 is not UTF-8: put a text there");
     }
 
     #[test]
@@ -227,7 +285,10 @@ mod tests {
         let nowhere = tree.path().join("nowhere");
         assert!(error(&nowhere, "ring/a.ring").ends_with("nowhere\" is no directory"));
         let empty = error(tree.path(), "ring/a.ring");
-        assert!(empty.contains("laid out as seccomp/"), "{empty}");
+        assert!(
+            empty.contains("/*.policy and ring/*.ring as seccomp/"),
+            "{empty}"
+        );
         std::fs::create_dir(tree.path().join("aarch64")).unwrap();
         let other = error(tree.path(), "x86_64/a.policy");
         assert!(

@@ -1,5 +1,5 @@
 //! One real guest with all five devices of one `vudev`, used at the same time: what goes in on one
-//! side comes out on the other, for each. What only one device does is in the other `guest_` suites.
+//! side comes out on the other, for each. What one device alone does is in the other suites.
 
 #![expect(
     clippy::unwrap_used,

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vudev_frontend::{Error, FrontEnd, LIMIT, Rng};
@@ -75,8 +75,17 @@ fn a_sources_bytes_are_read_on_by_the_next_front_end_and_its_end_is_said_once() 
         assert_eq!(rng.read(64, LIMIT).unwrap(), b"");
     }
     drop(rng);
-    let log = running.vudev.log().unwrap();
-    assert_eq!(log.matches("the source gives no more bytes").count(), 1);
+    let said = || {
+        let log = running.vudev.log().unwrap();
+        log.matches("the source gives no more bytes").count()
+    };
+    // The supervisor prints it when it comes to it.
+    let deadline = Instant::now() + LIMIT;
+    while said() == 0 {
+        assert!(Instant::now() < deadline, "the end is not said");
+        std::thread::yield_now();
+    }
+    assert_eq!(said(), 1);
     running.vudev.stop().unwrap();
 }
 

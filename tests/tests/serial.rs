@@ -204,6 +204,8 @@ fn a_terminal_of_our_own_echoes_for_one_user_after_another_and_its_link_goes_at_
     wait_for(&vudev, "the terminal has been opened", 4);
     console.send(b"x").unwrap();
     assert_eq!(read(user.unwrap(), 1), b"x");
+    let log = vudev.log().unwrap();
+    assert_eq!(log.matches("the terminal has been opened").count(), 4);
     wait_for(
         &vudev,
         "output is written again: 17 bytes were thrown away, 51 in all",
@@ -274,7 +276,7 @@ fn a_port_with_a_name_has_it_in_the_systems_log() {
 fn each_line_is_a_datagram_of_a_unix_socket() {
     let scene = Scene::new();
     let vudev = scene.start("type=unix,path=DIR/peer");
-    wait_for(&vudev, "cannot be reached, it is tried again", 1);
+    wait_for(&vudev, "cannot be reached, and is tried again", 1);
     let peer = UnixDatagram::bind(scene.path("peer")).unwrap();
     let mut console = scene.console();
     console.send(b"one\ntwo\nthr").unwrap();

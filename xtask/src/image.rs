@@ -24,6 +24,34 @@ impl<W: Write> Image<W> {
         }
     }
 
+    /// Adds a folder, and those above it.
+    pub(crate) fn folder(&mut self, folder: &Path) -> Result<()> {
+        let mut path = PathBuf::new();
+        for part in folder.components() {
+            let Component::Normal(part) = part else {
+                continue;
+            };
+            path.push(part);
+            if self.folders.insert(path.clone()) {
+                self.archive.directory(&path.to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the node of the console that the kernel opens for the first program.
+    pub(crate) fn console(&mut self) -> Result<()> {
+        self.folder(Path::new("dev"))?;
+        Ok(self.archive.character_device("dev/console", 5, 1)?)
+    }
+
+    /// Adds a file with these contents.
+    pub(crate) fn file(&mut self, place: &Path, contents: &[u8]) -> Result<()> {
+        self.folders_above(place)?;
+        self.archive.file(&inside(place), contents)?;
+        Ok(())
+    }
+
     /// Adds a program with these contents.
     pub(crate) fn program(&mut self, place: &Path, contents: &[u8]) -> Result<()> {
         self.folders_above(place)?;
@@ -44,21 +72,6 @@ impl<W: Write> Image<W> {
 
     fn folders_above(&mut self, file: &Path) -> Result<()> {
         file.parent().map_or(Ok(()), |folder| self.folder(folder))
-    }
-
-    /// Adds a folder, and those above it.
-    fn folder(&mut self, folder: &Path) -> Result<()> {
-        let mut path = PathBuf::new();
-        for part in folder.components() {
-            let Component::Normal(part) = part else {
-                continue;
-            };
-            path.push(part);
-            if self.folders.insert(path.clone()) {
-                self.archive.directory(&path.to_string_lossy())?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -53,6 +53,7 @@ use self::ranges::{Extent, Purpose};
 use self::request::{HEADER_SIZE, ID_SIZE, Limits, Payload, Request, Status};
 use self::space::{CONFIG_SIZE, F_CONFIG_WCE, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, WRITEBACK_AT};
 use self::transfer::Storage;
+use crate::counter::Counter;
 
 /// A disk.
 pub struct Block {
@@ -68,7 +69,8 @@ pub struct Block {
     /// Makes durable what was written before the driver chose writethrough.
     catching_up: RefCell<Option<Task<()>>>,
     changed: Notify,
-    failures: Cell<u64>,
+    /// A guest can ask for the impossible without end.
+    failures: Counter,
 }
 
 impl Block {
@@ -99,7 +101,7 @@ impl Block {
             writeback: Cell::new(!config.write_through),
             catching_up: RefCell::new(None),
             changed: Notify::new(),
-            failures: Cell::new(0),
+            failures: Counter::of("requests that failed"),
         })
     }
 
@@ -166,7 +168,8 @@ impl Block {
         match result {
             Ok(()) => Status::Ok,
             Err(error) => {
-                self.report(request, &error);
+                let last = format_args!("{request:?}: {error}");
+                self.failures.count(&last);
                 Status::IoError
             }
         }
@@ -246,16 +249,6 @@ impl Block {
             }
         });
         *self.catching_up.borrow_mut() = Some(task);
-    }
-
-    /// Says that the file failed. A guest can ask for the impossible without end, so only the
-    /// first failure, the second, the fourth and so on make a line.
-    fn report(&self, request: Request, error: &io::Error) {
-        let failures = self.failures.get().saturating_add(1);
-        self.failures.set(failures);
-        if failures.is_power_of_two() {
-            log::warn!("{request:?} failed ({failures} failures so far): {error}");
-        }
     }
 
     /// Takes note of what the driver may ask for.

@@ -44,6 +44,8 @@ pub(super) struct Control {
     met: Cell<bool>,
     /// It has been said that a message did not fit.
     told_misfit: Cell<bool>,
+    /// It has been said that the driver failed.
+    told_failure: Cell<bool>,
 }
 
 /// One port.
@@ -94,6 +96,7 @@ impl Control {
             has_sizes: Cell::new(false),
             met: Cell::new(false),
             told_misfit: Cell::new(false),
+            told_failure: Cell::new(false),
         };
         this.reset();
         this
@@ -110,6 +113,7 @@ impl Control {
         self.has_sizes.set(false);
         self.met.set(false);
         self.told_misfit.set(false);
+        self.told_failure.set(false);
         for port in &self.ports {
             let Marks {
                 add,
@@ -168,6 +172,9 @@ impl Control {
     fn take(&self, message: &Message) {
         let &Message { port, event, value } = message;
         if event == DEVICE_READY {
+            if value != 1 {
+                self.tell_failure(message);
+            }
             return self.meet(value);
         }
         let port = usize::try_from(port).ok();
@@ -185,7 +192,7 @@ impl Control {
             }
             PORT_READY => {
                 marks.is_ready.set(false);
-                log::warn!("the driver cannot set up a port: {message:?}");
+                self.tell_failure(message);
             }
             PORT_OPEN => {
                 marks.is_open.set(value != 0);
@@ -198,9 +205,6 @@ impl Control {
     /// The driver begins anew.
     fn meet(&self, value: u16) {
         self.met.set(true);
-        if value != 1 {
-            log::warn!("the driver cannot set up the device");
-        }
         for Port { marks, .. } in &self.ports {
             marks.add.set(value == 1);
             for mark in [&marks.console, &marks.name, &marks.resize] {
@@ -211,6 +215,13 @@ impl Control {
             }
         }
         self.news.notify();
+    }
+
+    /// A driver can fail without end, so it is said once.
+    fn tell_failure(&self, message: &Message) {
+        if !self.told_failure.replace(true) {
+            log::warn!("the driver cannot set up the device, or a port of it: {message:?}");
+        }
     }
 
     /// Serves the control receive queue: what the driver is told.

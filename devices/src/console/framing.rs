@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use vudev_executor::{Bytes, IoBuffers};
 use vudev_virtio::GuestBuffers;
 
@@ -21,7 +22,8 @@ const SCRATCH_BYTES: usize = 1024;
 const PRIORITY: u8 = 8 + 6;
 
 /// How output is cut into writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Framing {
     /// As it comes.
     Bytes,

@@ -3,15 +3,13 @@
 
 use std::cell::Cell;
 use std::future::pending;
-use std::io;
 use std::rc::Rc;
 
-use vudev_executor::{Notify, Vectored};
-use vudev_virtio::{GuestBuffers, Queue, QueueError};
+use vudev_executor::Notify;
+use vudev_virtio::{Queue, QueueError};
 
 use super::link::{Connection, Link};
-use super::{is_memory_lost, rest};
-use crate::passing::is_passing;
+use crate::passing::{is_memory_lost, is_passing, rest, until_recall};
 
 /// Where input comes from.
 pub(super) struct Input {
@@ -46,14 +44,19 @@ impl Input {
             let Some(mut chain) = queue.next().await? else {
                 return Ok(());
             };
+            // It may have closed while a buffer was waited for.
+            if !gate.is_open() {
+                queue.put_back(chain);
+                continue;
+            }
             if chain.writable.is_empty() {
                 queue.complete(chain, 0);
                 continue;
             }
             let read = connection.file.read(chain.writable.take());
-            let moved = finish(&queue, read).await;
-            chain.writable = moved.buffers;
-            match moved.result {
+            let (result, buffers) = until_recall(&queue, read).await;
+            chain.writable = buffers;
+            match result {
                 Ok(read) if read > 0 => {
                     queue.complete(chain, u32::try_from(read).unwrap_or(u32::MAX));
                 }
@@ -109,24 +112,4 @@ impl Input {
         log::info!("{}{why}", self.label);
         self.ended.set(Some(connection.generation));
     }
-}
-
-/// How a read that a stop may interrupt has ended.
-struct Moved {
-    result: io::Result<usize>,
-    buffers: GuestBuffers,
-}
-
-/// Awaits `operation`; a stop ends it early. Either way its answer counts: bytes may have moved
-/// before the end came, and forgetting them would lose or double them.
-async fn finish(queue: &Queue, mut operation: impl Vectored<GuestBuffers>) -> Moved {
-    // It is polled before the stop is looked at, so it has begun: only then can it be cancelled.
-    let (result, buffers) = match queue.until_stop(&mut operation).await {
-        Some(output) => output,
-        None => {
-            operation.cancel();
-            operation.await
-        }
-    };
-    Moved { result, buffers }
 }

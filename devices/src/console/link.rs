@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use vudev_executor::{Bytes, File, Handle, Notify, Socket};
 
 /// Asks somebody outside of the jail for a connected socket: a device cannot connect by itself.
@@ -94,42 +95,40 @@ impl Link {
         news: &Rc<Notify>,
         label: String,
     ) -> (Rc<Self>, Option<Keeper>) {
-        let its_handle = handle.clone();
-        let link = move |kind, file| {
-            Rc::new(Self {
-                handle: its_handle,
-                current: RefCell::new(file),
-                generation: Cell::new(0),
-                kind,
-                changed: Notify::new(),
-                news: Rc::clone(news),
-                label,
-            })
+        let kind = match end {
+            End::Nothing | End::File(_) => Kind::Fixed,
+            End::Connect(_) => Kind::Sought,
+            End::Listen(_) | End::Terminal { .. } => Kind::Awaited,
         };
-        let (handle, its) = (handle.clone(), Rc::clone);
+        let link = Rc::new(Self {
+            handle: handle.clone(),
+            current: RefCell::default(),
+            generation: Cell::new(0),
+            kind,
+            changed: Notify::new(),
+            news: Rc::clone(news),
+            label,
+        });
+        let keeper = Rc::clone(&link).begin(handle.clone(), end);
+        (link, keeper)
+    }
+
+    /// Takes up its end, and gives what has to run for it.
+    fn begin(self: Rc<Self>, handle: Handle, end: End) -> Option<Keeper> {
         match end {
-            End::Nothing => (link(Kind::Fixed, None), None),
-            End::File(fd) => (link(Kind::Fixed, Some(File::new(&handle, fd))), None),
-            End::Connect(connect) => {
-                let link = link(Kind::Sought, None);
-                let keeper = its(&link).keep_connected(handle, connect);
-                (link, Some(Box::pin(keeper)))
+            End::Nothing => None,
+            End::File(fd) => {
+                self.current.replace(Some(File::new(&handle, fd)));
+                None
             }
+            End::Connect(connect) => Some(Box::pin(self.keep_connected(handle, connect))),
             End::Listen(listener) => {
-                let link = link(Kind::Awaited, None);
                 let listener = Socket::new(&handle, listener);
-                (
-                    its(&link),
-                    Some(Box::pin(link.keep_accepting(handle, listener))),
-                )
+                Some(Box::pin(self.keep_accepting(handle, listener)))
             }
             End::Terminal { master, opens } => {
-                let link = link(Kind::Awaited, None);
                 let (master, opens) = (File::new(&handle, master), File::new(&handle, opens));
-                (
-                    its(&link),
-                    Some(Box::pin(link.keep_terminal(handle, master, opens))),
-                )
+                Some(Box::pin(self.keep_terminal(handle, master, opens)))
             }
         }
     }
@@ -232,7 +231,8 @@ impl Link {
                 }
                 Err(error) if pause == RETRY_MIN => {
                     log::warn!(
-                        "{}the other end cannot be reached, it is tried again: {error}",
+                        "{}the other end cannot be reached, and is tried again until somebody \
+                         listens at its path: {error}",
                         self.label
                     );
                 }
@@ -263,9 +263,7 @@ impl Link {
     async fn keep_terminal(self: Rc<Self>, handle: Handle, master: File, opens: File) {
         let mut events = Bytes::zeroed(EVENTS_BYTES);
         loop {
-            // It says at once whether nobody has it open, and else nothing.
-            let closed = handle.timeout(Duration::ZERO, master.hung_up()).await;
-            if closed.is_none() {
+            if is_open(&handle, &master).await {
                 log::info!("{}the terminal has been opened", self.label);
                 self.set(master.clone());
                 self.until_gone().await;
@@ -280,4 +278,17 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether somebody has this terminal open. The kernel answers at once that nobody has, when the
+/// ring is entered at the end of a turn, and else not.
+async fn is_open(handle: &Handle, master: &File) -> bool {
+    let mut hung_up = master.hung_up();
+    for _ in 0..2 {
+        if poll_immediate(&mut hung_up).await.is_some() {
+            return false;
+        }
+        handle.yield_now().await;
+    }
+    poll_immediate(hung_up).await.is_none()
 }

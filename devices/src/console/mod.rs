@@ -26,6 +26,8 @@
 //! | the descriptor is gone for ever | it is lost | it is lost |
 //! | the disk is full | it is lost | it is lost |
 //!
+//! One port of several is closed while it has no client, and a Linux guest waits there anyway.
+//!
 //! The log says that output is lost, how much so far whenever that has doubled, and how much it was
 //! when output is written again. A guest that waits holds up only its own queue: a stop, the other
 //! ports and emergency writes go on.
@@ -39,12 +41,10 @@ mod output;
 mod stamp;
 mod terminal;
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
 
-use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use vudev_executor::{Handle, Notify, Task};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{ConfigReadOnly, Device, Identity, Queue, QueueError};
@@ -83,12 +83,9 @@ pub const PORTS_MAX: usize = 31;
 /// itself; and of each a wait that was dropped and that the kernel has yet to let go of.
 const OPERATIONS_OF_PORT: u32 = 8;
 
-/// How long a descriptor is left alone that says it is ready and then is not, or when the ring has
-/// no worker thread for it.
-const PAUSE: Duration = Duration::from_millis(10);
-
 /// What becomes of output that nobody takes. See the [module](self).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Overflow {
     /// The guest waits.
     Block,
@@ -97,7 +94,8 @@ pub enum Overflow {
 }
 
 /// The size of a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Window {
     /// Characters in a row.
     pub columns: u16,
@@ -232,10 +230,7 @@ impl Console {
     }
 
     fn config(&self) -> [u8; CONFIG_SIZE] {
-        let Window { columns, rows } = self.control.window(0).unwrap_or(Window {
-            columns: 0,
-            rows: 0,
-        });
+        let Window { columns, rows } = self.control.window(0).unwrap_or_default();
         let ports = if self.is_multiport {
             self.inputs.len()
         } else {
@@ -412,21 +407,11 @@ impl Role {
     }
 }
 
-/// `future`'s output, or `None` when the queue, if there is one, is told to stop.
+/// `future`'s output, or `None` when the queue, if there is one, is told to stop, or its memory was
+/// replaced: the chain in hand is to be put back.
 async fn until<F: Future>(queue: Option<&Queue>, future: F) -> Option<F::Output> {
     match queue {
-        Some(queue) => queue.until_stop(future).await,
+        Some(queue) => queue.until_recall(future).await,
         None => Some(future.await),
     }
-}
-
-/// Leaves a descriptor alone for a moment; `None` when a stop is asked for meanwhile.
-async fn rest(queue: &Queue) -> Option<()> {
-    queue.until_stop(queue.handle().sleep(PAUSE)).await
-}
-
-/// Whether the file behind guest memory has shrunk under the chain (the kernel answers EFAULT): the
-/// fault of a front-end, which must not cost the next one its input or output.
-fn is_memory_lost(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::FAULT)
 }

@@ -14,8 +14,8 @@ use vudev_virtio::{Chain, Queue, QueueError};
 use super::framing::{Framer, Framing, Outgoing, Source};
 use super::link::{Connection, Link};
 use super::losses::Losses;
-use super::{Overflow, is_memory_lost, rest, until};
-use crate::passing::is_passing;
+use super::{Overflow, until};
+use crate::passing::{PAUSE, is_memory_lost, is_passing};
 
 /// How many bytes go at once to a terminal that is not ours alone ([`super::terminal`]). A write
 /// waits inside the kernel when there is less room, so it is little, and done only when the
@@ -64,16 +64,17 @@ pub(super) struct Output {
     emergency: Emergency,
 }
 
-/// A chain that was written in part and put back. A front-end that comes back gives it again, and
-/// another one, with another guest, does not: position, head and length tell them apart. (A reset
-/// says nothing, since every front-end that leaves is followed by one.)
+/// A chain that was written in part and put back: at a stop, or so that its memory can be replaced.
+/// A front-end that comes back gives it again, and another one, with another guest, does not:
+/// position, head and length tell them apart. (A reset says nothing, since every front-end that
+/// leaves is followed by one.)
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Begun {
     chain: (u16, u16, usize),
     written: usize,
 }
 
-/// A stop came before all was written, or thrown away.
+/// A stop or a recall came before all was written, or thrown away.
 struct Interrupted;
 
 /// What a guest says in an emergency (`emerg_wr`, virtio 1.3, 5.3.4).
@@ -105,7 +106,9 @@ impl Output {
                 Ok(()) => queue.complete(chain, 0),
                 Err(Interrupted) => {
                     queue.put_back(chain);
-                    return Ok(());
+                    if queue.is_stopping() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -149,8 +152,10 @@ impl Output {
             if let Ok(rest) = piece.split_off(self.manner.piece_max) {
                 chain.readable = rest;
             }
-            if self.write(Some(queue), &mut piece).await.is_err() {
-                return Err(chain.readable.len() + piece.len());
+            let ended = self.write(Some(queue), &mut piece).await;
+            let left = chain.readable.len() + piece.len();
+            if ended.is_err() && left > 0 {
+                return Err(left);
             }
         }
         Ok(())
@@ -215,8 +220,7 @@ impl Output {
     ) -> Result<(), Interrupted> {
         let mut attempts = 0;
         while outgoing.remaining() > 0 {
-            let end = self.other_end(queue).await.ok_or(Interrupted)?;
-            let Some(end) = end else {
+            let Some(end) = self.other_end(queue).await? else {
                 self.losses
                     .add(outgoing.remaining(), &"nobody is there to read it");
                 return Ok(());
@@ -277,7 +281,7 @@ impl Output {
         outgoing.take_back(buffers, *result.as_ref().unwrap_or(&0));
         match (result, end) {
             (Ok(0), None) => Moved::Nothing,
-            (Ok(written), _) if written > 0 => Moved::Some,
+            (Ok(written), None | Some(Moved::TooLate)) if written > 0 => Moved::Some,
             (_, Some(end)) => end,
             (Err(error), None) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
                 match self.within(queue, limit, file.writable()).await {
@@ -311,25 +315,26 @@ impl Output {
         }
     }
 
-    /// The other end, `Some(None)` if there is none worth waiting for; `None` for a stop.
-    async fn other_end(&self, queue: Option<&Queue>) -> Option<Option<Connection>> {
+    /// The other end; `None` if there is none worth waiting for.
+    async fn other_end(&self, queue: Option<&Queue>) -> Result<Option<Connection>, Interrupted> {
         loop {
             if let Some(end) = self.link.current() {
-                return Some(Some(end));
+                return Ok(Some(end));
             }
             if !self.link.may_come() {
-                return Some(None);
+                return Ok(None);
             }
             let missed = self.link.generation();
             match self.manner.overflow {
-                Overflow::Block => until(queue, self.link.present()).await?,
+                Overflow::Block => until(queue, self.link.present()).await.ok_or(Interrupted)?,
                 Overflow::Drop if self.link.is_sought() && self.stalled.get() != Some(missed) => {
                     let present = self.handle.timeout(PATIENCE, self.link.present());
-                    if until(queue, present).await?.is_none() {
+                    let came = until(queue, present).await.ok_or(Interrupted)?;
+                    if came.is_none() {
                         self.stalled.set(Some(missed));
                     }
                 }
-                Overflow::Drop => return Some(None),
+                Overflow::Drop => return Ok(None),
             }
         }
     }
@@ -346,13 +351,8 @@ impl Output {
     }
 
     async fn pause(&self, queue: Option<&Queue>) -> Result<(), Interrupted> {
-        match queue {
-            Some(queue) => rest(queue).await.ok_or(Interrupted),
-            None => {
-                self.handle.sleep(super::PAUSE).await;
-                Ok(())
-            }
-        }
+        let pause = self.handle.sleep(PAUSE);
+        until(queue, pause).await.ok_or(Interrupted)
     }
 
     /// Whether what was to be written is given up; the connection is, unless it may work again.
@@ -406,7 +406,7 @@ enum Moved {
     Some,
     /// None has, and it can be tried again.
     Nothing,
-    /// None has when a stop came.
+    /// A stop came, or a recall, which is told but once.
     Stopped,
     /// None has in the time there was.
     TooLate,

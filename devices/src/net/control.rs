@@ -8,11 +8,7 @@ use vudev_virtio::{Chain, GuestBuffers, ShortBuffers};
 
 use super::Net;
 use super::filter::{AddressTable, Mac, Mode, TABLE_MAX, VLANS};
-use super::spec::feature;
-
-/// The answers.
-const OK: u8 = 0;
-const ERR: u8 = 1;
+use super::spec::{ack, ctrl, feature};
 
 /// A command that was understood.
 #[derive(Clone, Debug)]
@@ -43,8 +39,8 @@ pub(super) fn answer(net: &Net, chain: &mut Chain) -> u32 {
     let done = Command::parse(&mut chain.readable, net.features.get())
         .and_then(|command| net.carry_out(command));
     let told = match done {
-        Ok(()) => OK,
-        Err(Refused) => ERR,
+        Ok(()) => ack::OK,
+        Err(Refused) => ack::ERR,
     };
     match chain.writable.write(&[told]) {
         Ok(()) => 1,
@@ -57,17 +53,17 @@ impl Command {
     fn parse(bytes: &mut GuestBuffers, features: u64) -> Result<Self, Refused> {
         let [class, command] = bytes.read_array()?;
         let (needed, parsed) = match (class, command) {
-            (0, code @ 0..=1) => (feature::CTRL_RX, mode(code, bytes)?),
-            (0, code @ 2..=5) => (feature::CTRL_RX_EXTRA, mode(code, bytes)?),
-            (1, 0) => (feature::CTRL_RX, tables(bytes)?),
-            (1, 1) => (feature::CTRL_MAC_ADDR, address(bytes)?),
-            (2, code @ 0..=1) => (feature::CTRL_VLAN, vlan(code == 0, bytes)?),
-            (3, 0) => (feature::GUEST_ANNOUNCE, Self::Announced),
-            (4, 0) => {
+            (ctrl::RX, command) => mode(command, bytes)?,
+            (ctrl::MAC, ctrl::MAC_TABLE_SET) => (feature::CTRL_RX, tables(bytes)?),
+            (ctrl::MAC, ctrl::MAC_ADDR_SET) => (feature::CTRL_MAC_ADDR, address(bytes)?),
+            (ctrl::VLAN, ctrl::VLAN_ADD) => (feature::CTRL_VLAN, vlan(true, bytes)?),
+            (ctrl::VLAN, ctrl::VLAN_DEL) => (feature::CTRL_VLAN, vlan(false, bytes)?),
+            (ctrl::ANNOUNCE, ctrl::ANNOUNCE_ACK) => (feature::GUEST_ANNOUNCE, Self::Announced),
+            (ctrl::MQ, ctrl::MQ_VQ_PAIRS_SET) => {
                 let pairs = u16::from_le_bytes(bytes.read_array()?);
                 (feature::MQ, Self::Pairs(pairs))
             }
-            (5, 0) => {
+            (ctrl::GUEST_OFFLOADS, ctrl::GUEST_OFFLOADS_SET) => {
                 let offloads = u64::from_le_bytes(bytes.read_array()?);
                 (feature::CTRL_GUEST_OFFLOADS, Self::Offloads(offloads))
             }
@@ -81,18 +77,19 @@ impl Command {
     }
 }
 
-fn mode(code: u8, bytes: &mut GuestBuffers) -> Result<Command, Refused> {
-    let mode = match code {
-        0 => Mode::Promiscuous,
-        1 => Mode::AllMulticast,
-        2 => Mode::AllUnicast,
-        3 => Mode::NoMulticast,
-        4 => Mode::NoUnicast,
-        5 => Mode::NoBroadcast,
+/// A receive mode, and the feature that it needs.
+fn mode(command: u8, bytes: &mut GuestBuffers) -> Result<(u64, Command), Refused> {
+    let (needed, mode) = match command {
+        ctrl::RX_PROMISC => (feature::CTRL_RX, Mode::Promiscuous),
+        ctrl::RX_ALLMULTI => (feature::CTRL_RX, Mode::AllMulticast),
+        ctrl::RX_ALLUNI => (feature::CTRL_RX_EXTRA, Mode::AllUnicast),
+        ctrl::RX_NOMULTI => (feature::CTRL_RX_EXTRA, Mode::NoMulticast),
+        ctrl::RX_NOUNI => (feature::CTRL_RX_EXTRA, Mode::NoUnicast),
+        ctrl::RX_NOBCAST => (feature::CTRL_RX_EXTRA, Mode::NoBroadcast),
         _ => return Err(Refused),
     };
     match bytes.read_array()? {
-        [on @ 0..=1] => Ok(Command::Mode { mode, on: on == 1 }),
+        [on @ 0..=1] => Ok((needed, Command::Mode { mode, on: on == 1 })),
         _ => Err(Refused),
     }
 }

@@ -34,7 +34,6 @@ pub mod tap;
 mod transmit;
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Display;
 use std::future::{Future, pending};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -51,6 +50,7 @@ pub use self::filter::Mac;
 pub use self::spec::feature;
 use self::spec::status;
 use self::transmit::Frames;
+use crate::counter::Counter;
 
 /// The control queue's place without `MQ`; with it, it is behind all pairs (5.1.2).
 const CONTROL_WITHOUT_PAIRS: u16 = 2;
@@ -67,7 +67,8 @@ pub struct Net {
     features: Cell<u64>,
     offloads: Cell<u64>,
     filter: RefCell<Filter>,
-    pairs: Cell<u16>,
+    /// How many pairs the driver uses.
+    pairs_in_use: Cell<u16>,
     /// Whether the control queue is ours to serve: it has run since the last reset.
     controlled: Cell<bool>,
     announce: Cell<bool>,
@@ -82,7 +83,7 @@ pub struct Net {
     drops: Drops,
 }
 
-/// What did not reach the other side, by reason.
+/// What did not reach the other side, or the tap, by reason.
 struct Drops {
     malformed: Counter,
     unsent: Counter,
@@ -90,6 +91,7 @@ struct Drops {
     too_long: Counter,
     unfit: Counter,
     unusable: Counter,
+    offloads: Counter,
 }
 
 impl Net {
@@ -113,7 +115,7 @@ impl Net {
             features: Cell::new(0),
             offloads: Cell::new(0),
             filter: RefCell::new(Filter::open(config.mac)),
-            pairs: Cell::new(1),
+            pairs_in_use: Cell::new(1),
             controlled: Cell::new(false),
             announce: Cell::new(false),
             link: Cell::new(true),
@@ -150,7 +152,7 @@ impl Net {
     }
 
     fn use_pairs(&self, pairs: u16) {
-        self.pairs.set(pairs);
+        self.pairs_in_use.set(pairs);
         self.switch();
     }
 
@@ -159,7 +161,7 @@ impl Net {
             && let Some(tap) = self.taps.first()
         {
             tap::set_offloads(tap, offloads)
-                .inspect_err(|error| log::warn!("offloads {offloads:#x}: {error}"))?;
+                .inspect_err(|error| self.drops.offloads.count(error))?;
             self.offloads.set(offloads);
         }
         Ok(())
@@ -171,7 +173,7 @@ impl Net {
     fn switch(&self) {
         let limit = match (self.features.get() & feature::MQ, self.controlled.get()) {
             (0, _) => 1,
-            (_, true) => self.pairs.get(),
+            (_, true) => self.pairs_in_use.get(),
             (_, false) => self.config.pairs,
         };
         for pair in 1..self.config.pairs {
@@ -213,7 +215,7 @@ impl Net {
         let mac = self.config.mac.filter(|_| has(feature::MAC));
         self.features.set(features);
         self.filter.replace(Filter::open(mac));
-        self.pairs.set(1);
+        self.pairs_in_use.set(1);
         self.controlled.set(false);
         self.announce.set(false);
         // 5.1.3.1: all of them need GUEST_CSUM.
@@ -308,29 +310,7 @@ impl Drops {
             too_long: Counter::of("frames to the driver dropped, longer than its buffers"),
             unfit: Counter::of("frames to the driver dropped, which it cannot take"),
             unusable: Counter::of("receive buffers that cannot be used"),
-        }
-    }
-}
-
-/// Counts what anyone outside can cause without end, and tells it ever more rarely.
-struct Counter {
-    what: &'static str,
-    count: Cell<u64>,
-}
-
-impl Counter {
-    fn of(what: &'static str) -> Self {
-        Self {
-            what,
-            count: Cell::new(0),
-        }
-    }
-
-    fn count(&self, last: &dyn Display) {
-        let count = self.count.get().saturating_add(1);
-        self.count.set(count);
-        if count.is_power_of_two() {
-            log::warn!("{}: {count} so far, the last: {last}", self.what);
+            offloads: Counter::of("changes of offloads that the kernel did not take"),
         }
     }
 }

@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
-use vudev_executor::{File, Vectored as _};
+use vudev_executor::File;
 use vudev_virtio::{Chain, Framed, Queue, QueueError};
 
 use super::Net;
 use super::filter::LOOKED_AT;
 use super::header;
-use super::spec::{FRAME_MAX, HEADER_SIZE, feature};
+use super::spec::{ETHERNET_HEADER, FRAME_MAX, HEADER_SIZE, VLAN_TAG, feature};
 use super::transmit::PIECES_MAX;
-use crate::passing::is_passing;
+use crate::passing::{PAUSE, cut_short_by, is_passing};
 
 /// The kernel's header, room for a frame, and a byte that is written when the room was too small.
 type Frame = Framed<HEADER_SIZE, 1>;
@@ -33,9 +33,6 @@ const PIECES_WANTED_MAX: usize = PIECES_MAX / 2;
 /// How long a read waits for as many buffers as the longest frame needs. A driver that refills in
 /// batches does it within that; one that never has so many is not waited for again.
 const PATIENCE: Duration = Duration::from_millis(2);
-
-/// How long a tap is left alone that fails in a way that it should not.
-const PAUSE: Duration = Duration::from_millis(10);
 
 impl Net {
     /// Serves a receive queue.
@@ -69,11 +66,14 @@ impl Net {
                 continue;
             }
             let (result, interrupted) = read(tap, window, queue, switched.notified()).await;
-            match result {
-                Ok(bytes) => self.deliver(bytes, window, queue),
+            let recalled = match result {
+                Ok(bytes) => {
+                    self.deliver(bytes, window, queue);
+                    false
+                }
                 Err(error) => self.not_read(&error, tap, queue, pair).await,
-            }
-            if interrupted {
+            };
+            if interrupted || recalled {
                 window.put_back(queue);
             }
         }
@@ -104,13 +104,15 @@ impl Net {
         window.complete(&header, usize::from(chains), payload, queue);
     }
 
-    async fn not_read(&self, error: &io::Error, tap: &File, queue: &Queue, pair: u16) {
+    /// Waits for what a read that failed makes worth waiting for; whether the buffers were recalled
+    /// meanwhile.
+    async fn not_read(&self, error: &io::Error, tap: &File, queue: &Queue, pair: u16) -> bool {
         match Errno::from_io_error(error) {
             // Cancelled: a stop, or something like it.
             Some(Errno::CANCELED) => {}
             // A descriptor that does not wait by itself.
             Some(_) if is_passing(error) => {
-                queue.until_recall(tap.readable()).await;
+                return queue.until_recall(tap.readable()).await.is_none();
             }
             // Let go of, on purpose.
             Some(Errno::BADFD) if !self.is_attached(pair) => {}
@@ -118,8 +120,20 @@ impl Net {
             // EFAULT, of memory that shrank or of a tap that just goes, and the unforeseen.
             _ => {
                 self.drops.unread.count(error);
-                queue.until_recall(queue.handle().sleep(PAUSE)).await;
+                let pause = queue.handle().sleep(PAUSE);
+                return queue.until_recall(pause).await.is_none();
             }
+        }
+        false
+    }
+
+    /// Bytes of the longest frame that may come, without its header. By what was negotiated, and
+    /// not by the offloads of the moment: a read that is under way must fit those of the next.
+    fn longest_frame(&self) -> usize {
+        let large = feature::GUEST_OFFLOADS & !feature::GUEST_CSUM;
+        match self.features.get() & large {
+            0 => usize::from(self.config.mtu) + ETHERNET_HEADER + VLAN_TAG,
+            _ => FRAME_MAX,
         }
     }
 }
@@ -133,18 +147,8 @@ async fn read(
     switched: impl Future<Output = ()>,
 ) -> (io::Result<usize>, bool) {
     let frame = window.frame.take().expect(FRAME_IS_HERE);
-    let mut operation = tap.read(frame);
-    let mut switched = pin!(switched);
-    let either = select(&mut operation, switched.as_mut());
-    let waited = queue.until_recall(either).await;
-    let (result, frame, interrupted) = match waited {
-        Some(Either::Left(((result, frame), _))) => (result, frame, false),
-        Some(Either::Right(_)) | None => {
-            operation.cancel();
-            let (result, frame) = operation.await;
-            (result, frame, true)
-        }
-    };
+    let end = queue.until_recall(switched);
+    let ((result, frame), interrupted) = cut_short_by(end, tap.read(frame)).await;
     window.frame = Some(frame);
     (result, interrupted)
 }
@@ -164,6 +168,8 @@ struct Window {
     room: usize,
     /// What the driver has shown that it can give, if that is less than the longest frame.
     ceiling: usize,
+    /// So many of the chains, from the first on, were taken before one that was given back since.
+    stranded: usize,
 }
 
 impl Window {
@@ -174,6 +180,7 @@ impl Window {
             frame: Some(Frame::new()),
             room: 0,
             ceiling: usize::MAX,
+            stranded: 0,
         }
     }
 
@@ -257,6 +264,7 @@ impl Window {
             net.drops
                 .unusable
                 .count(&"too small for a header, or in too many pieces");
+            self.stranded = self.chains.len();
             return queue.complete(chain, 0);
         };
         self.room += payload.len();
@@ -304,6 +312,7 @@ impl Window {
             // Its room was split off for just this.
             let _ = first.writable.write(header);
         }
+        self.stranded = self.stranded.saturating_sub(count);
         let Self {
             chains,
             frame,
@@ -332,12 +341,17 @@ impl Window {
         });
     }
 
-    /// Gives all buffers back as if they had never been taken.
+    /// Gives all buffers back as if they had never been taken, but for those that this is too late
+    /// for: they come back empty.
     fn put_back(&mut self, queue: &Queue) {
         self.frame_mut().edit_guest(VecDeque::clear);
         self.room = 0;
+        let stranded = std::mem::take(&mut self.stranded);
         while let Some(chain) = self.chains.pop_back() {
-            queue.put_back(chain);
+            match self.chains.len() < stranded {
+                true => queue.complete(chain, 0),
+                false => queue.put_back(chain),
+            }
         }
     }
 }
@@ -345,17 +359,4 @@ impl Window {
 fn pieces(buffers: &vudev_virtio::GuestBuffers) -> usize {
     use vudev_executor::IoBuffers as _;
     buffers.iovecs().len()
-}
-
-impl Net {
-    /// Bytes of the longest frame that may come, without its header. By what was negotiated, and
-    /// not by the offloads of the moment: a read that is under way must fit those of the next.
-    fn longest_frame(&self) -> usize {
-        use super::spec::{ETHERNET_HEADER, VLAN_TAG};
-        let large = feature::GUEST_OFFLOADS & !feature::GUEST_CSUM;
-        match self.features.get() & large {
-            0 => usize::from(self.config.mtu) + ETHERNET_HEADER + VLAN_TAG,
-            _ => FRAME_MAX,
-        }
-    }
 }

@@ -81,6 +81,40 @@ pub(super) mod gso {
     pub(crate) const ECN: u8 = 0x80;
 }
 
+/// Classes and commands of the control queue (5.1.6.5), `VIRTIO_NET_CTRL_…`.
+pub(super) mod ctrl {
+    pub(crate) const RX: u8 = 0;
+    pub(crate) const RX_PROMISC: u8 = 0;
+    pub(crate) const RX_ALLMULTI: u8 = 1;
+    pub(crate) const RX_ALLUNI: u8 = 2;
+    pub(crate) const RX_NOMULTI: u8 = 3;
+    pub(crate) const RX_NOUNI: u8 = 4;
+    pub(crate) const RX_NOBCAST: u8 = 5;
+
+    pub(crate) const MAC: u8 = 1;
+    pub(crate) const MAC_TABLE_SET: u8 = 0;
+    pub(crate) const MAC_ADDR_SET: u8 = 1;
+
+    pub(crate) const VLAN: u8 = 2;
+    pub(crate) const VLAN_ADD: u8 = 0;
+    pub(crate) const VLAN_DEL: u8 = 1;
+
+    pub(crate) const ANNOUNCE: u8 = 3;
+    pub(crate) const ANNOUNCE_ACK: u8 = 0;
+
+    pub(crate) const MQ: u8 = 4;
+    pub(crate) const MQ_VQ_PAIRS_SET: u8 = 0;
+
+    pub(crate) const GUEST_OFFLOADS: u8 = 5;
+    pub(crate) const GUEST_OFFLOADS_SET: u8 = 0;
+}
+
+/// The answers to them, `VIRTIO_NET_OK` and `VIRTIO_NET_ERR`.
+pub(super) mod ack {
+    pub(crate) const OK: u8 = 0;
+    pub(crate) const ERR: u8 = 1;
+}
+
 /// Bits of `status` in the configuration space (5.1.4).
 pub(super) mod status {
     pub(crate) const LINK_UP: u16 = 1;

@@ -81,8 +81,8 @@ async fn hear(stream: &Stream) -> io::Result<(u32, Vec<u8>)> {
         };
         length += count;
         bytes.set_range(0..length);
-        if let Some(greeting) = parse(bytes.as_slice()) {
-            return greeting.ok_or_else(|| Errno::PROTO.into());
+        if let Some(greeting) = parse(bytes.as_slice())? {
+            return Ok(greeting);
         }
         if length == GREETING_MAX {
             return Err(Errno::PROTO.into());
@@ -90,9 +90,11 @@ async fn hear(stream: &Stream) -> io::Result<(u32, Vec<u8>)> {
     }
 }
 
-/// `None` while there is no whole line; then the port and what is behind it, if it is a greeting.
-fn parse(bytes: &[u8]) -> Option<Option<(u32, Vec<u8>)>> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+/// The port of a greeting and what is behind it; `None` while there is no whole line.
+fn parse(bytes: &[u8]) -> Result<Option<(u32, Vec<u8>)>, Errno> {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return Ok(None);
+    };
     let greeting = || {
         let line = std::str::from_utf8(&bytes[..end]).ok()?;
         let mut words = line.split_ascii_whitespace();
@@ -103,7 +105,7 @@ fn parse(bytes: &[u8]) -> Option<Option<(u32, Vec<u8>)>> {
         }
         Some((port.parse().ok()?, bytes[end + 1..].to_vec()))
     };
-    Some(greeting())
+    greeting().map(Some).ok_or(Errno::PROTO)
 }
 
 #[cfg(test)]
@@ -112,11 +114,10 @@ mod tests {
 
     #[test]
     fn a_greeting_is_one_line_with_a_port() {
-        assert_eq!(parse(b"CONNECT 1024"), None);
-        let greeting = |bytes: &[u8]| parse(bytes).unwrap();
-        assert_eq!(greeting(b"CONNECT 1024\n"), Some((1024, vec![])));
-        let early = Some((u32::MAX, b"early".to_vec()));
-        assert_eq!(greeting(b"connect 4294967295\nearly"), early);
+        assert_eq!(parse(b"CONNECT 1024"), Ok(None));
+        assert_eq!(parse(b"CONNECT 1024\n"), Ok(Some((1024, vec![]))));
+        let early = Ok(Some((u32::MAX, b"early".to_vec())));
+        assert_eq!(parse(b"connect 4294967295\nearly"), early);
         for wrong in [
             &b"\n"[..],
             b"CONNECT\n",
@@ -127,7 +128,7 @@ mod tests {
             b"GET / HTTP/1.1\n",
             b"CONNECT \xff\n",
         ] {
-            assert_eq!(greeting(wrong), None, "{wrong:?}");
+            assert_eq!(parse(wrong), Err(Errno::PROTO), "{wrong:?}");
         }
     }
 }

@@ -55,8 +55,8 @@ pub(super) struct Hub {
     resets: Cell<usize>,
     /// Receive buffers that connections have filled.
     filled: RefCell<Vec<(Chain, u32)>>,
-    /// Receive buffers that connections fill.
-    granted: Cell<usize>,
+    /// How many receive buffers are with connections.
+    lent: Cell<usize>,
     /// The receive queue is told of all of this.
     pub(super) news: Notify,
     /// Whether there is a driver that can hear of a connection.
@@ -95,7 +95,7 @@ impl Hub {
             line: RefCell::default(),
             resets: Cell::new(0),
             filled: RefCell::default(),
-            granted: Cell::new(0),
+            lent: Cell::new(0),
             news: Notify::new(),
             running: Cell::new(false),
             asked: Cell::new(0),
@@ -200,7 +200,7 @@ impl Hub {
         connections.values().for_each(|it| it.end());
         self.line.take();
         self.resets.set(0);
-        debug_assert!(self.granted.get() == 0, "no queue runs");
+        debug_assert!(self.lent.get() == 0, "no queue runs");
     }
 
     /// Does something beside all connections, which counts as one.
@@ -233,12 +233,12 @@ impl Hub {
 
     /// A receive buffer goes to a connection.
     pub(super) fn lend(&self) {
-        self.granted.set(self.granted.get() + 1);
+        self.lent.set(self.lent.get() + 1);
     }
 
     /// It comes back with so many bytes.
     pub(super) fn give_back(&self, chain: Chain, written: u32) {
-        self.granted.set(self.granted.get() - 1);
+        self.lent.set(self.lent.get() - 1);
         self.filled.borrow_mut().push((chain, written));
         self.news.notify();
     }
@@ -248,7 +248,7 @@ impl Hub {
         for (chain, written) in self.filled.borrow_mut().drain(..) {
             queue.complete(chain, written);
         }
-        self.granted.get()
+        self.lent.get()
     }
 
     /// Has the host connected for a connection, when its turn comes.
@@ -257,21 +257,21 @@ impl Hub {
             return push(&self.to_ask, connection, |it| it.is_done());
         }
         let asking = Asking::new(self);
-        let asked = self.clone();
+        let hub = self.clone();
         let asker = connection.clone();
         let task = self.handle.spawn(async move {
-            let answer = (asked.connect)(asker.ports.host).await;
+            let answer = (hub.connect)(asker.ports.host).await;
             drop(asking);
-            let waited = asked.handle.now() - asker.begun;
+            let waited = hub.handle.now() - asker.begun;
             match answer {
-                Ok(socket) => asker.granted(asked, socket).await,
+                Ok(socket) => asker.granted(hub, socket).await,
                 Err(error) if may_pass(&error) && waited < CONNECT_LIMIT => {
-                    asked.handle.sleep(CONNECT_PAUSE).await;
-                    asked.ask_host(asker);
+                    hub.handle.sleep(CONNECT_PAUSE).await;
+                    hub.ask_host(asker);
                 }
                 Err(error) => {
                     log::debug!("port {}: {error}", asker.ports.host);
-                    asked.reset(&asker);
+                    hub.reset(&asker);
                 }
             }
         });

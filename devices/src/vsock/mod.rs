@@ -62,12 +62,13 @@ use self::hub::Hub;
 
 /// The most connections at once. A device's process may have 4096 descriptors, of which a
 /// front-end with its memory and its queues takes up to 600.
-pub const CONNECTIONS_MAX: usize = 3072;
+pub const CONNECTIONS_MAX: usize = CONNECTIONS as usize;
+const CONNECTIONS: u32 = 3072;
 
 /// Two for each connection, one that waits to read and one that waits to send; packets that are
 /// being sent, the listening socket, and waits that were dropped and the kernel has yet to let go
 /// of.
-pub const OPERATIONS: u32 = 2 * 3072 + 256;
+pub const OPERATIONS: u32 = 2 * CONNECTIONS + 256;
 
 /// rx, tx and event (5.10.2).
 const RECEIVE: u16 = 0;

@@ -71,20 +71,28 @@ pub(super) struct Ports {
     pub(super) guest: u32,
 }
 
-/// A packet's header.
+/// A packet's header, `struct virtio_vsock_hdr` (5.10.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// `src_cid`, the sender's context identifier.
     pub(super) from: u64,
+    /// `dst_cid`, the receiver's.
     pub(super) to: u64,
+    /// `src_port`.
     pub(super) from_port: u32,
+    /// `dst_port`.
     pub(super) to_port: u32,
-    /// Bytes of data behind the header.
+    /// `len`: bytes of data behind the header.
     pub(super) length: u32,
+    /// `type`.
     pub(super) kind: u16,
+    /// `op`.
     pub(super) op: Op,
+    /// Of a SHUTDOWN: [`shutdown`].
     pub(super) flags: u32,
-    /// The sender's buffer for this connection, and what it has taken out of it, modulo 2^32.
+    /// `buf_alloc`, the sender's buffer for this connection.
     pub(super) buffer: u32,
+    /// `fwd_cnt`, what it has taken out of that, modulo 2^32.
     pub(super) forwarded: u32,
 }
 

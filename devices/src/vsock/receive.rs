@@ -81,19 +81,18 @@ fn dispatch(hub: &Hub, queue: &Queue, chain: Chain) {
         }
         let owed = connection.state.borrow_mut().next_owed();
         if let Some(header) = owed {
-            if connection.wants_buffer.get() || connection.state.borrow().owes() {
+            if connection.wants_buffer() || connection.state.borrow().owes() {
                 hub.enqueue(&connection);
             }
             return speak(queue, chain, &header);
         }
         let room = connection.state.borrow().room();
-        if !connection.wants_buffer.get() {
+        if !connection.wants_buffer() {
             continue;
         }
         if room == 0 {
             // The guest has taken credit back, or ended this half: the connection looks again.
-            connection.wants_buffer.set(false);
-            connection.changed.notify();
+            connection.look_again();
             continue;
         }
         if chain.writable.len() == HEADER_BYTES {

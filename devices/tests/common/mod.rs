@@ -118,6 +118,17 @@ impl<D: Device> Rig<D> {
         self.starts[index]
     }
 
+    /// Maps the driver's memory anew, puts that under all queues that run, and waits until nobody
+    /// uses the old one.
+    pub(crate) async fn replace_memory(&mut self) {
+        let new = Rc::new(share(&self.memory));
+        for running in self.running.iter().flatten() {
+            running.control.set_memory(new.clone()).unwrap();
+        }
+        let old = Rc::downgrade(&std::mem::replace(&mut self.guest, new));
+        wait_until(&self.handle, || old.strong_count() == 0).await;
+    }
+
     /// How many chains the device holds.
     pub(crate) fn in_flight(&self, index: usize) -> usize {
         self.running[index].as_ref().unwrap().control.in_flight()

@@ -112,7 +112,7 @@ fn the_error_eventfd_ends_a_wait() {
     ring.add(&[buffer()], &[]).unwrap();
     ring.error_event().signal().unwrap();
     assert!(matches!(
-        ring.wait_used(crate::LIMIT),
+        ring.wait_used(LIMIT),
         Err(Error::RingError { ring: 0 })
     ));
 }

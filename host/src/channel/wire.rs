@@ -85,14 +85,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// The last part of the names of the policies that are loaded for it.
-    pub(crate) fn policy_suffix(self) -> &'static str {
-        match self {
-            Self::VhostUser => "device_vhost_user",
-        }
-    }
-
-    /// The part that policies for it include.
+    /// The last part of its policies' names, and the part that they include.
     pub(crate) fn policy_part(self) -> &'static str {
         match self {
             Self::VhostUser => "vhost_user",

@@ -8,6 +8,7 @@
 //!    "missing": [], "remedy": null}]}
 //! ```
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -15,8 +16,8 @@ use serde::Serialize;
 /// One layer of the jail, or one thing that the host must have for it.
 #[derive(Debug, Serialize)]
 pub(super) struct Layer {
-    /// Stable: `kernel`, `io_uring.opcodes`, `namespace.user`.
-    pub(super) name: &'static str,
+    /// Stable: `kernel`, `io_uring.opcodes`, `namespace.user`, `policies.block`.
+    pub(super) name: Cow<'static, str>,
     /// Whether this host has it, for the user who asked.
     pub(super) available: bool,
     /// Whether a device is refused without it.
@@ -30,9 +31,9 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub(super) fn there(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn there(name: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self {
-            name,
+            name: name.into(),
             available: true,
             required: true,
             detail: detail.into(),
@@ -42,7 +43,7 @@ impl Layer {
     }
 
     pub(super) fn not_there(
-        name: &'static str,
+        name: impl Into<Cow<'static, str>>,
         detail: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
@@ -114,7 +115,7 @@ impl Report {
             .layers
             .iter()
             .filter(|layer| layer.required && !layer.available)
-            .map(|layer| layer.name)
+            .map(|layer| &*layer.name)
             .collect();
         let _ = match lacking.is_empty() {
             true => write!(text, "{program}: devices can be fully jailed here"),

@@ -2,14 +2,14 @@
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use vudev_jail::Namespace;
 use vudev_jail::probe::{SECCOMP_ACTIONS, seccomp_action};
 use vudev_jail::spawn::{STEP_CLONE, STEP_IDENTITY};
-use vudev_jail::{Namespace, SpawnError};
 
 use super::facts::{Facts, Found, Tried};
 use super::layer::Layer;
 use super::setting;
-use super::trial::{NamespaceTrials, Trial};
+use super::trial::{NamespaceTrials, NotStarted, STEP_PROGRAM, Trial};
 use crate::remedy::of_step;
 
 /// The oldest kernel with all that a ring needs (DEFER_TASKRUN).
@@ -17,18 +17,25 @@ const KERNEL_MIN: (u32, u32) = (6, 1);
 
 const NEWER_KERNEL: &str = "Linux 6.1 or later has it";
 
-/// What the ring of a disk is counted as, rounded up, where a kernel counts it.
-const RING_BYTES: u64 = 512 << 10;
+/// What the ring of a disk with the default queues is counted as, where a kernel counts rings:
+/// 4096 entries of 64 bytes, 8192 completions of 16, and some pages. So 8 MiB are for 20 disks.
+const RING_BYTES: u64 = 400 << 10;
+
+/// What the supervisor opens for itself, and while it starts a device.
+const FILES: u64 = 20;
+
+/// What it keeps open for each device, whichever it is: a process, a channel, sockets' folders.
+const FILES_OF_DEVICE: u64 = 4;
 
 /// In the order of the report.
 pub(super) fn all(
     facts: &Facts,
     namespaces: &NamespaceTrials,
-    jailed: Result<&Trial, &SpawnError>,
+    jailed: Result<&Trial, &NotStarted>,
 ) -> Vec<Layer> {
     let release = setting("/proc/sys/kernel/osrelease").unwrap_or_default();
     let context = Context { facts, jailed };
-    let mut layers = vec![kernel(&release), context.ring()];
+    let mut layers = vec![kernel(&release), start(jailed), context.ring()];
     for (name, tried) in [
         ("io_uring.flags", Tried::RingFlags),
         ("io_uring.features", Tried::RingFeatures),
@@ -48,13 +55,46 @@ pub(super) fn all(
     layers.extend(SECCOMP_ACTIONS.map(|(action, number)| seccomp(action, number)));
     let filters = "a kernel with CONFIG_SECCOMP_FILTER, and a container that allows seccomp";
     layers.push(context.layer("seccomp.filter", Tried::Filter, filters));
+    layers.push(open_files());
     layers.push(memlock());
     layers
 }
 
+/// A process: not what it may do then. What keeps it from its namespaces or ids is told of those.
+pub(super) fn start(jailed: Result<&Trial, &NotStarted>) -> Layer {
+    let name = "start";
+    let (step, errno) = match jailed {
+        Ok(_) => return Layer::there(name, "a device's process can be started"),
+        Err(error) if is_told_elsewhere(error) => {
+            return Layer::there(name, "only its namespaces or ids keep a device from it");
+        }
+        Err(&NotStarted { step, errno }) => (step, errno),
+    };
+    let remedy = match (step, errno) {
+        (STEP_PROGRAM, Errno::NOENT) => "mount /proc".to_owned(),
+        _ => of_step(step, errno).unwrap_or_else(|| "see the other lines".to_owned()),
+    };
+    Layer::not_there(name, format!("{step}: {errno}"), remedy)
+}
+
+/// Whether the layers of namespaces and ids say why a process could not be started.
+fn is_told_elsewhere(error: &NotStarted) -> bool {
+    let limits = [Errno::MFILE, Errno::NFILE, Errno::AGAIN];
+    let theirs = error.step == STEP_CLONE || STEPS_OF_IDENTITY.contains(&error.step);
+    theirs && !limits.contains(&error.errno)
+}
+
+/// The layer that `seccomp-mode=log` is made of.
+pub(super) fn require_listener(layers: &mut [Layer]) {
+    let listener = layers.iter_mut().find(|layer| layer.name == USER_NOTIFY);
+    if let Some(layer) = listener {
+        layer.required = true;
+    }
+}
+
 struct Context<'a> {
     facts: &'a Facts,
-    jailed: Result<&'a Trial, &'a SpawnError>,
+    jailed: Result<&'a Trial, &'a NotStarted>,
 }
 
 impl Context<'_> {
@@ -77,7 +117,14 @@ impl Context<'_> {
     /// Nothing was heard of it: because of another layer, which has its own remedy.
     fn untried(&self, name: &'static str) -> Layer {
         let cause = match self.jailed {
-            Err(error) => format!("not tried, for {} failed", error.step()),
+            Err(error) => {
+                let cause = format!("not tried, for {} failed", error.step);
+                let see = match is_told_elsewhere(error) {
+                    true => "see the other lines",
+                    false => "see start",
+                };
+                return Layer::not_there(name, cause, see);
+            }
             Ok(Trial {
                 death: Some(death), ..
             }) => {
@@ -112,10 +159,14 @@ impl Context<'_> {
         let started = who();
         match (self.facts.of(Tried::Identity), self.jailed) {
             (Some(Found::There(detail)), _) => Layer::there(name, format!("{started}; {detail}")),
-            (_, Err(error)) if error.step() != STEP_CLONE => {
-                let detail = format!("{started}; {}: {}", error.step(), error.errno());
-                let remedy = of_step(error.step(), error.errno());
-                Layer::not_there(name, detail, remedy.unwrap_or_default())
+            (_, Err(error)) if STEPS_OF_IDENTITY.contains(&error.step) => {
+                let detail = format!("{started}; {}: {}", error.step, error.errno);
+                let remedy = of_step(error.step, error.errno);
+                Layer::not_there(
+                    name,
+                    detail,
+                    remedy.unwrap_or_else(|| "see start".to_owned()),
+                )
             }
             _ => self.untried(name),
         }
@@ -136,6 +187,17 @@ impl Context<'_> {
         }
     }
 }
+
+/// Steps of a process's start that give it its ids; by then it is there, with its namespaces.
+const STEPS_OF_IDENTITY: [&str; 7] = [
+    STEP_IDENTITY,
+    "write setgroups",
+    "write uid_map",
+    "write gid_map",
+    "setgroups",
+    "setresgid",
+    "setresuid",
+];
 
 /// Who asks, as far as it matters for what a device becomes.
 fn who() -> &'static str {
@@ -176,26 +238,32 @@ fn namespace(namespaces: &NamespaceTrials, namespace: Namespace) -> Layer {
         let mut trials = namespaces.iter();
         trials.find_map(|(kind, tried)| tried.as_ref().err().filter(|_| *kind == wanted))
     };
-    let not_made = |error: &&SpawnError| error.step() == STEP_CLONE;
+    let not_made = |error: &&NotStarted| error.step == STEP_CLONE;
     match refused(namespace) {
-        Some(error) if error.step() == STEP_IDENTITY => {
+        Some(error) if error.step == STEP_IDENTITY => {
             Layer::not_there(name, "not tried: no id to be mapped", "see id_mapping")
         }
-        Some(error) if error.step() == STEP_CLONE => {
+        Some(error) if error.step == STEP_CLONE => {
             let user = refused(Namespace::User).filter(not_made);
             if user.is_some() && namespace != Namespace::User {
                 let cause = "not tried: it is made inside of a user namespace";
                 return Layer::not_there(name, cause, "see namespace.user");
             }
-            let (step, errno) = (error.step(), error.errno());
+            let (step, errno) = (error.step, error.errno);
             let remedy = of_step(step, errno)
                 .unwrap_or_else(|| "a kernel with this kind of CONFIG_NAMESPACES".to_owned());
             Layer::not_there(name, format!("{step}: {errno}"), remedy)
+        }
+        Some(error) if error.errno == Errno::MFILE => {
+            let cause = format!("not tried, for {} failed", error.step);
+            Layer::not_there(name, cause, "see start")
         }
         // Or it was made, and its ids could not be mapped: a layer of its own.
         _ => Layer::there(name, "can be made"),
     }
 }
+
+const USER_NOTIFY: &str = "seccomp.user-notify";
 
 fn seccomp(action: &'static str, number: u32) -> Layer {
     // The names of the layers; what no policy needs by default is for other modes.
@@ -204,7 +272,7 @@ fn seccomp(action: &'static str, number: u32) -> Layer {
         "errno" => ("seccomp.errno", true),
         "kill-process" => ("seccomp.kill-process", true),
         "log" => ("seccomp.log", false),
-        _ => ("seccomp.user-notify", false),
+        _ => (USER_NOTIFY, false),
     };
     let layer = match seccomp_action(number) {
         Ok(()) => Layer::there(name, "the kernel has it"),
@@ -217,6 +285,20 @@ fn seccomp(action: &'static str, number: u32) -> Layer {
     match required {
         true => layer,
         false => layer.optional(),
+    }
+}
+
+/// What `vudev` has after it raised its limit.
+fn open_files() -> Layer {
+    let name = "open_files";
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return Layer::there(name, "unlimited");
+    };
+    let devices = limit.saturating_sub(FILES) / FILES_OF_DEVICE;
+    let text = format!("{limit}: for {devices} devices");
+    match devices {
+        0 => Layer::not_there(name, text, "raise it: ulimit -n, LimitNOFILE= of systemd"),
+        _ => Layer::there(name, text),
     }
 }
 

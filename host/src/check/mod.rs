@@ -8,6 +8,7 @@
 mod facts;
 mod layer;
 mod layers;
+mod policies;
 pub(crate) mod role;
 mod trial;
 
@@ -17,27 +18,29 @@ use std::process::ExitCode;
 use vudev_jail::Namespace;
 
 use crate::Registry;
+use crate::options::{JailOptions, SeccompMode};
 use crate::supervisor::{FAILED, print, raise_limits};
 use facts::Facts;
-use layer::Report;
+use layer::{Layer, Report};
 use trial::{NamespaceTrials, Trial};
 
 /// `argv[0]` of the process that goes through the steps.
 pub(crate) const ROLE: &str = "vudev-check";
 
-/// Prints the report on standard output.
-pub(crate) fn main(registry: &Registry, program: &str, json: bool) -> ExitCode {
+/// Prints the report on standard output, whatever is found: one object, as JSON.
+pub(crate) fn main(registry: &Registry, program: &str, json: bool, jail: &JailOptions) -> ExitCode {
     // As before devices are started: what a process may lock is one of the layers.
     raise_limits();
     vudev_jail::spawn::keep_exit_statuses();
-    let report = match examine(registry) {
-        Ok(report) => report,
-        Err(error) => {
-            let text = format!("own program: {error}");
-            crate::supervisor::say(log::Level::Error, &text);
-            return ExitCode::from(FAILED);
-        }
-    };
+    let mut layers = examine();
+    if let Some(directory) = &jail.seccomp_policy_dir {
+        layers.extend(policies::layers(registry, &directory.path));
+    }
+    if jail.seccomp_mode == SeccompMode::Log {
+        layers::require_listener(&mut layers);
+    }
+    let devices = registry.entries().iter().map(|entry| entry.name());
+    let report = Report::new(layers, devices.collect());
     let text = match json {
         true => report.json(),
         false => report.text(program),
@@ -49,8 +52,11 @@ pub(crate) fn main(registry: &Registry, program: &str, json: bool) -> ExitCode {
     }
 }
 
-fn examine(registry: &Registry) -> std::io::Result<Report> {
-    let program = vudev_jail::own_program()?;
+fn examine() -> Vec<Layer> {
+    let program = match trial::program() {
+        Ok(program) => program,
+        Err(error) => return vec![layers::start(Err(&error))],
+    };
     let namespaces: NamespaceTrials =
         Namespace::ALL.map(|namespace| (namespace, trial::of_namespace(&program, namespace)));
     let jailed = trial::of_jail(&program, true);
@@ -64,9 +70,7 @@ fn examine(registry: &Registry) -> std::io::Result<Report> {
     {
         facts.add(&heard);
     }
-    let layers = layers::all(&facts, &namespaces, jailed.as_ref());
-    let devices = registry.entries().iter().map(|entry| entry.name());
-    Ok(Report::new(layers, devices.collect()))
+    layers::all(&facts, &namespaces, jailed.as_ref())
 }
 
 /// A setting of the kernel, without its newline; `None` where there is none.

@@ -9,7 +9,7 @@ use rustix::net::SendFlags;
 use vudev_executor::{Allowed, Config, Executor, OPCODES, Ring, RingError};
 use vudev_jail::ring::opcode_name;
 use vudev_jail::role::Step;
-use vudev_jail::{Begun, Denials, Jail, Limits, StepError};
+use vudev_jail::{BeginError, Begun, Denials, Jail, Limits, StepError};
 
 use super::facts::{FACT_MAX, Fact, Found, Tried};
 use crate::Registry;
@@ -35,8 +35,15 @@ pub(crate) fn main(registry: &Registry, argument: Option<&str>) -> ExitCode {
         Some(PLAIN) => false,
         _ => return typed(registry),
     };
-    let Ok((begun, [channel])) = Jail::begin([CHANNEL]) else {
-        return typed(registry);
+    let (begun, channel) = match Jail::begin([CHANNEL]) {
+        Ok((begun, [channel])) => (begun, channel),
+        Err(BeginError { step, mut kept }) => {
+            let Some(channel) = kept.pop() else {
+                return typed(registry);
+            };
+            Role { channel }.tell(Tried::Process, step_failed(step));
+            return ExitCode::FAILURE;
+        }
     };
     let role = Role { channel };
     match role.live(registry, begun, namespaces) {

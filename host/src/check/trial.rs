@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -19,7 +20,37 @@ use crate::channel::CHANNEL;
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Whether each kind of namespace could be made.
-pub(super) type NamespaceTrials = [(Namespace, Result<(), SpawnError>); 6];
+pub(super) type NamespaceTrials = [(Namespace, Result<(), NotStarted>); 6];
+
+/// A process on trial could not even be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotStarted {
+    /// The step, as [`SpawnError::step`] has it.
+    pub(super) step: &'static str,
+    pub(super) errno: Errno,
+}
+
+impl From<SpawnError> for NotStarted {
+    fn from(error: SpawnError) -> Self {
+        let (step, errno) = (error.step(), error.errno());
+        Self { step, errno }
+    }
+}
+
+/// Our own binary, which every process on trial is.
+pub(super) fn program() -> Result<OwnedFd, NotStarted> {
+    vudev_jail::own_program().map_err(|error| NotStarted {
+        step: STEP_PROGRAM,
+        // Its kind is all that it keeps of this one, beside a text.
+        errno: match error.kind() {
+            io::ErrorKind::NotFound => Errno::NOENT,
+            _ => Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        },
+    })
+}
+
+/// See [`program`].
+pub(super) const STEP_PROGRAM: &str = "open /proc/self/exe";
 
 /// What a process said, and how it ended.
 pub(super) struct Trial {
@@ -29,7 +60,7 @@ pub(super) struct Trial {
 }
 
 /// Whether one kind of namespace can be made, inside a user namespace as a device's are.
-pub(super) fn of_namespace(program: &OwnedFd, namespace: Namespace) -> Result<(), SpawnError> {
+pub(super) fn of_namespace(program: &OwnedFd, namespace: Namespace) -> Result<(), NotStarted> {
     let child = Spawn::new(program.as_fd(), ROLE)
         .and_then(|spawn| spawn.argument(NAMESPACES))
         .expect("our own names have no NUL")
@@ -40,13 +71,11 @@ pub(super) fn of_namespace(program: &OwnedFd, namespace: Namespace) -> Result<()
 }
 
 /// The whole way of a device, with namespaces or what can be gone without.
-pub(super) fn of_jail(program: &OwnedFd, namespaces: bool) -> Result<Trial, SpawnError> {
-    let Ok((ours, theirs)) = channel() else {
-        return Ok(Trial {
-            heard: Vec::new(),
-            death: Some("it has no channel".to_owned()),
-        });
-    };
+pub(super) fn of_jail(program: &OwnedFd, namespaces: bool) -> Result<Trial, NotStarted> {
+    let (ours, theirs) = channel().map_err(|errno| NotStarted {
+        step: "socketpair",
+        errno,
+    })?;
     let part = if namespaces { JAIL } else { PLAIN };
     let child = Spawn::new(program.as_fd(), ROLE)
         .and_then(|spawn| spawn.argument(part))
@@ -62,7 +91,7 @@ pub(super) fn of_jail(program: &OwnedFd, namespaces: bool) -> Result<Trial, Spaw
     })
 }
 
-fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
     let kind = SocketType::SEQPACKET;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&ours, Timeout::Recv, Some(SILENCE_MAX))?;

@@ -8,9 +8,10 @@ use rustix::io::Errno;
 use vudev_devices::block::{self, BlockConfig, BlockError, Measure, measure};
 
 use super::format;
-use super::{Open, open, reason, shown};
+use super::{Open, PACKED_QUEUE, PCI_ADDRESS, VMM_ONLY, open};
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
-use crate::options::{Choice, Key, Kind, OptionError, Table, Values};
+use crate::listen::describe;
+use crate::options::{Choice, Key, Kind, OptionError, Table, Values, reason, shown};
 
 /// The kind of `--block`.
 #[derive(Debug)]
@@ -24,8 +25,6 @@ const ID_SIZE: usize = 20;
 const DIRECT_ALIGNMENT_USUAL: u32 = 4096;
 
 const FORMAT_REMEDY: &str = "only raw images are read; qemu-img convert -O raw makes one";
-
-const VMM_ONLY: &str = "it tells a VMM how to attach the device to the guest";
 
 static TABLE: Table = Table {
     device: "block",
@@ -98,7 +97,8 @@ static TABLE: Table = Table {
         Key::new(
             "lock",
             Kind::Flag,
-            "lock the image (flock), shared if ro and else exclusive: no two disks write to it",
+            "lock the image (flock), shared if ro and else exclusive; QEMU's own locks are others, \
+             and are not seen",
         )
         .default("true"),
         Key::new(
@@ -110,7 +110,7 @@ static TABLE: Table = Table {
             "what carries out the requests",
         )
         .default("uring"),
-        Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet"),
+        PACKED_QUEUE,
         Key::flag(
             "dontcache",
             "drop what was read or written from the page cache",
@@ -128,7 +128,7 @@ static TABLE: Table = Table {
             "the boot order",
         )
         .noted(VMM_ONLY),
-        Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY),
+        PCI_ADDRESS,
     ],
     joins: false,
     example: "path=disk.img,vhost=/tmp/vu-block",
@@ -151,11 +151,8 @@ impl DeviceKind for Block {
         lock(values, &config, &image)?;
         refuse_formats(values, &image)?;
         let measured = measure(&image).map_err(|error| {
-            let reason = Errno::from_io_error(&error).map_or_else(|| error.to_string(), reason);
-            values.error(
-                "path",
-                format!("cannot measure {}: {reason}", named(values)),
-            )
+            let problem = format!("cannot measure {}: {}", named(values), reason(error));
+            values.error("path", problem)
         })?;
         config.capacity = capacity(values, &config, &measured)?;
         set_blocks(&mut config, &measured);
@@ -202,21 +199,15 @@ fn config(values: &Values) -> Result<BlockConfig, OptionError> {
         read_only: values.flag("ro"),
         sparse: values.flag("sparse"),
         write_through: values.choice("cache") == "writethrough",
-        block_size: small(values, "block-size"),
-        physical_block_size: small(values, "block-size"),
+        block_size: values.number_as("block-size"),
+        physical_block_size: values.number_as("block-size"),
         capacity: 0,
         direct: values.flag("direct"),
         direct_alignment: 512,
         id: values.optional_text("id").map(str::to_owned),
-        queues: small(values, "queues"),
-        queue_size: small(values, "queue-size"),
+        queues: values.number_as("queues"),
+        queue_size: values.number_as("queue-size"),
     })
-}
-
-/// A number that the table bounds by less than its type can hold.
-fn small<N: TryFrom<u64>>(values: &Values, key: &str) -> N {
-    let number = N::try_from(values.number(key)).ok();
-    number.expect("the table bounds the number")
 }
 
 fn image(values: &Values, config: &BlockConfig) -> Result<OwnedFd, OptionError> {
@@ -265,7 +256,7 @@ fn explain(values: &Values, config: &BlockConfig, error: OptionError) -> OptionE
 }
 
 fn unfit(values: &Values, file_type: FileType) -> OptionError {
-    let what = crate::options::listen::describe(file_type);
+    let what = describe(file_type);
     let problem = format!("{} is {what}", named(values));
     values
         .error("path", problem)
@@ -310,7 +301,8 @@ fn refuse_formats(values: &Values, image: &OwnedFd) -> Result<(), OptionError> {
     }
     let found = format::recognise(image).map_err(|errno| {
         let problem = format!("cannot read {}: {}", named(values), reason(errno));
-        values.error("path", problem)
+        let remedy = "write the path of an image, or give format=raw";
+        values.error("path", problem).remedy(remedy)
     })?;
     match found {
         None => Ok(()),

@@ -11,20 +11,37 @@ mod vsock;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Display;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::options::{OptionError, Values, repeat};
+use crate::options::{Key, Kind, OptionError, Values, reason, shown};
 
 pub use block::Block;
 pub use net::Net;
 pub use rng::{Rng, RngDescription};
 pub use serial::{EndDescription, PortDescription, Serial, SerialDescription};
 pub use vsock::{Vsock, VsockDescription};
+
+/// Why a key that `crosvm run` has changes nothing here.
+const VMM_ONLY: &str = "it tells a VMM how to attach the device to the guest";
+
+const PCI_ADDRESS: Key =
+    Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY);
+
+const PACKED_QUEUE: Key =
+    Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet");
+
+const MAX_QUEUE_SIZES: Key = Key::new(
+    "max-queue-sizes",
+    Kind::Numbers {
+        min: 1,
+        max: 32_768,
+    },
+    "the greatest size of each queue",
+)
+.noted("a front-end sets the sizes of the queues");
 
 /// An open file and what it is.
 struct Open {
@@ -65,12 +82,13 @@ fn not_opened(values: &Values, key: &str, flags: OFlags, errno: Errno) -> Option
             error.remedy("make its directory, or write another path")
         }
         Errno::NOENT => error.remedy("write the path of a file that exists"),
-        Errno::ACCESS | Errno::PERM if writes => {
+        Errno::PERM => error.remedy(
+            "have it allowed: a container's rules on devices, or a file's attributes (lsattr)",
+        ),
+        Errno::ACCESS if writes => {
             error.remedy("start as a user who may read and write it, or change its mode")
         }
-        Errno::ACCESS | Errno::PERM => {
-            error.remedy("start as a user who may read it, or change its mode")
-        }
+        Errno::ACCESS => error.remedy("start as a user who may read it, or change its mode"),
         Errno::NXIO if writes => {
             error.remedy("a FIFO needs a reader first, and a socket cannot be opened")
         }
@@ -78,17 +96,4 @@ fn not_opened(values: &Values, key: &str, flags: OFlags, errno: Errno) -> Option
         Errno::MFILE => error.remedy("raise the limit of open files (ulimit -n)"),
         _ => error.remedy("write the path of a file that can be opened"),
     }
-}
-
-/// The kernel's words without Rust's number behind them.
-fn reason(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn shown(path: &Path) -> impl Display + use<> {
-    repeat(&path.to_string_lossy())
 }

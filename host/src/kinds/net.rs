@@ -8,9 +8,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vudev_devices::net::{self, MTU_MAX, MTU_MIN, Mac, NetConfig, PAIRS_MAX, tap};
 
-use super::reason;
+use super::{PACKED_QUEUE, PCI_ADDRESS};
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
-use crate::options::{Key, Kind, OptionError, Table, Values, repeat};
+use crate::options::{Key, Kind, OptionError, Table, Values, reason, repeat};
 
 /// The kind of `--net`.
 #[derive(Debug)]
@@ -82,13 +82,12 @@ static TABLE: Table = Table {
             "offer that a frame lies in several receive buffers",
         )
         .default("true"),
-        Key::flag("packed-queue", "offer packed rings").refused("packed rings are not built yet"),
+        PACKED_QUEUE,
         Key::flag("vhost-net", "let the kernel's vhost-net move the frames").refused(
             "it works on the guest's memory in the kernel, outside of the device's jail; frames go \
              through the device's own ring, without a copy",
         ),
-        Key::new("pci-address", Kind::PciAddress, "where the guest finds it")
-            .noted("it tells a VMM how to attach the device to the guest"),
+        PCI_ADDRESS,
     ],
     joins: false,
     example: "tap-name=tap0,vhost=/tmp/vu-net",
@@ -119,8 +118,8 @@ impl DeviceKind for Net {
         for descriptor in &descriptors {
             let set_up =
                 tap::use_virtio_header(descriptor).and_then(|()| tap::offloads(descriptor));
-            offloads =
-                set_up.map_err(|error| told(values, source(values), &name, "set up", &error))?;
+            offloads = set_up
+                .map_err(|error| tap_error(values, source(values), &name, "set up", error))?;
         }
         let mtu = mtu(values, &name)?;
         let mut notes = values.notes();
@@ -129,6 +128,9 @@ impl DeviceKind for Net {
                 "--net: {name} is down, and takes no frame before `ip link set {name} up`"
             ));
         }
+        let made = values
+            .is_given("host-ip")
+            .then(|| format!("its tap is {name}"));
         let config = NetConfig {
             mac,
             mtu,
@@ -139,6 +141,7 @@ impl DeviceKind for Net {
         };
         Ok(Opened {
             notes,
+            made: made.into_iter().collect(),
             ..Opened::new(config, descriptors)
         })
     }
@@ -199,13 +202,13 @@ fn taps(values: &Values) -> Result<Taps, OptionError> {
 }
 
 fn pairs(values: &Values) -> usize {
-    usize::try_from(values.number("vq-pairs")).unwrap_or(usize::MAX)
+    values.number_as("vq-pairs")
 }
 
 /// A tap that is there.
 fn named(values: &Values) -> Result<Taps, OptionError> {
     let name = values.text("tap-name");
-    let fail = |error| told(values, "tap-name", name, "open", &error);
+    let fail = |error| tap_error(values, "tap-name", name, "open", error);
     // Asked first: the kernel would make a tap of a name that is mistyped.
     tap::is_up(name).map_err(fail)?;
     let several = pairs(values) > 1;
@@ -295,7 +298,7 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
         let error = values.error("netmask", format!("{netmask} is no netmask"));
         return Err(error.remedy("write ones, then zeros: 255.255.255.0"));
     }
-    let fail = |error| told(values, "host-ip", NEW_NAME, "make", &error);
+    let fail = |error| tap_error(values, "host-ip", NEW_NAME, "make", error);
     let multi_queue = pairs(values) > 1;
     let first = tap::open(NEW_NAME, multi_queue).map_err(fail)?;
     let name = tap::interface(&first).map_err(fail)?.name;
@@ -303,7 +306,7 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
     let descriptors = std::iter::once(Ok(first)).chain(further);
     let descriptors = descriptors.collect::<Result<_, _>>().map_err(fail)?;
     tap::set_address(&name, address, netmask)
-        .map_err(|error| told(values, "host-ip", &name, "give an address to", &error))?;
+        .map_err(|error| tap_error(values, "host-ip", &name, "give an address to", error))?;
     Ok(Taps {
         name,
         descriptors,
@@ -314,14 +317,14 @@ fn made(values: &Values) -> Result<Taps, OptionError> {
 /// The tap's MTU, after it was set if that was asked for.
 fn mtu(values: &Values, name: &str) -> Result<u16, OptionError> {
     let has = tap::mtu(name)
-        .map_err(|error| told(values, source(values), name, "ask for the MTU of", &error))?;
-    let Some(wanted) = values.optional_number("mtu") else {
+        .map_err(|error| tap_error(values, source(values), name, "ask for the MTU of", error))?;
+    if !values.is_given("mtu") {
         return Ok(u16::try_from(has).unwrap_or(MTU_MAX).max(MTU_MIN));
-    };
-    let wanted = u16::try_from(wanted).unwrap_or(MTU_MAX);
+    }
+    let wanted: u16 = values.number_as("mtu");
     if u32::from(wanted) != has {
         tap::set_mtu(name, wanted.into()).map_err(|error| {
-            told(values, "mtu", name, "set the MTU of", &error).remedy(format!(
+            tap_error(values, "mtu", name, "set the MTU of", error).remedy(format!(
                 "let someone do it who may: ip link set {name} mtu {wanted}"
             ))
         })?;
@@ -360,19 +363,35 @@ fn is(error: &std::io::Error, errno: Errno) -> bool {
 }
 
 /// What went wrong with a tap, and the likely way out.
-fn told(values: &Values, key: &str, name: &str, verb: &str, error: &std::io::Error) -> OptionError {
-    let errno = Errno::from_io_error(error);
-    let why = errno.map_or_else(|| error.to_string(), reason);
-    let told = values.error(key, format!("cannot {verb} {}: {why}", repeat(name)));
+fn tap_error(
+    values: &Values,
+    key: &str,
+    name: &str,
+    verb: &str,
+    error: std::io::Error,
+) -> OptionError {
+    let errno = Errno::from_io_error(&error);
+    let why = reason(error);
+    let what = match name {
+        NEW_NAME => "a tap".to_owned(),
+        name => repeat(name),
+    };
+    let error = values.error(key, format!("cannot {verb} {what}: {why}"));
     match errno {
-        Some(Errno::NODEV) => told.remedy(format!("make it: ip tuntap add {name} mode tap")),
-        Some(Errno::NOENT | Errno::NXIO) => told.remedy("the kernel has no taps: modprobe tun"),
-        Some(Errno::ACCESS) => told.remedy("start as a user who may open /dev/net/tun"),
-        Some(Errno::PERM) => {
-            told.remedy("start as root, or as its owner: ip tuntap add NAME mode tap user USER")
+        Some(Errno::NODEV) => {
+            let problem = format!("make it: ip tuntap add {name} mode tap user USER");
+            error.remedy(problem)
         }
-        Some(Errno::BUSY) => told.remedy("end whoever uses it"),
-        Some(Errno::INVAL) => told.remedy("write the name of a tap"),
-        _ => told.remedy("write another one"),
+        Some(Errno::NOENT | Errno::NXIO) => error.remedy("the kernel has no taps: modprobe tun"),
+        Some(Errno::ACCESS) => error.remedy("start as a user who may open /dev/net/tun"),
+        Some(Errno::PERM) if key == "tap-name" => error.remedy(format!(
+            "start as root, or as its owner: ip tuntap add {name} mode tap user USER"
+        )),
+        Some(Errno::PERM) => {
+            error.remedy("start as root, or have a tap made beforehand and give tap-name=")
+        }
+        Some(Errno::BUSY) => error.remedy("end whoever uses it"),
+        Some(Errno::INVAL) => error.remedy("write the name of a tap"),
+        _ => error.remedy("write another one"),
     }
 }

@@ -4,9 +4,10 @@ use rustix::fs::{FileType, OFlags};
 use serde::{Deserialize, Serialize};
 use vudev_devices::rng::{self, RateLimit};
 
-use super::{Open, open, shown};
+use super::{Open, open};
 use crate::kind::{CreateError, DeviceKind, Given, Opened};
-use crate::options::{Key, Kind, OptionError, Table, Values};
+use crate::listen::describe;
+use crate::options::{Key, Kind, OptionError, Table, Values, shown};
 
 /// The kind of `--rng`.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ static TABLE: Table = Table {
         Key::new(
             "source",
             Kind::Path,
-            "give the bytes of this file, FIFO or device; without it they are the kernel's",
+            "give the bytes of this file, FIFO or device, and none once it has ended; without it \
+             they are the kernel's",
         )
         .aliases(&["filename"])
         .positional(),
@@ -67,12 +69,11 @@ impl DeviceKind for Rng {
     }
 
     fn open(values: &Values) -> Result<Opened<RngDescription>, OptionError> {
-        let period_ms = u32::try_from(values.number("period")).expect("the table says so");
         let limit = values
             .optional_number("max-bytes")
             .map(|max_bytes| RateLimit {
                 max_bytes,
-                period_ms,
+                period_ms: values.number_as("period"),
             });
         if limit.is_none() && values.is_given("period") {
             let error = values.error("period", "there is no limit for a period");
@@ -126,7 +127,7 @@ fn source(values: &Values) -> Result<Open, OptionError> {
             Ok(_) | Err(_) => Ok(opened),
         },
         other => {
-            let what = crate::options::listen::describe(other);
+            let what = describe(other);
             let problem = format!("{} is {what}", shown(values.path("source")));
             Err(values
                 .error("source", problem)

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use serde::{Deserialize, Serialize};
 use vudev_devices::vsock::{self, Connect};
 
+use super::MAX_QUEUE_SIZES;
 use crate::kind::{CreateError, DeviceKind, Given, Listen, Opened, Target};
+use crate::listen::PATH_MAX;
 use crate::options::{Key, Kind, OptionError, Table, Values};
 
 /// The kind of `--vsock`.
@@ -24,9 +26,8 @@ pub struct VsockDescription {
 /// The place of `uds-path_PORT` in the device's reach.
 const PORTS: u8 = 0;
 
-/// `sun_path` has 108 bytes with its NUL (unix(7)), and a port's socket has an underscore and up to
-/// ten digits more.
-const PATH_MAX: usize = 107 - 11;
+/// A port's socket has an underscore and up to ten digits more.
+const UDS_PATH_MAX: usize = PATH_MAX - 11;
 
 const NO_KERNEL: &str = "this device is in user space, and uses no vhost-vsock of the kernel, \
                          whose calls a jailed process may not make";
@@ -42,7 +43,7 @@ static TABLE: Table = Table {
                 min: 3,
                 max: u32::MAX as u64 - 1,
             },
-            "the guest's context identifier",
+            "the guest's context identifier, 3 or more (2 is the host)",
         )
         .aliases(&["guest-cid"])
         .required()
@@ -57,15 +58,7 @@ static TABLE: Table = Table {
         .required()
         .exclusive(),
         Key::new("device", Kind::Path, "the kernel's vhost-vsock").refused(NO_KERNEL),
-        Key::new(
-            "max-queue-sizes",
-            Kind::Numbers {
-                min: 1,
-                max: 32_768,
-            },
-            "the greatest size of each queue",
-        )
-        .noted("a front-end sets the sizes of the queues"),
+        MAX_QUEUE_SIZES,
     ],
     joins: false,
     example: "cid=3,uds-path=/tmp/vsock,vhost=/tmp/vu-vsock",
@@ -85,16 +78,16 @@ impl DeviceKind for Vsock {
     fn open(values: &Values) -> Result<Opened<VsockDescription>, OptionError> {
         let path = values.path("uds-path");
         let length = path.as_os_str().as_bytes().len();
-        if length > PATH_MAX {
+        if length > UDS_PATH_MAX {
             let problem = format!(
-                "the path has {length} bytes, more than {PATH_MAX}: those of ports are longer"
+                "the path has {length} bytes, more than {UDS_PATH_MAX}: those of ports are longer"
             );
             let error = values.error("uds-path", problem);
             return Err(
                 error.remedy("use a shorter path, or one relative to the directory you are in")
             );
         }
-        let cid = u32::try_from(values.number("cid")).expect("the table says so");
+        let cid = values.number_as("cid");
         Ok(Opened {
             listens: vec![Listen {
                 part: 0,
@@ -144,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_reserved_cid_the_kernels_device_and_a_path_without_room_for_ports_are_refused() {
-        let long = "x".repeat(PATH_MAX + 1);
+        let long = "x".repeat(UDS_PATH_MAX + 1);
         let cases = [
             ("cid=2,uds-path=v", "cid: column 5: "),
             ("cid=4294967295,uds-path=v", "cid: column 5: "),

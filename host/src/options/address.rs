@@ -1,5 +1,5 @@
 //! Where a front-end finds a device: `vhost=` is a socket path or a PCI address.
-//! Binding the socket is [`super::listen`]'s.
+//! Binding the socket is [`crate::listen`]'s.
 
 use std::fmt;
 

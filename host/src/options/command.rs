@@ -4,12 +4,12 @@
 use std::ffi::OsString;
 
 use log::LevelFilter;
+use vudev_jail::nearest;
 
 use super::convert::Value;
 use super::error::{OptionError, repeat};
 use super::help::{CHECK, LOG_LEVELS, Topic};
 use super::jail::{JAIL, JailOptions, SeccompMode};
-use super::suggest::nearest;
 use super::table::{FLAGS, Table};
 use super::values::Values;
 
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Check {
         /// As one JSON object.
         json: bool,
+        /// How the jails would be made.
+        jail: JailOptions,
     },
     /// Print this text on standard output and exit with 0.
     Help(Topic),
@@ -175,7 +177,8 @@ impl CommandLine<'_> {
         let mut first = true;
         while let Some(argument) = arguments.next()? {
             if first && argument == "help" {
-                return self.help_command(&mut arguments);
+                let help = self.help_command(&mut arguments)?;
+                return Self::alone(help, &mut arguments);
             }
             if first && argument == CHECK {
                 return self.check_command(&mut arguments);
@@ -209,23 +212,48 @@ impl CommandLine<'_> {
         }
     }
 
-    /// `check`, `check --json`, `check --help`.
+    /// Nothing comes behind the topic of `help`.
+    fn alone<I: Iterator<Item = OsString>>(
+        command: Command,
+        arguments: &mut Arguments<I>,
+    ) -> Result<Command, UsageError> {
+        match arguments.next()? {
+            None => Ok(command),
+            Some(extra) => Err(UsageError::Unknown {
+                given: repeat(&extra),
+                remedy: "help takes one topic: leave it out".to_owned(),
+            }),
+        }
+    }
+
+    /// `check`, `check --json`, `check --jail KEY=VALUE,…`, `check --help`.
     fn check_command<I: Iterator<Item = OsString>>(
         &self,
         arguments: &mut Arguments<I>,
     ) -> Result<Command, UsageError> {
         let mut json = false;
+        let mut partial = Partial::default();
         while let Some(argument) = arguments.next()? {
             match argument.as_str() {
                 "--json" => json = true,
                 "-h" | "--help" => return Ok(Command::Help(Topic::Check)),
-                other => {
-                    let known = nearest(other.trim_start_matches('-'), ["json", "help"]);
-                    return Err(self.unknown(other, known.map(|name| format!("check --{name}"))));
-                }
+                other => match other.strip_prefix("--jail") {
+                    Some(rest) if rest.is_empty() || rest.starts_with('=') => {
+                        self.flag(other, arguments, &mut partial)?;
+                    }
+                    _ => {
+                        let flags = ["json", "help", JAIL.device];
+                        let known = nearest(other.trim_start_matches('-'), flags);
+                        let known = known.map(|name| format!("check --{name}"));
+                        return Err(self.unknown(other, known));
+                    }
+                },
             }
         }
-        Ok(Command::Check { json })
+        Ok(Command::Check {
+            json,
+            jail: partial.jail.unwrap_or_default(),
+        })
     }
 
     fn help_on(&self, topic: &str) -> Result<Command, UsageError> {
@@ -238,15 +266,16 @@ impl CommandLine<'_> {
         }
         let found = self.tables.iter().find(|table| table.device == name);
         let topic = found.ok_or_else(|| {
-            let names = self
-                .tables
-                .iter()
-                .map(|table| table.device)
-                .chain([JAIL.device, CHECK]);
-            self.unknown(
-                topic,
-                nearest(name, names).map(|name| format!("help {name}")),
-            )
+            let devices = self.tables.iter().map(|table| table.device);
+            let names: Vec<_> = devices.chain([JAIL.device, CHECK]).collect();
+            let remedy = match nearest(name, names.iter().copied()) {
+                Some(name) => format!("did you mean help {name}?"),
+                None => format!("there is help on {}", names.join(", ")),
+            };
+            UsageError::Unknown {
+                given: repeat(topic),
+                remedy,
+            }
         })?;
         Ok(Command::Help(Topic::Device(topic)))
     }

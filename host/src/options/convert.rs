@@ -1,11 +1,12 @@
 //! From the text of one value to the type that its key has. It knows one key at a time; which key
 //! an element belongs to is [`super::values`]'s matter.
 
+use vudev_jail::nearest;
+
 use super::address::{Shape, pci_shape};
 use super::error::repeat;
 use super::grammar::{At, Element, Raw, split};
 use super::number::{number, show_size, size};
-use super::suggest::nearest;
 use super::table::{Choice, Key, Kind, same_name};
 
 /// A value of the type that its key says.
@@ -154,7 +155,7 @@ fn choice(text: &str, choices: &'static [Choice]) -> Result<Value, Wrong> {
     let Some(choice) = choices.iter().find(|choice| same_name(choice.name, text)) else {
         let remedy = match nearest(text, available().map(|choice| choice.name)) {
             Some(name) => format!("did you mean {name}?"),
-            None => format!("write one of {}", words(choices)),
+            None => available_words(choices),
         };
         return Err(Wrong::new(
             format!("{} is not one of its values", repeat(text)),
@@ -165,7 +166,7 @@ fn choice(text: &str, choices: &'static [Choice]) -> Result<Value, Wrong> {
         None => Ok(Value::Choice(choice.name)),
         Some(reason) => Err(Wrong::new(
             format!("{} is not available: {reason}", choice.name),
-            format!("write one of {}", words(choices)),
+            available_words(choices),
         )),
     }
 }
@@ -178,6 +179,15 @@ pub(super) fn words(choices: &[Choice]) -> String {
         .map(|choice| choice.name)
         .collect();
     words.join(", ")
+}
+
+/// How a value is chosen.
+fn available_words(choices: &[Choice]) -> String {
+    let words = words(choices);
+    match words.contains(", ") {
+        true => format!("write one of {words}"),
+        false => format!("write {words}"),
+    }
 }
 
 fn pci_address(text: String) -> Result<Value, Wrong> {

@@ -2,6 +2,8 @@
 //! It is the user's text and not a cause to program against, so it has no variants.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 
 use crate::text::printable;
 
@@ -103,8 +105,22 @@ pub(crate) fn repeat(text: &str) -> String {
     format!("{head:?}{more}")
 }
 
+/// A path as [`repeat`] has it.
+pub(crate) fn shown(path: &Path) -> String {
+    repeat(&path.to_string_lossy())
+}
+
+/// The kernel's words without Rust's number behind them.
+pub(crate) fn reason(error: impl Into<io::Error>) -> String {
+    let text = error.into().to_string();
+    let (words, _number) = text.rsplit_once(" (os error").unwrap_or((&text, ""));
+    words.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -126,5 +142,10 @@ mod tests {
     fn long_text_of_the_user_is_shortened() {
         assert_eq!(repeat("a\u{1b}b"), "\"a\\u{1b}b\"");
         assert!(repeat(&"x".repeat(1000)).chars().count() < 90);
+    }
+    #[test]
+    fn a_reason_is_the_kernels_words_or_our_own() {
+        assert_eq!(reason(Errno::NOENT), "No such file or directory");
+        assert_eq!(reason(io::Error::other("too far")), "too far");
     }
 }

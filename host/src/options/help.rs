@@ -77,7 +77,7 @@ impl CommandLine<'_> {
             "{program}: virtio devices as vhost-user back-ends, each in its own jailed \
              process.\n\nUsage:\n  \
              {program} [OPTION…] --DEVICE KEY=VALUE,… [--DEVICE KEY=VALUE,… …]\n  \
-             {program} check [--json]\n  \
+             {program} check [--json] [--jail KEY=VALUE,…]\n  \
              {program} help [DEVICE|jail|check]\n\nExamples:\n"
         );
         for table in self.tables {
@@ -117,7 +117,7 @@ impl CommandLine<'_> {
         entry(
             &mut text,
             "2",
-            "the command line makes no sense; nothing was started",
+            "the command line makes no sense, or names what cannot be used; nothing was started",
         );
         let names: Vec<_> = self
             .tables
@@ -174,9 +174,11 @@ impl CommandLine<'_> {
     fn check(&self) -> String {
         let program = self.program;
         let mut text = format!(
-            "{program} check [--json]   what this host has of the jail\n\n\
+            "{program} check [--json] [--jail KEY=VALUE,…]   what this host has of the jail\n\n\
              Tries each layer of a device's jail, as the user who asks: a line a layer,\n\
-             yes, NO (devices need it) or no, and the remedy for what is missing.\n\n\
+             yes, NO (devices need it) or no, and the remedy for what is missing. With\n\
+             --jail seccomp-policy-dir=DIR also each device's policy files there, and with\n\
+             seccomp-mode=log what that needs of the kernel.\n\n\
              With --json it is one object on one line:\n"
         );
         entry(

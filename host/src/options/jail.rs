@@ -12,9 +12,25 @@ use super::values::{Schema, Values};
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct JailOptions {
     /// Policies are read from here instead of the embedded ones.
-    pub(crate) seccomp_policy_dir: Option<PathBuf>,
+    pub(crate) seccomp_policy_dir: Option<PolicyDirectory>,
     /// What a system call that they deny comes to.
     pub(crate) seccomp_mode: SeccompMode,
+}
+
+/// A directory of policies, and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PolicyDirectory {
+    /// The directory.
+    pub(crate) path: PathBuf,
+    column: Option<usize>,
+}
+
+impl PolicyDirectory {
+    /// An error about it.
+    pub(crate) fn error(&self, problem: impl std::fmt::Display) -> OptionError {
+        let error = OptionError::new(JAIL.device, problem);
+        error.key(POLICY_DIR).column(self.column)
+    }
 }
 
 /// What a system call that its policy denies comes to.
@@ -30,6 +46,7 @@ pub(crate) enum SeccompMode {
     Log,
 }
 
+const POLICY_DIR: &str = "seccomp-policy-dir";
 const MODE: &str = "seccomp-mode";
 const LOG_FAILURES: &str = "seccomp-log-failures";
 
@@ -50,9 +67,12 @@ pub(super) static JAIL: Table = Table {
     about: "how the jails of all devices are made",
     keys: &[
         Key::new(
-            "seccomp-policy-dir",
+            POLICY_DIR,
             Kind::Path,
-            "read the policies from this directory, not the ones in the program",
+            "read the policies from this directory, not the ones in the program. It is laid out as \
+             seccomp/ of the source (x86_64/*.policy, ring/*.ring), or holds these files without \
+             the folders, and has for each device that is given its NAME_device_vhost_user.policy \
+             and .ring, and all that they include. check --jail tries them",
         ),
         Key::new(
             MODE,
@@ -75,9 +95,12 @@ impl JailOptions {
     /// Of the argument of `--jail`.
     pub(super) fn parse(argument: &str) -> Result<Self, OptionError> {
         let values = Values::with_schema(Schema::without_vhost(&JAIL), argument)?;
-        let directory = values.optional_path("seccomp-policy-dir");
+        let directory = |path| PolicyDirectory {
+            path: PathBuf::from(path),
+            column: values.error(POLICY_DIR, "").at(),
+        };
         Ok(Self {
-            seccomp_policy_dir: directory.map(PathBuf::from),
+            seccomp_policy_dir: values.optional_path(POLICY_DIR).map(directory),
             seccomp_mode: mode(&values)?,
         })
     }

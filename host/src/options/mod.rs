@@ -1,6 +1,6 @@
 //! The options as `crosvm run` spells them: grammar, tables, typed values, help, and the whole
-//! command line. Everything is pure but `listen`, which binds what a `vhost=` names; opening a
-//! device's own resources is its kind's part.
+//! command line. Everything is pure: sockets are bound by `listen`, and opening a device's own
+//! resources is its kind's part.
 //!
 //! ```text
 //! arguments → CommandLine::parse → Command::Run(RunOptions { DeviceRequest { Values } … })
@@ -15,9 +15,7 @@ mod error;
 mod grammar;
 mod help;
 mod jail;
-pub(crate) mod listen;
 mod number;
-mod suggest;
 mod table;
 mod values;
 
@@ -26,9 +24,9 @@ mod tests;
 
 pub(crate) use command::{Command, CommandLine, DeviceRequest, RunOptions, USAGE_STATUS};
 pub use error::OptionError;
-pub(crate) use error::repeat;
+pub(crate) use error::{reason, repeat, shown};
 #[cfg(test)]
 pub(crate) use grammar::quote;
-pub(crate) use jail::SeccompMode;
+pub(crate) use jail::{JailOptions, PolicyDirectory, SeccompMode};
 pub use table::{Choice, Effect, Key, Kind, Table, VHOST};
 pub use values::Values;

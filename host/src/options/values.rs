@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
+use vudev_jail::nearest;
+
 use super::convert::{Value, Wrong, convert, default_of};
 use super::error::{OptionError, repeat};
 use super::grammar::{At, Element, Raw, end_column, split};
-use super::suggest::nearest;
 use super::table::{Effect, Key, Kind, Table, VHOST, same_name};
 
 /// The checked values of one device, one for each key that was given or has a default.
@@ -159,6 +160,13 @@ impl Values {
     pub fn number(&self, key: &str) -> u64 {
         self.optional_number(key)
             .unwrap_or_else(|| self.absent(key))
+    }
+
+    /// A number or size that is required or has a default, of a type that holds all that the table
+    /// allows.
+    pub fn number_as<N: TryFrom<u64>>(&self, key: &str) -> N {
+        let number = N::try_from(self.number(key)).ok();
+        number.unwrap_or_else(|| panic!("the table allows {key} more than its type holds"))
     }
 
     /// A number or size.

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use rustix::process::Signal;
 use vudev_executor::{Config, Executor, Handle, Latch, Ring, RingError, Signals, Socket};
 use vudev_jail::role::Step;
-use vudev_jail::{Begun, Denials, Jail, Limits, StepError};
+use vudev_jail::{BeginError, Begun, Denials, Jail, Limits, StepError};
 use vudev_transports::unix::Listener;
 
 use crate::Registry;
@@ -114,17 +114,22 @@ fn errno_of(error: &std::io::Error) -> i32 {
 
 /// The role's whole life. Its exit status is 0 if it ended because it was asked to.
 pub(crate) fn main(registry: &Registry) -> ExitCode {
-    let (begun, channel) = match begin() {
-        Ok(begun) => begun,
-        Err(error) => {
-            // Somebody has typed our role's name: the one case in which stderr is a person's.
-            let program = registry.program(None);
-            let text = "this is no command, but the name of a device's process";
-            let _ = writeln!(std::io::stderr(), "{program}: {text}: {error}");
-            return ExitCode::from(crate::options::USAGE_STATUS);
-        }
+    let (begun, socket) = match Jail::begin([CHANNEL]) {
+        Ok((begun, [socket])) => (Ok(begun), Some(socket)),
+        Err(BeginError { step, mut kept }) => (Err(step), kept.pop()),
     };
-    match live(registry, begun, channel) {
+    let channel = match (socket.map(Channel::new), &begun) {
+        // The logger and the panic hook need it until the process ends.
+        (Some(Ok(channel)), _) => &*Box::leak(Box::new(channel)),
+        (Some(Err(error)), _) => return typed(registry, &error),
+        (None, Err(step)) => return typed(registry, step),
+        (None, Ok(_)) => unreachable!("who has begun has the channel"),
+    };
+    let lived = match begun {
+        Ok(begun) => live(registry, begun, channel),
+        Err(step) => Err(step.into()),
+    };
+    match lived {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody to tell it to is no reason for another status.
@@ -134,10 +139,12 @@ pub(crate) fn main(registry: &Registry) -> ExitCode {
     }
 }
 
-/// The logger and the panic hook need the channel until the process ends.
-fn begin() -> Result<(Begun, &'static Channel), RoleError> {
-    let (begun, [socket]) = Jail::begin([CHANNEL])?;
-    Ok((begun, Box::leak(Box::new(Channel::new(socket)?))))
+/// Somebody has typed our role's name: the one case in which stderr is a person's.
+fn typed(registry: &Registry, error: &dyn std::error::Error) -> ExitCode {
+    let program = registry.program(None);
+    let text = "this is no command, but the name of a device's process";
+    let _ = writeln!(std::io::stderr(), "{program}: {text}: {error}");
+    ExitCode::from(crate::options::USAGE_STATUS)
 }
 
 fn live(registry: &Registry, begun: Begun, channel: &'static Channel) -> Result<(), RoleError> {

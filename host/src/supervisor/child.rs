@@ -15,11 +15,13 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, wai
 use vudev_executor::{ExitStatus, Handle, Notify, ProcessFd, Task};
 
 use super::denied;
-use super::ending::{Asked, Ending, LastWords};
+use super::ending::{Asked, Ending, LastWords, Patience};
 use super::log_lines::LogLines;
-use super::pace::{PACKETS_PER_WINDOW, Pace};
+use super::pace::{PACKETS_PER_PERIOD, Pace};
 use super::packets::{Packet, Packets};
-use super::reach::{Reach, Windows};
+use super::reach::Reach;
+use super::start::Names;
+use super::windows::Windows;
 use crate::channel::{Down, Up, WireError};
 use crate::kind::Notice;
 use crate::options::SeccompMode;
@@ -55,6 +57,7 @@ pub(crate) struct Known {
     pub(crate) mode: Option<SeccompMode>,
     pub(crate) reach: Reach,
     pub(crate) windows: Windows,
+    pub(crate) names: Names,
 }
 
 /// One device's process.
@@ -65,6 +68,8 @@ pub(crate) struct Child {
     mode: Option<SeccompMode>,
     reach: Reach,
     windows: Windows,
+    /// Until it is gone: whoever comes then hears at once that nobody is there.
+    names: RefCell<Names>,
     process: ProcessFd,
     packets: Packets,
     progress: Cell<Progress>,
@@ -94,6 +99,7 @@ impl Child {
             mode,
             reach,
             windows,
+            names,
         } = known;
         Self {
             name,
@@ -102,6 +108,7 @@ impl Child {
             mode,
             reach,
             windows,
+            names: RefCell::new(names),
             process: ProcessFd::new(handle, pidfd),
             packets: Packets::new(handle, channel),
             progress: Cell::new(Progress::Starting),
@@ -110,7 +117,7 @@ impl Child {
             changed: Rc::clone(changed),
             hurry: Notify::new(),
             lines: Rc::clone(lines),
-            pace: RefCell::new(Pace::new(PACKETS_PER_WINDOW, handle.now())),
+            pace: RefCell::new(Pace::new(PACKETS_PER_PERIOD, handle.now())),
             answering: RefCell::new(None),
         }
     }
@@ -161,9 +168,14 @@ impl Child {
     }
 
     /// Kills it because it did not stop.
-    pub(crate) fn kill_overdue(&self) {
-        self.asked.set(Asked::Killed);
+    pub(crate) fn kill_overdue(&self, patience: Patience) {
+        self.asked.set(Asked::Killed(patience));
         self.kill();
+    }
+
+    /// Removes its sockets, and the links to its terminals.
+    pub(crate) fn remove_names(&self) {
+        drop(self.names.take());
     }
 
     fn kill(&self) {
@@ -197,6 +209,7 @@ impl Child {
         };
         self.packets.shut();
         self.answering.take();
+        self.remove_names();
         self.tell_suppressed();
         self.progress.set(Progress::Ended);
         self.changed.notify();
@@ -221,12 +234,12 @@ impl Child {
                     number,
                 } => {
                     let pace = self.reach.pace(target).unwrap_or(&self.pace);
-                    let in_time = self.pace(handle, pace).await;
+                    let in_time = self.wait_for_turn(handle, pace).await;
                     self.packets.take();
                     self.connect(ticket, target, number, in_time).await;
                 }
                 up => {
-                    let in_time = self.pace(handle, &self.pace).await;
+                    let in_time = self.wait_for_turn(handle, &self.pace).await;
                     self.packets.take();
                     self.hear(up, in_time, words);
                 }
@@ -261,7 +274,7 @@ impl Child {
                     return Err(WireError::NotDue);
                 }
                 (up, false) => {
-                    let in_time = self.pace(handle, &self.pace).await;
+                    let in_time = self.wait_for_turn(handle, &self.pace).await;
                     self.packets.take();
                     self.hear(up, in_time, words);
                 }
@@ -363,7 +376,7 @@ impl Child {
     /// Counts a packet, in time or not. A device that says too much is not read from until the
     /// second is over: its own end of the channel then fills, and it drops and counts its lines
     /// itself. Once it is to stop there is no time for that.
-    async fn pace(&self, handle: &Handle, pace: &RefCell<Pace>) -> bool {
+    async fn wait_for_turn(&self, handle: &Handle, pace: &RefCell<Pace>) -> bool {
         let full = pace.borrow().full_until(handle.now());
         if let Some(until) = full
             && self.asked.get() == Asked::Nothing

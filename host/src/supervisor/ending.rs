@@ -2,6 +2,7 @@
 //! its own death is shown beside what the kernel says, never instead of it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use vudev_executor::ExitStatus;
 use vudev_jail::SigsysReport;
@@ -30,7 +31,16 @@ pub(crate) enum Asked {
     /// To stop.
     Stop,
     /// To stop, in vain: it was killed.
-    Killed,
+    Killed(Patience),
+}
+
+/// For how long a device that was asked to stop was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as a device may take.
+    Limit(Duration),
+    /// Until the user sent a second signal.
+    SecondSignal,
 }
 
 /// How a process ended, in one line, and whether that is as it should be.
@@ -52,7 +62,13 @@ impl Ending {
     ) -> Self {
         let how = status_text(status);
         let text = match (asked, status) {
-            (Asked::Killed, _) => format!("did not end in time and was killed ({how})"),
+            (Asked::Killed(patience), _) => {
+                let when = match patience {
+                    Patience::Limit(limit) => format!("{} ms after the stop", limit.as_millis()),
+                    Patience::SecondSignal => "at the second signal".to_owned(),
+                };
+                format!("did not end in time and was killed {when} ({how})")
+            }
             (Asked::Stop, ExitStatus::Code(0)) => "has ended".to_owned(),
             (Asked::Nothing, ExitStatus::Code(0)) => "has ended without being asked".to_owned(),
             (_, ExitStatus::Code(_) | ExitStatus::Signal(_)) => match cause(status, words) {
@@ -181,9 +197,16 @@ mod tests {
             ),
             (Asked::Stop, ExitStatus::Code(3), "has died: exit status 3"),
             (
-                Asked::Killed,
+                Asked::Killed(Patience::Limit(Duration::from_millis(1500))),
                 ExitStatus::Signal(9),
-                "did not end in time and was killed (killed by signal SIGKILL)",
+                "did not end in time and was killed 1500 ms after the stop \
+                 (killed by signal SIGKILL)",
+            ),
+            (
+                Asked::Killed(Patience::SecondSignal),
+                ExitStatus::Signal(9),
+                "did not end in time and was killed at the second signal \
+                 (killed by signal SIGKILL)",
             ),
         ] {
             assert_eq!(judged(asked, status, &none), (false, text.to_owned()));

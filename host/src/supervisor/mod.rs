@@ -17,6 +17,7 @@ mod reach;
 mod signals;
 mod start;
 mod terminal;
+mod windows;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -30,16 +31,18 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use log::Level;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vudev_executor::{Executor, File, Handle, Notify, Task};
 
 use crate::Registry;
 use crate::options::{Command, CommandLine, RunOptions, USAGE_STATUS};
+use crate::policies::check_directory;
 use child::{Child, Progress};
-use ending::{Ending, signal_name};
+use ending::{Ending, Patience, signal_name};
 use log_lines::LogLines;
 pub(crate) use log_lines::say;
-use signals::{Heard, StopSignals};
+use signals::{Change, Heard, HeardSignals};
 use start::{Everything, Prepared};
 use terminal::RawTerminal;
 
@@ -49,6 +52,10 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 /// How long devices may take to end after they were asked to: their own limit for requests in
 /// flight, and some.
 const STOP_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Signals this close together are one wish: timeout(1) sends each of its own twice, to the process
+/// and to its group.
+const SAME_WISH: Duration = Duration::from_millis(200);
 
 /// How long the kernel may take to end a process that was killed. Longer only if it is stuck in
 /// the kernel, where nobody can end it.
@@ -67,7 +74,13 @@ pub(crate) fn main(registry: &Registry, program: &str, arguments: Vec<OsString>)
     };
     match command_line.parse(arguments) {
         Ok(Command::Run(options)) => run(registry, &options),
-        Ok(Command::Check { json }) => crate::check::main(registry, program, json),
+        Ok(Command::Check { json, jail }) => {
+            let directory = jail.seccomp_policy_dir.as_ref();
+            match directory.map_or(Ok(()), check_directory) {
+                Ok(()) => crate::check::main(registry, program, json, &jail),
+                Err(error) => usage(&error),
+            }
+        }
         Ok(Command::Help(topic)) => print(&command_line.help(topic)),
         Ok(Command::Version) => print(&command_line.version()),
         Err(error) => usage(&error),
@@ -109,9 +122,9 @@ fn run(registry: &Registry, options: &RunOptions) -> ExitCode {
     }
 }
 
-/// Each device costs the supervisor half a dozen descriptors; the roles set their own limit of
-/// them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8 MiB
-/// are twenty disks, root's devices included, since they are not root.
+/// Each device costs the supervisor some descriptors (see `check`); the roles set their own limit
+/// of them. And some kernels (6.18 say) count each ring as locked memory of its user: the usual 8
+/// MiB are twenty disks (see `check`), root's devices included, since they are not root.
 ///
 /// Limits that cannot be raised still do for some devices; which one they did not do for is told.
 pub(crate) fn raise_limits() {
@@ -137,10 +150,17 @@ fn raise(resource: Resource, limit: Option<u64>) -> rustix::io::Result<()> {
 
 /// The supervisor itself could not run.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
+#[error("{step}: {source}{}", remedy(step, source))]
 struct SupervisorError {
     step: &'static str,
     source: io::Error,
+}
+
+/// What may help, behind a colon.
+fn remedy(step: &str, error: &io::Error) -> String {
+    let errno = Errno::from_io_error(error);
+    let hint = errno.and_then(|errno| crate::remedy::of_step(step, errno));
+    hint.map_or_else(String::new, |hint| format!(": {hint}"))
 }
 
 impl SupervisorError {
@@ -156,18 +176,18 @@ impl SupervisorError {
 fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, SupervisorError> {
     let Everything {
         devices,
-        guards,
-        aliases,
         terminals,
         notes,
+        made,
     } = everything;
     // Four operations a device (its channel both ways, its end, its denied calls), the signals,
     // stderr.
     let operations = u32::try_from(devices.len())
         .unwrap_or(u32::MAX)
         .saturating_mul(4);
-    let executor = Executor::with_operations(operations.saturating_add(8))
-        .map_err(|error| SupervisorError::at("make the ring")(io::Error::other(error)))?;
+    let executor = Executor::with_operations(operations.saturating_add(8)).map_err(|error| {
+        SupervisorError::at("make the supervisor's own ring")(io::Error::other(error))
+    })?;
     let handle = executor.handle();
     let lines = Rc::new(LogLines::default());
     log_lines::adopt(&lines);
@@ -184,10 +204,11 @@ fn supervise(options: &RunOptions, everything: Everything) -> Result<bool, Super
     for note in &notes {
         log::warn!("{note}");
     }
+    for (name, text) in &made {
+        lines.line(name, Level::Info, text);
+    }
     let done = executor.run(async {
         let as_asked = supervisor.run(options, devices, program, terminals).await;
-        // The last thing that somebody sees: no socket is left when all is said.
-        drop((guards, aliases));
         lines.flush(handle).await;
         as_asked
     });
@@ -214,14 +235,14 @@ struct Supervisor {
     children: Vec<Rc<Child>>,
     watches: FuturesUnordered<Task<(Rc<Child>, Ending)>>,
     changed: Rc<Notify>,
-    signals: StopSignals,
+    signals: HeardSignals,
     as_asked: bool,
 }
 
 impl Supervisor {
     fn new(handle: &Handle, lines: Rc<LogLines>) -> Result<Self, SupervisorError> {
         let changed = Rc::new(Notify::new());
-        let signals = StopSignals::collect(handle, Rc::clone(&changed))
+        let signals = HeardSignals::collect(handle, Rc::clone(&changed))
             .map_err(SupervisorError::at("signalfd"))?;
         Ok(Self {
             handle: handle.clone(),
@@ -294,7 +315,7 @@ impl Supervisor {
                     tell_signal(signal);
                     return false;
                 }
-                Event::Signal(change) => self.tell_change(change),
+                Event::Signal(Heard::Change(change)) => self.tell_change(change),
                 Event::Deadline => {
                     self.fail_unready();
                     return false;
@@ -358,7 +379,7 @@ impl Supervisor {
         while !self.watches.is_empty() {
             match self.event(None).await {
                 Event::Signal(Heard::Stop(signal)) => return tell_signal(signal),
-                Event::Signal(change) => self.tell_change(change),
+                Event::Signal(Heard::Change(change)) => self.tell_change(change),
                 Event::Ended(child, ending) => self.report(&child, &ending),
                 Event::Progress | Event::Deadline => {}
             }
@@ -366,12 +387,11 @@ impl Supervisor {
     }
 
     /// Tells the devices of a change outside.
-    fn tell_change(&self, change: Heard) {
+    fn tell_change(&self, change: Change) {
         for child in self.alive() {
             match change {
-                Heard::Refresh => child.refresh(),
-                Heard::Window => child.tell_windows(),
-                Heard::Stop(_) => {}
+                Change::Refresh => child.refresh(),
+                Change::Window => child.tell_windows(),
             }
         }
     }
@@ -381,12 +401,13 @@ impl Supervisor {
         for child in self.alive() {
             child.ask_to_stop();
         }
-        self.until_gone(STOP_LIMIT).await;
+        let patience = self.until_gone(STOP_LIMIT).await;
         for child in self.alive() {
-            child.kill_overdue();
+            child.kill_overdue(patience);
         }
-        self.until_gone(KILL_LIMIT).await;
+        let _ = self.until_gone(KILL_LIMIT).await;
         for child in self.alive() {
+            child.remove_names();
             self.fail(
                 &child.name,
                 &format!("process {} cannot be killed", child.pid),
@@ -394,18 +415,21 @@ impl Supervisor {
         }
     }
 
-    /// Until all are gone or `limit` has passed. A second signal is an impatient user's: it ends
-    /// the wait.
-    async fn until_gone(&mut self, limit: Duration) {
-        let deadline = self.handle.now() + limit;
+    /// Until all are gone or `limit` has passed. A later signal is an impatient user's: it ends the
+    /// wait.
+    async fn until_gone(&mut self, limit: Duration) -> Patience {
+        let begun = self.handle.now();
+        let deadline = begun + limit;
         while !self.watches.is_empty() {
             match self.event(Some(deadline)).await {
                 Event::Ended(child, ending) => self.report(&child, &ending),
-                Event::Progress => {}
-                Event::Signal(Heard::Refresh | Heard::Window) => {}
-                Event::Signal(Heard::Stop(_)) | Event::Deadline => return,
+                Event::Progress | Event::Signal(Heard::Change(_)) => {}
+                Event::Signal(Heard::Stop(_)) if self.handle.now() < begun + SAME_WISH => {}
+                Event::Signal(Heard::Stop(_)) => return Patience::SecondSignal,
+                Event::Deadline => break,
             }
         }
+        Patience::Limit(limit)
     }
 
     fn alive(&self) -> Vec<Rc<Child>> {

@@ -1,7 +1,7 @@
-//! What a device has outside that it cannot reach itself: host sockets that it may be connected to,
-//! and terminals whose size it is told. Only what its options name.
+//! The host sockets that a device may be connected to, since it can connect to none itself: only
+//! what its options name.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,9 @@ use std::time::Instant;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::termios::tcgetwinsize;
 
-use super::pace::{CONNECTS_PER_WINDOW, NUMBERED_CONNECTS_PER_WINDOW, Pace};
-use crate::kind::{Notice, Target};
+use super::pace::{CONNECTS_PER_PERIOD, NUMBERED_CONNECTS_PER_PERIOD, Pace};
+use crate::kind::Target;
 
 /// The targets of one device, each with its pace.
 #[derive(Debug, Default)]
@@ -24,8 +23,8 @@ impl Reach {
         let now = Instant::now();
         let paced = |target| {
             let limit = match target {
-                Target::NumberedStream(_) => NUMBERED_CONNECTS_PER_WINDOW,
-                Target::Stream(_) | Target::Datagram(_) => CONNECTS_PER_WINDOW,
+                Target::NumberedStream(_) => NUMBERED_CONNECTS_PER_PERIOD,
+                Target::Stream(_) | Target::Datagram(_) => CONNECTS_PER_PERIOD,
             };
             (target, RefCell::new(Pace::new(limit, now)))
         };
@@ -69,47 +68,6 @@ fn connected(path: &Path, socket_type: SocketType) -> Result<OwnedFd, Errno> {
     let set = rustix::fs::fcntl_getfl(&socket)?;
     rustix::fs::fcntl_setfl(&socket, set - OFlags::NONBLOCK)?;
     Ok(socket)
-}
-
-/// The terminals whose size one device is told.
-#[derive(Debug, Default)]
-pub(crate) struct Windows(Vec<Window>);
-
-#[derive(Debug)]
-struct Window {
-    terminal: OwnedFd,
-    /// Columns and rows, as the device knows them.
-    told: Cell<(u16, u16)>,
-}
-
-impl Windows {
-    /// Their sizes now are what the device's description says.
-    pub(crate) fn new(terminals: Vec<OwnedFd>) -> Self {
-        let window = |terminal| Window {
-            told: Cell::new(size(&terminal).unwrap_or_default()),
-            terminal,
-        };
-        Self(terminals.into_iter().map(window).collect())
-    }
-
-    /// One notice for each that has another size than was told last.
-    pub(crate) fn changed(&self) -> impl Iterator<Item = Notice> + '_ {
-        (0..).zip(&self.0).filter_map(|(place, window)| {
-            let now = size(&window.terminal)?;
-            let (columns, rows) = now;
-            let changed = window.told.replace(now) != now;
-            changed.then_some(Notice::Window {
-                place,
-                columns,
-                rows,
-            })
-        })
-    }
-}
-
-fn size(terminal: &OwnedFd) -> Option<(u16, u16)> {
-    let size = tcgetwinsize(terminal).ok()?;
-    Some((size.ws_col, size.ws_row))
 }
 
 #[cfg(test)]

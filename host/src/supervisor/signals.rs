@@ -13,6 +13,13 @@ use vudev_executor::{Handle, Notify, Signals, Task};
 pub(super) enum Heard {
     /// Stop, by this signal.
     Stop(i32),
+    /// Something outside is another.
+    Change(Change),
+}
+
+/// What devices are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
     /// Sizes are to be read again.
     Refresh,
     /// A terminal has another size.
@@ -20,13 +27,13 @@ pub(super) enum Heard {
 }
 
 /// Signals that have come.
-pub(super) struct StopSignals {
+pub(super) struct HeardSignals {
     pending: Rc<RefCell<VecDeque<Heard>>>,
     /// Ends with this.
     _collector: Task<()>,
 }
 
-impl StopSignals {
+impl HeardSignals {
     /// Blocks them for this thread and collects them from now on; `changed` is told of each.
     ///
     /// SIGTTOU is only blocked (see [`super::terminal::RawTerminal`]). A hangup and a quit (Ctrl-\)
@@ -80,8 +87,8 @@ async fn collect(mut source: Signals, pending: Rc<RefCell<VecDeque<Heard>>>, cha
 /// whoever sends signals without end gets no memory for it.
 fn keep(pending: &mut VecDeque<Heard>, signal: i32) {
     let (heard, most) = match signal {
-        libc::SIGUSR1 => (Heard::Refresh, 1),
-        libc::SIGWINCH => (Heard::Window, 1),
+        libc::SIGUSR1 => (Heard::Change(Change::Refresh), 1),
+        libc::SIGWINCH => (Heard::Change(Change::Window), 1),
         signal => (Heard::Stop(signal), 2),
     };
     if pending.iter().filter(|other| **other == heard).count() < most {
@@ -112,6 +119,7 @@ mod tests {
             }
         }
         let stop = Heard::Stop(libc::SIGTERM);
-        assert_eq!(pending, [Heard::Refresh, stop, Heard::Window, stop]);
+        let [refresh, window] = [Change::Refresh, Change::Window].map(Heard::Change);
+        assert_eq!(pending, [refresh, stop, window, stop]);
     }
 }

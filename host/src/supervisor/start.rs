@@ -16,14 +16,15 @@ use vudev_jail::{Spawn, SpawnError};
 
 use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, WireError};
 use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
-use crate::options::listen::{Claim, Listening, SocketGuard};
+use crate::listen::{Claim, Listening, SocketGuard};
 use crate::options::{DeviceRequest, OptionError, RunOptions, VHOST, Values};
-use crate::policies::{ForRole, Texts, for_role};
+use crate::policies::{ForRole, Texts, check_directory, for_role};
 use crate::{ROLE, Registry};
 
 use super::alias::AliasGuard;
 use super::child::Known;
-use super::reach::{Reach, Windows};
+use super::reach::Reach;
+use super::windows::Windows;
 
 /// The only wire there is yet.
 const TRANSPORT: Transport = Transport::VhostUser;
@@ -41,19 +42,26 @@ pub(super) struct Prepared {
     /// What stays with the supervisor.
     reach: Reach,
     windows: Windows,
+    names: Names,
+}
+
+/// What others find a device by in the file system: its sockets, and links to its terminals.
+/// Dropped, they are removed.
+#[derive(Default)]
+pub(crate) struct Names {
+    _sockets: Vec<SocketGuard>,
+    _links: Vec<AliasGuard>,
 }
 
 /// All devices, and what the supervisor keeps of them.
 pub(super) struct Everything {
     pub(super) devices: Vec<Prepared>,
-    /// Remove the sockets at the end.
-    pub(super) guards: Vec<SocketGuard>,
-    /// Remove the symbolic links at the end.
-    pub(super) aliases: Vec<AliasGuard>,
     /// Terminals to be put into raw mode.
     pub(super) terminals: Vec<OwnedFd>,
     /// For the user, once.
     pub(super) notes: Vec<String>,
+    /// The same, of the device whose name stands first.
+    pub(super) made: Vec<(String, String)>,
 }
 
 /// A process could not be started.
@@ -78,6 +86,11 @@ pub(super) fn prepare(
     registry: &Registry,
     options: &RunOptions,
 ) -> Result<Everything, OptionError> {
+    if !options.disable_sandbox
+        && let Some(directory) = &options.jail.seccomp_policy_dir
+    {
+        check_directory(directory)?;
+    }
     let mut policies = BTreeMap::new();
     let opened: Vec<_> = options
         .devices
@@ -97,18 +110,18 @@ pub(super) fn prepare(
 
     let mut everything = Everything {
         devices: Vec::new(),
-        guards: Vec::new(),
-        aliases: Vec::new(),
         terminals: Vec::new(),
         notes: options.notes(),
+        made: Vec::new(),
     };
     for ((request, (opened, policies)), listening) in options.devices.iter().zip(opened).zip(bound)
     {
-        for alias in &opened.aliases {
-            let values = part(&request.values, alias.part);
-            everything.aliases.push(AliasGuard::make(values, alias)?);
-        }
-        everything.add(request, opened, policies, listening);
+        let links = opened
+            .aliases
+            .iter()
+            .map(|alias| AliasGuard::make(part(&request.values, alias.part), alias))
+            .collect::<Result<_, _>>()?;
+        everything.add(request, opened, policies, listening, links);
     }
     Ok(everything)
 }
@@ -153,10 +166,11 @@ fn open(
     let ForRole { texts, warning } = match policies.get(request.kind) {
         Some(known) => known.clone(),
         None => {
-            let directory = options.jail.seccomp_policy_dir.as_deref();
-            let read = for_role(registry, entry, TRANSPORT, directory);
+            let directory = options.jail.seccomp_policy_dir.as_ref();
+            let path = directory.map(|directory| directory.path.as_path());
+            let read = for_role(registry, entry, TRANSPORT, path);
             let read = read.map_err(|error| match directory {
-                Some(_) => OptionError::new("jail", error).key("seccomp-policy-dir"),
+                Some(directory) => directory.error(error),
                 // The user can do nothing about what this program is made of.
                 None => OptionError::new(entry.name(), error),
             })?;
@@ -175,6 +189,7 @@ impl Everything {
         opened: Opened<Value>,
         policies: Option<Texts>,
         listening: Vec<Listening>,
+        links: Vec<AliasGuard>,
     ) {
         let Opened {
             description,
@@ -185,12 +200,12 @@ impl Everything {
             terminals,
             windows,
             notes,
+            made,
         } = opened;
-        let mut sockets = Vec::with_capacity(listening.len());
-        for Listening { descriptor, guard } in listening {
-            sockets.push(descriptor);
-            self.guards.push(guard);
-        }
+        let made = made.into_iter().map(|text| (request.name(), text));
+        self.made.extend(made);
+        let split = |Listening { descriptor, guard }| (descriptor, guard);
+        let (mut sockets, guards): (Vec<_>, Vec<_>) = listening.into_iter().map(split).unzip();
         let listener = sockets.remove(0);
         descriptors.extend(sockets);
         self.devices.push(Prepared {
@@ -203,6 +218,10 @@ impl Everything {
             listener,
             reach: Reach::new(reach),
             windows: Windows::new(windows),
+            names: Names {
+                _sockets: guards,
+                _links: links,
+            },
         });
         self.terminals.extend(terminals);
         for note in notes {
@@ -231,6 +250,7 @@ impl Prepared {
             listener,
             reach,
             windows,
+            names,
         } = self;
         let mode = (!options.disable_sandbox).then_some(options.jail.seccomp_mode);
         let known = Known {
@@ -239,6 +259,7 @@ impl Prepared {
             mode,
             reach,
             windows,
+            names,
         };
         let start = Down::Start(Box::new(Start {
             name,

@@ -100,6 +100,11 @@ impl Arch {
         number.and_then(|number| u32::try_from(number).ok())
     }
 
+    /// The names of all calls that every process may make; not those that arm has beside them.
+    pub(super) fn syscall_names(self) -> impl Iterator<Item = &'static str> {
+        (0..SYSCALLS_END).filter_map(move |number| self.syscall_name(number))
+    }
+
     /// The name of a call by number.
     pub fn syscall_name(self, number: u32) -> Option<&'static str> {
         let number = usize::try_from(number).ok()?;
@@ -113,6 +118,9 @@ impl Arch {
         }
     }
 }
+
+/// Above every number in the kernel's tables.
+const SYSCALLS_END: u32 = 1024;
 
 /// The kernel's name of a call on aarch64 (`__NR_newfstatat`), and what `syscalls` has instead.
 const NEWFSTATAT: &str = "newfstatat";

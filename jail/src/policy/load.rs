@@ -7,6 +7,7 @@ use super::parse::{Content, Statement, parse};
 use super::token::{Position, SyntaxError};
 use super::{Action, Arch, Filter, Policy, Rule};
 use crate::source::Source;
+use crate::suggest::nearest;
 
 /// Files that include each other, one below the other; minijail's own bound.
 pub const INCLUDE_DEPTH_MAX: usize = 10;
@@ -139,7 +140,7 @@ impl Merged {
     fn number(&self, name: &str, at: Position) -> Result<u32, SyntaxError> {
         let arch = self.policy.arch;
         arch.syscall_number(name)
-            .ok_or_else(|| SyntaxError::new(at, format!("`{name}` is no system call of {arch}")))
+            .ok_or_else(|| SyntaxError::new(at, no_call(name, arch)))
     }
 
     fn set_default(
@@ -159,6 +160,21 @@ impl Merged {
                 Ok(())
             }
         }
+    }
+}
+
+/// What is wrong with a name that no call has, and what may have been meant.
+fn no_call(name: &str, arch: Arch) -> String {
+    let mut others = Arch::ALL.into_iter();
+    let elsewhere = others.find(|other| other.syscall_number(name).is_some());
+    match (elsewhere, nearest(name, arch.syscall_names())) {
+        (Some(other), _) => {
+            format!("`{name}` is no system call of {arch}, but of {other}: is the file for that?")
+        }
+        (None, Some(meant)) => {
+            format!("`{name}` is no system call of {arch}: did you mean `{meant}`?")
+        }
+        (None, None) => format!("`{name}` is no system call of {arch}"),
     }
 }
 
@@ -333,7 +349,7 @@ impl Walk<'_> {
         }
         match self.source.read(&path) {
             Ok(text) => Ok((path, text)),
-            Err(error) => Err(fail(&path, &error.to_string())),
+            Err(error) => Err(fail(&self.source.label(&path), &error.to_string())),
         }
     }
 }

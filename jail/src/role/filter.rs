@@ -6,13 +6,13 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::StepError;
-use crate::denials::HAND_OVER_FLAGS;
+use crate::denials::{HAND_OVER_FLAGS, HANDED_OVER};
 use crate::last_errno;
 use crate::policy::{Action, Arch, Call, Program};
 
@@ -52,13 +52,15 @@ pub(super) fn load_filter_and_listen(
     let mut control = SendAncillaryBuffer::new(&mut space);
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     let number = load(&mut instructions, flags).map_err(StepError::at(STEP_LISTENER))?;
-    // SAFETY: new, and nobody else's.
-    let listener = unsafe { OwnedFd::from_raw_fd(number) };
-    let descriptors = [listener.as_fd()];
+    // SAFETY: new, and open until the end of this function.
+    let descriptors = [unsafe { BorrowedFd::borrow_raw(number) }];
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
     let flags = SendFlags::from_bits_retain(HAND_OVER_FLAGS.cast_unsigned());
-    rustix::net::sendmsg(channel, &[IoSlice::new(&[tag])], &mut control, flags)
-        .map_err(StepError::at("send the listener"))?;
+    let sent = rustix::net::sendmsg(channel, &[IoSlice::new(&[tag])], &mut control, flags);
+    // SAFETY: nobody else's, and not used again. As an owned value it would be closed without the
+    // mark, and in debug builds looked at before.
+    unsafe { libc::syscall(libc::SYS_close, number, HANDED_OVER) };
+    sent.map_err(StepError::at("send the listener"))?;
     Ok(())
 }
 

@@ -55,6 +55,16 @@ impl StepError {
     }
 }
 
+/// A process that could not even begin: [`Jail::begin`] failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct BeginError {
+    /// What failed.
+    pub step: StepError,
+    /// Of the kept descriptors the first ones, as many as there were: to tell somebody over them.
+    pub kept: Vec<OwnedFd>,
+}
+
 /// Steps that fail for want of a user namespace, or of capabilities in it
 /// (see [`crate::spawn::hint`]).
 pub(crate) const STEPS_OF_NAMESPACES: [&str; 6] = [
@@ -85,8 +95,12 @@ pub(crate) const OTHER_STEPS: [&str; 14] = [
 ];
 
 /// Such steps that are made without a jail too ([`Begun::stay_outside`]).
-pub(crate) const STEPS_OUTSIDE_TOO: [&str; 3] =
-    ["setsid", "PR_SET_PDEATHSIG", "PR_SET_NO_NEW_PRIVS"];
+pub(crate) const STEPS_OUTSIDE_TOO: [&str; 4] = [
+    descriptors::STEP,
+    "setsid",
+    "PR_SET_PDEATHSIG",
+    "PR_SET_NO_NEW_PRIVS",
+];
 
 /// This process, with nothing open but what it was given, and all its rights.
 #[derive(Debug)]
@@ -131,7 +145,7 @@ impl Jail<'_> {
     ///
     /// EBADF if nothing was kept under a number, EINVAL if the numbers are not as they should be,
     /// EALREADY the second time in a process.
-    pub fn begin<const N: usize>(numbers: [RawFd; N]) -> Result<(Begun, [OwnedFd; N]), StepError> {
+    pub fn begin<const N: usize>(numbers: [RawFd; N]) -> Result<(Begun, [OwnedFd; N]), BeginError> {
         let kept = inherit(numbers)?;
         Ok((Begun(()), kept))
     }

@@ -203,8 +203,8 @@ fn a_policy_is_written_in_what_every_minijail_reads() {
     }
 }
 
-/// Constants of our files: all of them are in the table of minijail 2026.05.18, whose compilers have
-/// read these files. (No clock is in it.)
+/// Constants of our files: all are in the table of minijail 2026.05.18, whose compilers have read
+/// these files. (No clock is in it.)
 const CONSTANTS: [&str; 14] = [
     "ENOSYS",
     "F_DUPFD_CLOEXEC",

@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each suite uses its part of what they share")]
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,8 @@ impl Escape {
         set_up: impl FnOnce(&mut Command),
     ) -> Result<Self> {
         let folder = TempDir::new()?;
+        // Whoever it runs as may make its socket there.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
         let socket = folder.path().join("vu-escape");
         let (lines, errors) = rustix::pipe::pipe()?;
         command.args([&format!("--{kind}"), &format!("vhost={}", socket.display())]);

@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use futures_util::future::{Either, select};
 use vudev_executor::{Executor, File, Handle, Notify};
-use vudev_frontend::{Buffer, FrontEnd, LIMIT};
+use vudev_frontend::{Buffer, FrontEnd};
 use vudev_transports::session::SessionError;
 use vudev_transports::unix::Listener;
 use vudev_transports::vvu;
@@ -73,6 +73,17 @@ impl Mirror {
     }
 }
 
+/// A device of so many queues and operations, and of nothing else.
+fn plain_identity(queues: usize, operations: u32) -> Identity {
+    Identity {
+        device_id: 63,
+        features: 0,
+        queue_sizes: vec![RING_SIZE_MAX; queues],
+        config_size: 0,
+        operations,
+    }
+}
+
 /// Counts a queue while it runs, however it ends.
 struct Running<'a>(&'a Cell<u32>);
 
@@ -92,11 +103,9 @@ impl Drop for Running<'_> {
 impl Device for Mirror {
     fn identity(&self) -> Identity {
         Identity {
-            device_id: 63,
             features: MIRROR_FEATURE,
-            queue_sizes: vec![RING_SIZE_MAX; 2],
             config_size: 16,
-            operations: 2,
+            ..plain_identity(2, 2)
         }
     }
 
@@ -161,13 +170,7 @@ impl Slow {
 
 impl Device for Slow {
     fn identity(&self) -> Identity {
-        Identity {
-            device_id: 63,
-            features: 0,
-            queue_sizes: vec![RING_SIZE_MAX; 2],
-            config_size: 0,
-            operations: 8,
-        }
+        plain_identity(2, 8)
     }
 
     fn read_config(&self, _: usize, _: &mut [u8]) {}
@@ -204,13 +207,7 @@ impl Stuck {
 
 impl Device for Stuck {
     fn identity(&self) -> Identity {
-        Identity {
-            device_id: 63,
-            features: 0,
-            queue_sizes: vec![RING_SIZE_MAX],
-            config_size: 0,
-            operations: 1,
-        }
+        plain_identity(1, 1)
     }
 
     fn read_config(&self, _: usize, _: &mut [u8]) {}
@@ -237,13 +234,7 @@ pub(crate) struct Forgetful;
 
 impl Device for Forgetful {
     fn identity(&self) -> Identity {
-        Identity {
-            device_id: 63,
-            features: 0,
-            queue_sizes: vec![RING_SIZE_MAX],
-            config_size: 0,
-            operations: 1,
-        }
+        plain_identity(1, 1)
     }
 
     fn read_config(&self, _: usize, _: &mut [u8]) {}
@@ -474,13 +465,9 @@ pub(crate) fn mirror_at(front: &mut FrontEnd, ring: u16, there: u64, back: u64) 
     let memory = front.memory().clone();
     memory.write(there, b"ping").unwrap();
     memory.write(back, &[0; 4]).unwrap();
-    let token = front
-        .ring(ring)
-        .add(&[Buffer::new(there, 4)], &[Buffer::new(back, 4)])
-        .unwrap();
-    front.ring(ring).kick().unwrap();
-    let used = front.ring(ring).wait_used(LIMIT).unwrap();
-    assert_eq!((used.token, used.written), (token, 4));
+    let (readable, writable) = ([Buffer::new(there, 4)], [Buffer::new(back, 4)]);
+    let written = front.ring(ring).exchange(&readable, &writable).unwrap();
+    assert_eq!(written, 4);
     let mut answer = [0; 4];
     memory.read(back, &mut answer).unwrap();
     assert_eq!(answer, b"ping".map(|byte| !byte));

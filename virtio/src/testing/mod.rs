@@ -46,7 +46,7 @@ use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag, feature, ring_flag};
 pub const GUEST_BASE: u64 = 0x10_0000;
 
 /// Where a [`Guest`]'s memory begins in its front-end.
-pub const USER_BASE: u64 = 0x7000_0000_0000;
+const USER_BASE: u64 = 0x7000_0000_0000;
 
 /// A guest's memory: one memfd, one region, and an allocator that only goes up.
 pub struct Guest {

@@ -1,21 +1,20 @@
 //! Boots the emulated machine with the suites in its memory, and reads from its serial line what
 //! became of them. Every file lies where it lies on the host, for suites are built with paths.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use vudev_harness::archive::Archive;
 use vudev_harness::{Child, Lines};
 
 use super::build::Built;
 use super::excluded;
 use super::parts::Parts;
 use super::report::Report;
+use crate::image::Image;
 use crate::process::text;
 use crate::workspace;
 
@@ -24,7 +23,7 @@ const INIT: &str = include_str!("init.sh");
 const SUITES: &str = include_str!("suites.sh");
 
 /// How long all suites may take.
-const DEADLINE: Duration = Duration::from_secs(60 * 60);
+const DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A processor without what newer ones do for security: it is emulated faster. Its clock counts
 /// instructions, a nanosecond each, and is a real one only while all wait (`sleep=off`, where it
@@ -70,40 +69,38 @@ pub(super) fn run(parts: &Parts, built: &Built, filters: &[&str]) -> Result<Repo
 }
 
 fn write_initramfs(path: &Path, parts: &Parts, built: &Built, filters: &[&str]) -> Result<()> {
-    let mut image = Image {
-        archive: Archive::new(BufWriter::new(File::create(path)?)),
-        folders: BTreeSet::new(),
-    };
+    let mut image = Image::new(BufWriter::new(File::create(path)?));
     for folder in ["/bin", "/dev", "/etc", "/new", "/proc", "/sys", "/tmp"] {
         image.folder(Path::new(folder))?;
     }
-    image.archive.character_device("dev/console", 5, 1)?;
-    image.program(Path::new("/bin/busybox"), &parts.busybox())?;
-    image.archive.program("init", INIT.as_bytes())?;
-    image.archive.program("suites.sh", SUITES.as_bytes())?;
+    image.console()?;
+    image.program_from(Path::new("/bin/busybox"), &parts.busybox())?;
+    image.program(Path::new("init"), INIT.as_bytes())?;
+    image.program(Path::new("suites.sh"), SUITES.as_bytes())?;
 
     let suites = built.suites.iter().map(|suite| {
         let (program, folder) = (suite.program.display(), suite.folder.display());
         format!("{}|{program}|{folder}\n", suite.name)
     });
-    image.text("suites", &suites.collect::<String>())?;
+    let mut text = |name, text: &str| image.file(Path::new(name), text.as_bytes());
+    text("suites", &suites.collect::<String>())?;
     let excluded = excluded::all()
         .into_iter()
         .map(|one| format!("{} {}\n", one.suite, one.test));
-    image.text("excluded", &excluded.collect::<String>())?;
+    text("excluded", &excluded.collect::<String>())?;
     // Every line contains an empty word.
-    image.text("wanted", &format!("{}\n", filters.join("\n")))?;
-    image.text("temporary", &format!("{}\n", built.temporary.display()))?;
+    text("wanted", &format!("{}\n", filters.join("\n")))?;
+    text("temporary", &format!("{}\n", built.temporary.display()))?;
     image.folder(&built.temporary)?;
 
     let suites = built.suites.iter().map(|suite| &suite.program);
     for program in built.programs.iter().chain(suites) {
-        image.program(program, program)?;
+        image.program_from(program, program)?;
     }
     for file in tracked_files()? {
-        image.file(&file)?;
+        image.file(&file, &fs::read(&file)?)?;
     }
-    image.archive.finish()?;
+    image.finish()?;
     Ok(())
 }
 
@@ -113,48 +110,4 @@ fn tracked_files() -> Result<Vec<PathBuf>> {
     let listed = text(Command::new("git").arg("ls-files").current_dir(&root))?;
     let files = listed.lines().map(|line| root.join(line));
     Ok(files.filter(|path| path.is_file()).collect())
-}
-
-/// An archive that makes the folders above a file.
-struct Image {
-    archive: Archive<BufWriter<File>>,
-    folders: BTreeSet<PathBuf>,
-}
-
-impl Image {
-    fn folder(&mut self, folder: &Path) -> Result<()> {
-        let mut path = PathBuf::new();
-        for part in folder.components() {
-            let Component::Normal(part) = part else {
-                continue;
-            };
-            path.push(part);
-            if self.folders.insert(path.clone()) {
-                self.archive.directory(&path.to_string_lossy())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn program(&mut self, place: &Path, from: &Path) -> Result<()> {
-        self.folder(place.parent().context("a program without a folder")?)?;
-        let bytes = fs::read(from).with_context(|| from.display().to_string())?;
-        self.archive.program(&inside(place), &bytes)?;
-        Ok(())
-    }
-
-    fn file(&mut self, file: &Path) -> Result<()> {
-        self.folder(file.parent().context("a file without a folder")?)?;
-        self.archive.file(&inside(file), &fs::read(file)?)?;
-        Ok(())
-    }
-
-    fn text(&mut self, name: &str, text: &str) -> Result<()> {
-        Ok(self.archive.file(name, text.as_bytes())?)
-    }
-}
-
-/// Names in an archive have no slash in front.
-fn inside(path: &Path) -> String {
-    path.to_string_lossy().trim_start_matches('/').to_owned()
 }

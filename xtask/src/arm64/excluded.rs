@@ -44,6 +44,12 @@ pub(super) fn all() -> Vec<Excluded> {
             RANDOM,
         ),
         Excluded::new(
+            "tests/tests/author",
+            "a_crate_made_from_the_document_has_a_device_in_a_jail_that_names_a_forbidden_call",
+            "it builds a crate with cargo",
+        ),
+        Excluded::new("tests/tests/keys", "*", "it reads the sources"),
+        Excluded::new(
             "bin/tests/check",
             "without_user_namespaces_no_device_is_started_with_less",
             "it needs all of setpriv(1), of which busybox has a part",

@@ -40,22 +40,20 @@ pub struct PortDescription {
     pub name: Option<String>,
     /// Whether the guest makes a console of it.
     pub is_console: bool,
-    /// Columns and rows of its terminal, if it has one.
-    pub window: Option<(u16, u16)>,
+    /// The size of its terminal, if it has one.
+    pub window: Option<Window>,
     /// Whether there is a descriptor to read input from.
     pub input: bool,
     /// Where output goes.
     pub end: EndDescription,
     /// Whether input comes from there.
     pub is_both_ways: bool,
-    /// A line at once.
-    pub lines: bool,
-    /// A line at once, as a line of the system's log with this tag.
-    pub tag: Option<String>,
+    /// How output is cut.
+    pub framing: Framing,
     /// Whether the time stands before each line.
     pub timestamps: bool,
-    /// Whether output that nobody takes is thrown away.
-    pub drops: bool,
+    /// What becomes of output that nobody takes.
+    pub overflow: Overflow,
 }
 
 /// The end of a port.
@@ -167,10 +165,9 @@ impl Parts {
             input,
             end,
             is_both_ways,
-            lines,
-            tag,
+            framing,
             timestamps,
-            drops,
+            overflow,
         } = described;
         let input = match input {
             true => Some(self.own.next()?),
@@ -186,25 +183,16 @@ impl Parts {
                 opens: self.own.next()?,
             },
         };
-        let framing = match (tag, lines) {
-            (Some(tag), _) => Framing::Syslog { tag },
-            (None, true) => Framing::Lines,
-            (None, false) => Framing::Bytes,
-        };
         Some(PortConfig {
             name,
             is_console,
-            window: window.map(|(columns, rows)| Window { columns, rows }),
+            window,
             end,
             is_both_ways,
             input,
             framing,
             timestamps,
-            overflow: if drops {
-                Overflow::Drop
-            } else {
-                Overflow::Block
-            },
+            overflow,
         })
     }
 

@@ -6,19 +6,17 @@ use std::path::Path;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::termios::{isatty, tcgetwinsize};
-use vudev_devices::console::{PORTS_MAX, detached};
+use vudev_devices::console::{Framing, Overflow, PORTS_MAX, Window, detached};
 
 use super::table::COMMAND_LINE;
 use super::{EndDescription, PortDescription, SerialDescription, pty};
 use crate::kind::{Alias, Listen, Opened, Target};
-use crate::kinds::{Open, open, reason, shown};
-use crate::options::{OptionError, Values};
+use crate::kinds::{Open, open};
+use crate::listen::{PATH_MAX, describe};
+use crate::options::{OptionError, Values, reason, shown};
 
 /// Descriptors 0 to 2 stay free for what they stand for.
 const FIRST_DESCRIPTOR: i32 = 3;
-
-/// `sun_path` has 108 bytes with its NUL (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
 
 /// Where syslog(3) sends to.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -97,10 +95,12 @@ fn port(
         input: input.is_some(),
         end: EndDescription::Nothing,
         is_both_ways: values.flag("input-unix-stream"),
-        lines: to == "unix",
-        tag: (to == "syslog").then(|| name.clone().unwrap_or_else(|| TAG.to_owned())),
+        framing: framing(to, name.as_deref()),
         timestamps: values.flag("out-timestamp"),
-        drops,
+        overflow: match drops {
+            true => Overflow::Drop,
+            false => Overflow::Block,
+        },
         name,
     };
     let mut window = window_of_standard(values)?;
@@ -133,11 +133,25 @@ fn port(
         socket => port.end = EndDescription::Connect(reach(values, socket, opened)),
     }
     if let Some(terminal) = window {
-        let size = tcgetwinsize(&terminal).ok();
-        port.window = Some(size.map_or((0, 0), |size| (size.ws_col, size.ws_row)));
+        let size = tcgetwinsize(&terminal).map(|size| Window {
+            columns: size.ws_col,
+            rows: size.ws_row,
+        });
+        port.window = Some(size.unwrap_or_default());
         opened.windows.push(terminal);
     }
     Ok(port)
+}
+
+/// How output is cut that goes there.
+fn framing(to: &str, name: Option<&str>) -> Framing {
+    match to {
+        "unix" => Framing::Lines,
+        "syslog" => Framing::Syslog {
+            tag: name.unwrap_or(TAG).to_owned(),
+        },
+        _ => Framing::Bytes,
+    }
 }
 
 /// Adds a socket to what is in reach; its place there.
@@ -174,9 +188,9 @@ fn open_terminal(
         opens,
     } = pty::Pty::make().map_err(fault)?;
     let again = rustix::io::fcntl_dupfd_cloexec(&master, FIRST_DESCRIPTOR).map_err(fault)?;
-    opened.notes.push(match values.optional_path("path") {
-        Some(path) => format!("--serial: its terminal is {name}, and {}", shown(path)),
-        None => format!("--serial: its terminal is {name}"),
+    opened.made.push(match values.optional_path("path") {
+        Some(path) => format!("its terminal is {name}, and {}", shown(path)),
+        None => format!("its terminal is {name}"),
     });
     if values.is_given("path") {
         opened.aliases.push(Alias {
@@ -232,8 +246,8 @@ fn check_type(values: &Values) -> Result<(), OptionError> {
         }
     }
     let length = socket_path(values).as_os_str().len();
-    if matches!(to, "unix" | "unix-stream" | "syslog") && length > SOCKET_PATH_MAX {
-        let problem = format!("the path has {length} bytes, more than {SOCKET_PATH_MAX}");
+    if matches!(to, "unix" | "unix-stream" | "syslog") && length > PATH_MAX {
+        let problem = format!("the path has {length} bytes, more than {PATH_MAX}");
         let error = values.error("path", problem);
         return Err(error.remedy("use a shorter path, or one relative to the directory you are in"));
     }
@@ -307,7 +321,7 @@ fn output_file(values: &Values) -> Result<OwnedFd, OptionError> {
 }
 
 fn unfit(values: &Values, key: &str, file_type: FileType) -> OptionError {
-    let what = crate::options::listen::describe(file_type);
+    let what = describe(file_type);
     let problem = format!("{} is {what}", shown(values.path(key)));
     values
         .error(key, problem)

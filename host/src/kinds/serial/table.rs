@@ -1,9 +1,9 @@
 //! The keys of `--serial`: those of `crosvm run`, and our own for ends that come and go. What they
 //! come to is [`super`]'s.
 
+use crate::kinds::{MAX_QUEUE_SIZES, PCI_ADDRESS, VMM_ONLY};
 use crate::options::{Choice, Key, Kind, Table};
 
-const VMM_ONLY: &str = "it tells a VMM how to attach the device to the guest";
 pub(super) const COMMAND_LINE: &str =
     "a VMM writes the guest's kernel command line; add console=hvc0 there";
 const NO_UART: &str = "an emulated UART is part of a VMM, only a virtio console can leave it";
@@ -57,7 +57,8 @@ pub(super) static TABLE: Table = Table {
             "overflow",
             Kind::Choice(&[Choice::new("block"), Choice::new("drop")]),
             "output that nobody takes holds up the guest, or is thrown away after a second, which \
-             the log tells; block for stdout and file and drop for the others unless given",
+             the log tells; block for stdout and file and drop for the others unless given; of \
+             several ports one that nobody has connected to is closed, and a Linux guest waits",
         ),
         Key::flag("out-timestamp", "put the time (UTC) before each line"),
         Key::new(
@@ -99,16 +100,8 @@ pub(super) static TABLE: Table = Table {
         )
         .default("0x402")
         .noted("only hardware=debugcon has a port"),
-        Key::new("pci-address", Kind::PciAddress, "where the guest finds it").noted(VMM_ONLY),
-        Key::new(
-            "max-queue-sizes",
-            Kind::Numbers {
-                min: 1,
-                max: 32_768,
-            },
-            "the greatest size of each queue",
-        )
-        .noted("a front-end sets the sizes of the queues"),
+        PCI_ADDRESS,
+        MAX_QUEUE_SIZES,
     ],
     joins: true,
     example: "type=stdout,stdin,vhost=/tmp/vu-serial",

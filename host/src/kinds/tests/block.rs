@@ -137,6 +137,12 @@ fn what_is_no_disk_is_one_line_with_the_cause() {
             format!("\"/dev/null\" is a character device: {remedy}"),
         ),
         (
+            "/proc/self/mem",
+            "cannot read \"/proc/self/mem\": Input/output error: \
+            write the path of an image, or give format=raw"
+                .to_owned(),
+        ),
+        (
             "DIR/empty",
             "\"DIR/empty\" is empty: \
             give it a size, by truncate -s 1G FILE say"

@@ -40,7 +40,7 @@ fn a_name_that_no_interface_has_makes_none() {
     refused(
         NAME,
         "--net: tap-name: column 10: cannot open \"vudev-none\": No such device: make it: ip \
-         tuntap add vudev-none mode tap",
+         tuntap add vudev-none mode tap user USER",
     );
     assert!(vudev_devices::net::tap::is_up("vudev-none").is_err());
 }

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use rustix::fs::OFlags;
+use vudev_devices::console::{Framing, Overflow, Window};
 
 use super::{Scene, flags, is_cloexec};
 use crate::kind::{Listen, Opened, Target};
@@ -18,10 +19,9 @@ fn plain() -> PortDescription {
         input: false,
         end: EndDescription::Nothing,
         is_both_ways: false,
-        lines: false,
-        tag: None,
+        framing: Framing::Bytes,
         timestamps: false,
-        drops: false,
+        overflow: Overflow::Block,
     }
 }
 
@@ -299,9 +299,13 @@ fn sockets_are_connected_to_later_and_named_now() {
             panic!("{argument}: one port");
         };
         assert_eq!(port.end, EndDescription::Connect(0));
-        assert_eq!(port.lines, argument.starts_with("type=unix,"));
-        assert_eq!(port.tag.is_some(), argument.starts_with("type=syslog"));
-        assert!(port.drops && opened.descriptors.is_empty());
+        assert_eq!(
+            port.framing == Framing::Lines,
+            argument.starts_with("type=unix,")
+        );
+        let is_syslog = matches!(port.framing, Framing::Syslog { .. });
+        assert_eq!(is_syslog, argument.starts_with("type=syslog"));
+        assert!(port.overflow == Overflow::Drop && opened.descriptors.is_empty());
     }
     let opened = scene
         .open::<Serial>("type=unix-stream,path=DIR/s,listen,input-unix-stream,overflow=block")
@@ -322,7 +326,7 @@ fn sockets_are_connected_to_later_and_named_now() {
 }
 
 #[test]
-fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
+fn a_terminal_has_its_name_told_and_is_raw_and_nobodys() {
     let scene = Scene::new();
     let opened = scene.open::<Serial>("type=pty,path=DIR/tty").expect("made");
     let Opened {
@@ -330,14 +334,14 @@ fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
         descriptors,
         aliases,
         windows,
-        notes,
+        made,
         ..
     } = opened;
     let expected = single(PortDescription {
         end: EndDescription::Terminal,
         is_both_ways: true,
-        drops: true,
-        window: Some((0, 0)),
+        overflow: Overflow::Drop,
+        window: Some(Window::default()),
         ..plain()
     });
     assert_eq!(description, expected);
@@ -349,7 +353,7 @@ fn a_terminal_has_its_name_in_a_note_and_is_raw_and_nobodys() {
             .all(|fd| flags(fd).contains(OFlags::NONBLOCK))
     );
     let target = aliases[0].target.to_str().expect("UTF-8").to_owned();
-    assert!(notes[0].contains(&target), "{notes:?}");
+    assert!(made[0].contains(&target), "{made:?}");
     let mut master = std::fs::File::from(descriptors.into_iter().next().expect("two"));
     // Nobody has it open, so there is no input, and no waiting for any.
     assert!(master.read(&mut [0]).is_err());
@@ -383,7 +387,7 @@ fn flags_of_one_device_are_its_ports() {
             },
             PortDescription {
                 name: Some("second".to_owned()),
-                drops: true,
+                overflow: Overflow::Drop,
                 ..plain()
             },
         ],

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{DISK, PORT};
 use crate::options::command::{DEVICES_MAX, UsageError};
 use crate::options::help::Topic;
-use crate::options::{Command, CommandLine, RunOptions, SeccompMode};
+use crate::options::{Command, CommandLine, JailOptions, RunOptions, SeccompMode};
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",
@@ -61,12 +61,12 @@ fn options_stand_anywhere_among_the_devices() {
     ]);
     assert!(options.disable_sandbox);
     assert_eq!(options.log_level, LevelFilter::Debug);
-    assert_eq!(
-        options.jail.seccomp_policy_dir.as_deref(),
-        Some(std::path::Path::new("/p"))
-    );
     let note = "--jail: accepted, but changes nothing here: --disable-sandbox is given";
     assert_eq!(options.notes(), [note]);
+    assert_eq!(
+        options.jail.seccomp_policy_dir.map(|found| found.path),
+        Some(std::path::PathBuf::from("/p"))
+    );
 }
 
 #[test]
@@ -173,6 +173,14 @@ const MISTAKES: &[(&[&str], &str)] = &[
         &["--disk", "a,vhost=1", "--disk", "b,vhost"],
         "--disk (number 2): vhost: column 3: \
           needs a value: write vhost=PATH",
+    ),
+    (
+        &["help", "jail", "extra"],
+        "unknown argument \"extra\": help takes one topic: leave it out",
+    ),
+    (
+        &["help", "foo"],
+        "unknown argument \"foo\": there is help on port, disk, jail, check",
     ),
     (
         &["help", "dsk"],
@@ -320,7 +328,10 @@ proptest! {
 fn a_check_stands_alone_and_may_be_json() {
     for (arguments, wanted) in [(&["check"][..], false), (&["check", "--json"], true)] {
         match parse(arguments).expect("good") {
-            Command::Check { json } => assert_eq!(json, wanted),
+            Command::Check { json, jail } => {
+                assert_eq!(json, wanted);
+                assert_eq!(jail, JailOptions::default());
+            }
             other => panic!("{arguments:?}: {other:?}"),
         }
     }
@@ -328,6 +339,27 @@ fn a_check_stands_alone_and_may_be_json() {
         let parsed = parse(arguments).expect("good");
         assert!(matches!(parsed, Command::Help(Topic::Check)), "{parsed:?}");
     }
-    let error = parse(&["check", "--jsn"]).expect_err("a slip").to_string();
-    assert!(error.contains("check --json"), "{error}");
+    for (slip, meant) in [("--jsn", "check --json"), ("--jial", "check --jail")] {
+        let error = parse(&["check", slip]).expect_err("a slip").to_string();
+        assert!(error.contains(meant), "{error}");
+    }
+}
+
+#[test]
+fn a_check_is_of_the_jail_that_is_asked_for() {
+    for arguments in [
+        &["check", "--jail", "seccomp-mode=log"][..],
+        &["check", "--json", "--jail=seccomp-mode=log"],
+    ] {
+        let Command::Check { jail, .. } = parse(arguments).expect("good") else {
+            panic!("{arguments:?}");
+        };
+        assert_eq!(jail.seccomp_mode, SeccompMode::Log);
+    }
+    let twice = [
+        "check",
+        "--jail=seccomp-mode=log",
+        "--jail=seccomp-mode=log",
+    ];
+    assert!(parse(&twice).is_err());
 }

@@ -2,7 +2,6 @@
 
 mod command;
 mod help;
-mod listen;
 mod values;
 
 use super::{Choice, Key, Kind, Table};

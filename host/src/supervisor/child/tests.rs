@@ -18,7 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use vudev_executor::Executor;
 
-use super::super::pace::CONNECTS_PER_WINDOW;
+use super::super::pace::CONNECTS_PER_PERIOD;
 use super::*;
 use crate::channel::UP_MAX;
 use crate::kind::Target;
@@ -55,6 +55,7 @@ fn sleeper_with(
             mode,
             reach: Reach::new(reach),
             windows: Windows::default(),
+            names: Names::default(),
         },
         vudev_jail::Child { pid, pidfd },
         ours,
@@ -216,7 +217,7 @@ fn last_words_behind_a_flood_are_heard() {
         dropped: 0,
         text: "x".to_owned(),
     };
-    for _ in 0..PACKETS_PER_WINDOW + 20 {
+    for _ in 0..PACKETS_PER_PERIOD + 20 {
         packet(&channel, &line.encode(), &[]);
     }
     packet(&channel, &Up::Died("panicked".to_owned()).encode(), &[]);
@@ -288,7 +289,7 @@ fn wishes_beyond_the_pace_wait_and_once_it_is_to_stop_are_refused() {
     let reach = vec![Target::Stream(path)];
     let (child, channel) = sleeper_with(executor.handle(), None, reach);
     packet(&channel, &Up::Ready.encode(), &[]);
-    let wishes = CONNECTS_PER_WINDOW + 5;
+    let wishes = CONNECTS_PER_PERIOD + 5;
     (0..wishes).for_each(|ticket| packet(&channel, &connect(ticket), &[]));
     let known = Rc::clone(&child);
     let handle = executor.handle().clone();
@@ -296,7 +297,7 @@ fn wishes_beyond_the_pace_wait_and_once_it_is_to_stop_are_refused() {
         let watch = handle.spawn(child.watch(handle.clone()));
         handle.sleep(Duration::from_millis(100)).await;
         let accepted = std::iter::from_fn(|| listener.accept().ok()).count();
-        assert_eq!(accepted, usize::try_from(CONNECTS_PER_WINDOW).unwrap());
+        assert_eq!(accepted, usize::try_from(CONNECTS_PER_PERIOD).unwrap());
         known.ask_to_stop();
         handle.sleep(Duration::from_millis(100)).await;
         known.kill();
@@ -307,7 +308,7 @@ fn wishes_beyond_the_pace_wait_and_once_it_is_to_stop_are_refused() {
     let answers: Vec<_> = (0..=wishes).filter_map(|_| answer(&channel)).collect();
     assert_eq!(answers.len(), usize::try_from(wishes).unwrap());
     for (place, (ticket, errno, socket)) in (0..).zip(answers) {
-        let in_time = place < CONNECTS_PER_WINDOW;
+        let in_time = place < CONNECTS_PER_PERIOD;
         let wanted = if in_time { 0 } else { libc::EAGAIN };
         assert_eq!((ticket, errno, socket), (place, wanted, in_time));
     }

@@ -3,22 +3,25 @@
 /// Names longer than this are not compared: the work is quadratic.
 const LENGTH_MAX: usize = 64;
 
-/// The nearest name, if a third or less of it is misspelt; else one that it abbreviates.
-pub(super) fn nearest<'a>(
-    given: &str,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+/// The nearest name, if a third or less of it is misspelt; else one that it abbreviates. Capitals
+/// and small letters are the same to it, and so are `_` and `-`.
+pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if given.chars().count() > LENGTH_MAX {
         return None;
     }
-    let given = given.replace('_', "-").to_ascii_lowercase();
+    let plain = |name: &str| name.replace('_', "-").to_ascii_lowercase();
+    let given = plain(given);
     let names: Vec<_> = names.into_iter().collect();
-    let distances = names.iter().map(|name| (distance(&given, name), *name));
+    let distances = names
+        .iter()
+        .map(|name| (distance(&given, &plain(name)), *name));
     let (distance, name) = distances.min_by_key(|(distance, _)| *distance)?;
     if distance <= (name.chars().count().max(given.chars().count()) / 3).max(1) {
         return Some(name);
     }
-    names.into_iter().find(|name| abbreviates(&given, name))
+    names
+        .into_iter()
+        .find(|name| abbreviates(&given, &plain(name)))
 }
 
 /// Whether the letters stand in the name, in their order and beginning with its first: blk, block.
@@ -65,6 +68,7 @@ mod tests {
         assert_eq!(nearest("r", names), Some("ro"));
         assert_eq!(nearest("bsize", names), Some("block-size"));
         assert_eq!(nearest("cache", names), None);
+        assert_eq!(nearest("OPENT", ["open", "open_tree"]), Some("open"));
         assert_eq!(nearest(&"x".repeat(100_000), names), None);
     }
 }

@@ -13,12 +13,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::error::{OptionError, repeat};
-use super::table::VHOST;
-use super::values::Values;
+use crate::options::{OptionError, VHOST, Values, reason, shown};
 
-/// `sun_path` has 108 bytes with its NUL (unix(7)).
-const PATH_MAX: usize = 107;
+/// The longest path of a socket: `sun_path` has 108 bytes with its NUL (unix(7)).
+pub(crate) const PATH_MAX: usize = 107;
 
 /// Front-ends that may wait while one is served; there is seldom more than one.
 const BACKLOG: i32 = 8;
@@ -246,7 +244,8 @@ fn stale_socket(
             Err(error.remedy("use another path, or end that process"))
         }
         Err(errno) => {
-            let problem = format!("cannot find out whether {} is in use: {errno}", shown(path));
+            let (path, why) = (shown(path), reason(errno));
+            let problem = format!("cannot find out whether {path} is in use: {why}");
             Err(fault(wanted, problem).remedy("use another path"))
         }
     }
@@ -269,8 +268,9 @@ fn bound(wanted: Wanted<'_>) -> Result<OwnedFd, OptionError> {
     };
     make().map_err(|errno| match errno {
         Errno::ADDRINUSE => {
-            let problem = format!("{} has been taken by another process", shown(wanted.path()));
-            fault(wanted, problem).remedy("use another path")
+            let path = shown(wanted.path());
+            let problem = format!("{path} has been taken, by this command or another process");
+            fault(wanted, problem).remedy("give each socket a path of its own")
         }
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
             cannot(wanted, "make the socket", errno).remedy("use a directory that you may write to")
@@ -303,19 +303,13 @@ pub(crate) fn describe(file_type: FileType) -> &'static str {
     }
 }
 
-fn shown(path: &Path) -> String {
-    repeat(&path.to_string_lossy())
-}
-
 fn fault(wanted: Wanted<'_>, problem: impl std::fmt::Display) -> OptionError {
     wanted.values.error(wanted.key, problem)
 }
 
 fn cannot(wanted: Wanted<'_>, what: &str, errno: Errno) -> OptionError {
-    fault(
-        wanted,
-        format!("cannot {what} at {}: {errno}", shown(wanted.path())),
-    )
+    let (path, why) = (shown(wanted.path()), reason(errno));
+    fault(wanted, format!("cannot {what} at {path}: {why}"))
 }
 
 fn no_directory(wanted: Wanted<'_>, directory: &Path, errno: Errno) -> OptionError {
@@ -328,7 +322,7 @@ fn no_directory(wanted: Wanted<'_>, directory: &Path, errno: Errno) -> OptionErr
         }
         errno => fault(
             wanted,
-            format!("cannot enter the directory {directory}: {errno}"),
+            format!("cannot enter the directory {directory}: {}", reason(errno)),
         )
         .remedy("use another path"),
     }
@@ -337,3 +331,6 @@ fn no_directory(wanted: Wanted<'_>, directory: &Path, errno: Errno) -> OptionErr
 fn unreachable_path(wanted: Wanted<'_>, errno: Errno) -> OptionError {
     cannot(wanted, "look", errno).remedy("use another path")
 }
+
+#[cfg(test)]
+mod tests;

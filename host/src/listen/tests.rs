@@ -5,10 +5,16 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use super::PORT;
-use crate::options::listen::{Claim, Listening};
-use crate::options::table::VHOST;
-use crate::options::{Values, quote};
+use super::{Claim, Listening};
+use crate::options::{Table, VHOST, Values, quote};
+
+static PORT: Table = Table {
+    device: "port",
+    about: "a port for tests",
+    keys: &[],
+    joins: false,
+    example: "vhost=/tmp/vu-port",
+};
 
 struct Scene {
     directory: tempfile::TempDir,
@@ -115,7 +121,7 @@ fn a_socket_taken_between_check_and_bind_is_not_removed() {
     std::fs::write(scene.path("t"), "mine").expect("written");
     let error = claim.bind().expect_err("taken").to_string();
     assert!(
-        error.contains("has been taken by another process"),
+        error.contains("has been taken, by this command or another process"),
         "{error}"
     );
     assert_eq!(std::fs::read(scene.path("t")).expect("there"), b"mine");
@@ -160,6 +166,12 @@ fn a_missing_directory_is_named() {
     assert_eq!(
         scene.refusal("s/"),
         "--port: vhost: column 7: \"DIR/s/\" names a directory: write the path of a socket in it"
+    );
+    symlink("loop", scene.path("loop")).expect("made");
+    assert_eq!(
+        scene.refusal("loop/s"),
+        "--port: vhost: column 7: cannot enter the directory \"DIR/loop/\": \
+         Too many levels of symbolic links: use another path"
     );
 }
 
