@@ -36,6 +36,7 @@ const SCRIPT: &str = "
     vudev-vvu $address 2 &
     read -r go_on
     kill -9 $!
+    wait $!
     vudev-vvu $address 1
 ";
 
