@@ -1,23 +1,10 @@
 //! Where a front-end finds a device: `vhost=` is a socket path or a PCI address.
 //! Binding the socket is [`crate::listen`]'s.
 
-use std::fmt;
+use vudev_transports::vvu::PciAddress;
 
 pub(super) const VHOST_MEANING: &str =
     "where front-ends connect: the path of the Unix socket to listen on";
-
-/// A PCI address `[DOMAIN:]BUS:DEVICE.FUNCTION`, all in hexadecimal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PciAddress {
-    /// 0 where it is left out.
-    pub(super) domain: u32,
-    /// 0 to ff.
-    pub(super) bus: u8,
-    /// 0 to 1f.
-    pub(super) device: u8,
-    /// 0 to 7.
-    pub(super) function: u8,
-}
 
 /// What a text is, seen as a PCI address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,18 +13,6 @@ pub(super) enum Shape {
     /// It has the shape of one, but a field is out of its range.
     OutOfRange(&'static str),
     Other,
-}
-
-impl fmt::Display for PciAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            domain,
-            bus,
-            device,
-            function,
-        } = self;
-        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
-    }
 }
 
 /// A typing error in an address must not silently become a socket of that name: what has the shape

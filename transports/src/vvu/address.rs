@@ -1,13 +1,14 @@
 //! How a PCI function is named: `[DOMAIN:]BUS:DEVICE.FUNCTION`, in hexadecimal, as `lspci` has it.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// Where a function is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PciAddress {
-    /// PCI domain, mostly 0.
-    pub domain: u16,
+    /// PCI domain, mostly 0; beyond ffff for what is behind some host bridges (VMD).
+    pub domain: u32,
     /// Bus.
     pub bus: u8,
     /// Device: 5 bits.
@@ -28,13 +29,15 @@ impl FromStr for PciAddress {
         let (buses, function) = text.rsplit_once('.').ok_or(AddressError)?;
         let (buses, device) = buses.rsplit_once(':').ok_or(AddressError)?;
         let (domain, bus) = match buses.split_once(':') {
-            Some((domain, bus)) => (number(domain, 4, 0xffff)?, bus),
+            Some((domain, bus)) => (number(domain, 4..=8, u32::MAX)?, bus),
             None => (0, buses),
         };
-        let byte = |text, digits, most| number(text, digits, most).map(|value| value.to_le_bytes());
-        let [bus, _] = byte(bus, 2, 0xff)?;
-        let [device, _] = byte(device, 2, 0x1f)?;
-        let [function, _] = byte(function, 1, 7)?;
+        let byte = |text, digits, most| {
+            let value = number(text, digits..=digits, most)?;
+            u8::try_from(value).map_err(|_| AddressError)
+        };
+        let (bus, device) = (byte(bus, 2, 0xff)?, byte(device, 2, 0x1f)?);
+        let function = byte(function, 1, 7)?;
         Ok(Self {
             domain,
             bus,
@@ -56,10 +59,10 @@ impl fmt::Display for PciAddress {
     }
 }
 
-/// A number of exactly so many hexadecimal digits.
-fn number(text: &str, digits: usize, most: u16) -> Result<u16, AddressError> {
-    let lawful = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let value = u16::from_str_radix(text, 16).map_err(|_| AddressError)?;
+/// A number of so many hexadecimal digits.
+fn number(text: &str, digits: RangeInclusive<usize>, most: u32) -> Result<u32, AddressError> {
+    let lawful = digits.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let value = u32::from_str_radix(text, 16).map_err(|_| AddressError)?;
     if lawful && value <= most {
         Ok(value)
     } else {
@@ -81,6 +84,8 @@ mod tests {
         };
         assert_eq!("abcd:0F:1f.7".parse(), Ok(address));
         assert_eq!(address.to_string(), "abcd:0f:1f.7");
+        let behind: PciAddress = "10000:e1:00.0".parse().unwrap();
+        assert_eq!(behind.to_string(), "10000:e1:00.0");
         let short: PciAddress = "00:05.0".parse().unwrap();
         assert_eq!(short.to_string(), "0000:00:05.0");
     }
@@ -96,7 +101,7 @@ mod tests {
             "00:05.8",
             "00:05.00",
             "000:00:05.0",
-            "00000:00:05.0",
+            "000000000:00:05.0",
             "0000:0000:00:05.0",
             "+000:00:05.0",
             "0000:00:05.-",
