@@ -219,7 +219,7 @@ impl<D> Opened<D> {
     }
 }
 
-/// The most descriptors one device may be given: with its listening socket they travel in one
+/// The most descriptors one device may be given: with those of its wire they travel in one
 /// message, and the kernel takes 253 in one (SCM_MAX_FD).
 pub const DESCRIPTORS_MAX: usize = 64;
 

@@ -15,8 +15,9 @@ pub(crate) use wire::{
     DOWN_MAX, Down, LISTENER, RUNNING_DOWN_MAX, SIGSYS, Start, Transport, UP_MAX, Up, WireError,
 };
 
-/// The most descriptors of a [`Down::Start`]: the listening socket's, then the device's own.
-pub(crate) const START_DESCRIPTORS_MAX: usize = 1 + crate::kind::DESCRIPTORS_MAX;
+/// The most descriptors of a [`Down::Start`]: those of its wire (a socket, or container, group and
+/// device of a function), then the device's own.
+pub(crate) const START_DESCRIPTORS_MAX: usize = 3 + crate::kind::DESCRIPTORS_MAX;
 
 /// Where a role finds its end of the channel.
 pub(crate) const CHANNEL: std::os::fd::RawFd = 3;

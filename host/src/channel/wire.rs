@@ -39,7 +39,7 @@ pub(crate) const RUNNING_DOWN_MAX: usize = 64;
 /// A packet to a device.
 #[derive(Debug)]
 pub(crate) enum Down {
-    /// The device to be, with the listening socket as first descriptor, then the device's own.
+    /// The device to be, with the descriptors of its wire first, then the device's own.
     Start(Box<Start>),
     /// Drain, then end.
     Stop,
@@ -82,6 +82,8 @@ pub(crate) struct Start {
 pub(crate) enum Transport {
     /// vhost-user over a Unix socket.
     VhostUser,
+    /// vhost-user through a virtio-vhost-user PCI function.
+    Vvu,
 }
 
 impl Transport {
@@ -89,6 +91,7 @@ impl Transport {
     pub(crate) fn policy_part(self) -> &'static str {
         match self {
             Self::VhostUser => "vhost_user",
+            Self::Vvu => "vvu",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod outside;
 pub(crate) mod serve;
+pub(crate) mod wire;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,6 @@ use rustix::process::Signal;
 use vudev_executor::{Config, Executor, Handle, Latch, Ring, RingError, Signals, Socket};
 use vudev_jail::role::Step;
 use vudev_jail::{BeginError, Begun, Denials, Jail, Limits, StepError};
-use vudev_transports::unix::Listener;
 
 use crate::Registry;
 use crate::broker::Broker;
@@ -23,10 +23,11 @@ use crate::channel::{CHANNEL, LISTENER, SIGSYS, Start, Up, logger};
 use crate::kind::{CreateError, Given};
 use crate::options::SeccompMode;
 use crate::policies::{Policies, PoliciesError};
-use serve::{Served, Undrained};
+use serve::{ServeError, Served};
+use wire::{Wire, WireError};
 
 /// Ring operations that are not the device's: the channel and signals of this process, the
-/// listener, and a session's message and its kicks, which use the ring's reserve as well.
+/// wire's accept, and a session's message and its kicks, which use the ring's reserve as well.
 const OPERATIONS_OF_HOST: u32 = 16;
 
 /// Descriptors a device may hold: its own, and of a front-end two or three for each of 256 queues
@@ -46,9 +47,9 @@ pub(crate) enum RoleError {
     /// The binary's registry has no such kind: the supervisor is another binary.
     #[error("no device kind is called {0:?}")]
     Kind(String),
-    /// The start's descriptors do not include a listening socket.
-    #[error("the start has no listening socket")]
-    Listener,
+    /// What front-ends are to come through cannot be used.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// A policy is missing or malformed.
     #[error(transparent)]
     Policies(#[from] PoliciesError),
@@ -77,9 +78,9 @@ pub(crate) enum RoleError {
     /// A step of the jail failed.
     #[error(transparent)]
     Jail(#[from] StepError),
-    /// The stop came, and requests did not end.
+    /// It stopped serving in another way than was asked for.
     #[error(transparent)]
-    Undrained(#[from] Undrained),
+    Serve(#[from] ServeError),
 }
 
 impl RoleError {
@@ -91,14 +92,16 @@ impl RoleError {
     fn report(&self) -> Up {
         let (step, errno) = match self {
             Self::Channel(_) => ("receive the start", 0),
-            Self::Kind(_) | Self::Listener => ("read the start", 0),
+            Self::Kind(_) | Self::Wire(WireError::Descriptors { .. }) => ("read the start", 0),
+            Self::Wire(WireError::Function(_)) => ("map the VVU device", 0),
             Self::Policies(_) => ("read the policies", 0),
             Self::Ring(_) => ("make the ring", 0),
             Self::Create(CreateError::Io { step, source }) => (*step, errno_of(source)),
             Self::Create(_) | Self::Operations { .. } => ("make the device", 0),
             Self::System { step, source } => (*step, errno_of(source)),
             Self::Jail(error) => (error.step, error.errno.raw_os_error()),
-            Self::Undrained(_) => ("finish the requests", 0),
+            Self::Serve(ServeError::Undrained) => ("finish the requests", 0),
+            Self::Serve(ServeError::Function(_)) => ("drive the VVU device", 0),
         };
         Up::StepFailed {
             step: step.to_owned(),
@@ -163,7 +166,7 @@ struct Role {
     executor: Executor,
     device: Rc<dyn Served>,
     broker: Broker,
-    listener: OwnedFd,
+    wire: Wire,
     control: Socket,
     signals: Signals,
     policies: Option<Policies>,
@@ -191,17 +194,15 @@ impl Role {
             }
             false => None,
         };
-        if descriptors.is_empty() {
-            return Err(RoleError::Listener);
-        }
-        let listener = descriptors.remove(0);
         let promised = entry.operations(&start.description)?;
         let allowed = policies.as_ref().map(|policies| policies.ring.clone());
+        let of_host = OPERATIONS_OF_HOST + wire::operations(start.transport);
         let config = Config {
             allowed,
-            ..Config::new(promised.saturating_add(OPERATIONS_OF_HOST))
+            ..Config::new(promised.saturating_add(of_host))
         };
         let executor = Executor::new(Ring::new(&config)?);
+        let wire = Wire::take(start.transport, &mut descriptors)?;
         let broker = Broker::new(channel);
         let device = entry.create(Given {
             handle: executor.handle().clone(),
@@ -226,7 +227,7 @@ impl Role {
             executor,
             device,
             broker,
-            listener,
+            wire,
             control,
             signals,
             policies,
@@ -268,7 +269,7 @@ impl Role {
             executor,
             device,
             broker,
-            listener,
+            wire,
             control,
             signals,
             policies: _,
@@ -279,9 +280,8 @@ impl Role {
         let told = outside::watch_channel(control, Rc::clone(&device), broker, Rc::clone(&stop));
         let watch = handle.spawn(told);
         let listen = handle.spawn(outside::watch_signals(signals, Rc::clone(&stop)));
-        let listener = Listener::new(&handle, listener);
         let served = executor
-            .run(device.serve(handle.clone(), listener, stop))
+            .run(device.serve(handle.clone(), wire, stop))
             .map_err(RoleError::at("io_uring_enter"))?;
         drop((watch, listen));
         Ok(served?)

@@ -1,6 +1,7 @@
-//! The event loop of a device's process: one front-end after another on the same listener, until
+//! The event loop of a device's process: one front-end after another through the same wire, until
 //! the supervisor says stop. What a front-end says is the session's business.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -8,26 +9,34 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use vudev_executor::{Handle, Latch};
-use vudev_transports::Session;
-use vudev_transports::unix::{Listener, UnixTransport};
+use vudev_transports::vvu::FunctionError;
+use vudev_transports::{Session, Transport, unix, vvu};
 use vudev_virtio::Device;
 
+use super::wire::Wire;
 use crate::kind::{DeviceKind, Notice};
 
 /// How long requests in flight may take to end at a stop. Less than the supervisor's deadline, so
 /// that a slow disk is reported as such and not as a hung device.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_millis(1200);
 
-/// How long to wait after a failed accept: its causes (no descriptors, no memory) do not go away
-/// at once, and the listener stays readable meanwhile.
+/// How long to wait after a failed accept, and after each further one twice as long: its causes (no
+/// descriptors, no memory, a function whose other side is gone) do not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Requests were still in flight when [`DRAIN_LIMIT`] had passed.
+/// Why a device does not serve any more, if not as it was asked to.
 #[derive(Debug, thiserror::Error)]
-#[error("requests were still in flight {} ms after the stop", DRAIN_LIMIT.as_millis())]
-pub(crate) struct Undrained;
+pub(crate) enum ServeError {
+    /// Requests were still in flight when [`DRAIN_LIMIT`] had passed.
+    #[error("requests were still in flight {} ms after the stop", DRAIN_LIMIT.as_millis())]
+    Undrained,
+    /// The function that front-ends come through is none that a device can have.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+}
 
-/// A device without its type.
+/// What serves front-ends in a process of its own: a device without its type.
 pub(crate) trait Served {
     /// `Identity::operations`.
     fn operations(&self) -> u32;
@@ -36,11 +45,11 @@ pub(crate) trait Served {
     fn hear(&self, notice: Notice);
 
     /// Serves front-ends until `stop`.
-    fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Latch>) -> Serve;
+    fn serve(self: Rc<Self>, handle: Handle, wire: Wire, stop: Rc<Latch>) -> Serve;
 }
 
 /// The future of [`Served::serve`].
-pub(crate) type Serve = Pin<Box<dyn Future<Output = Result<(), Undrained>>>>;
+pub(crate) type Serve = Pin<Box<dyn Future<Output = Result<(), ServeError>>>>;
 
 /// A device with its type.
 pub(crate) struct Serving<K: DeviceKind> {
@@ -54,13 +63,39 @@ impl<K: DeviceKind> Serving<K> {
         }
     }
 
-    /// One front-end, from its connect to its leave.
-    async fn attend(
+    /// Front-ends one after another, until `stop`.
+    async fn attend<T: Transport, E: Display>(
         &self,
         handle: &Handle,
-        transport: UnixTransport,
         stop: &Latch,
-    ) -> Result<(), Undrained> {
+        accept: impl AsyncFn() -> Result<T, E>,
+    ) -> Result<(), ServeError> {
+        let mut pause = ACCEPT_PAUSE;
+        loop {
+            match select(pin!(accept()), pin!(stop.wait())).await {
+                Either::Left((Ok(transport), _)) => {
+                    pause = ACCEPT_PAUSE;
+                    log::info!("a front-end has connected");
+                    self.attend_to_one(handle, stop, transport).await?;
+                }
+                Either::Left((Err(error), _)) => {
+                    log::error!("accept: {error}");
+                    // A stop does not wait for this.
+                    let _ = select(pin!(handle.sleep(pause)), pin!(stop.wait())).await;
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+                Either::Right(((), _)) => return Ok(()),
+            }
+        }
+    }
+
+    /// One front-end, from its connect to its leave.
+    async fn attend_to_one(
+        &self,
+        handle: &Handle,
+        stop: &Latch,
+        transport: impl Transport,
+    ) -> Result<(), ServeError> {
         let session = Session::new(handle, transport, Rc::clone(&self.device));
         let stopper = session.stopper();
         let mut run = pin!(session.run());
@@ -68,7 +103,8 @@ impl<K: DeviceKind> Serving<K> {
             Either::Left((ended, _)) => ended,
             Either::Right(((), _)) => {
                 stopper.stop();
-                handle.timeout(DRAIN_LIMIT, run).await.ok_or(Undrained)?
+                let drained = handle.timeout(DRAIN_LIMIT, run).await;
+                drained.ok_or(ServeError::Undrained)?
             }
         };
         match ended {
@@ -88,19 +124,23 @@ impl<K: DeviceKind> Served for Serving<K> {
         K::hear(&self.device, notice);
     }
 
-    fn serve(self: Rc<Self>, handle: Handle, listener: Listener, stop: Rc<Latch>) -> Serve {
+    fn serve(self: Rc<Self>, handle: Handle, wire: Wire, stop: Rc<Latch>) -> Serve {
         Box::pin(async move {
-            loop {
-                match select(pin!(listener.accept()), stop.wait()).await {
-                    Either::Left((Ok(transport), _)) => {
-                        log::info!("a front-end has connected");
-                        self.attend(&handle, transport, &stop).await?;
-                    }
-                    Either::Left((Err(error), _)) => {
-                        log::error!("accept: {error}");
-                        handle.sleep(ACCEPT_PAUSE).await;
-                    }
-                    Either::Right(((), _)) => return Ok(()),
+            match wire {
+                Wire::Socket(listening) => {
+                    let listener = unix::Listener::new(&handle, listening);
+                    let accept = async || listener.accept().await;
+                    self.attend(&handle, &stop, accept).await
+                }
+                Wire::Function {
+                    function,
+                    placement,
+                } => {
+                    let queues = self.device.identity().queue_sizes.len();
+                    let queues = u16::try_from(queues).unwrap_or(u16::MAX);
+                    let listener = vvu::Listener::new(&handle, function, queues, placement)?;
+                    let accept = async || listener.accept().await;
+                    self.attend(&handle, &stop, accept).await
                 }
             }
         })
