@@ -12,6 +12,8 @@
 mod device;
 pub mod pci;
 mod proxy;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod vfio_user;
 pub mod vhost_user;
 pub mod virtio;

@@ -30,8 +30,6 @@ const ACCEPT_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// A listening Unix stream socket, for the VMM of the device VM.
     pub clients: OwnedFd,
-    /// A listening Unix stream socket, for the front-end of the driver VM.
-    pub front_ends: OwnedFd,
     /// The driver VM's memory.
     pub shared_memory: SharedMemory,
     /// Which PCI device it says it is.
@@ -55,7 +53,6 @@ pub enum ProxyError {
 pub struct Proxy {
     device: Rc<Device>,
     clients: Socket,
-    front_ends: Socket,
 }
 
 impl Proxy {
@@ -68,7 +65,6 @@ impl Proxy {
     pub fn new(handle: &Handle, parts: Parts) -> Result<Self, ProxyError> {
         let Parts {
             clients,
-            front_ends,
             shared_memory,
             identity,
             uuid,
@@ -77,26 +73,24 @@ impl Proxy {
         Ok(Self {
             device: Device::new(handle, identity, uuid, shared_memory)?,
             clients: Socket::new(handle, clients),
-            front_ends: Socket::new(handle, front_ends),
         })
     }
 
-    /// Serves for ever.
-    pub async fn run(self) {
-        let Self {
-            device,
-            clients,
-            front_ends,
-        } = self;
+    /// Serves for ever. `front_ends` is a listening Unix stream socket, for those of the driver VM.
+    ///
+    /// Dropped, it closes all connections at once.
+    pub async fn run(&self, front_ends: OwnedFd) {
+        let Self { device, clients } = self;
         let handle = device.handle().clone();
+        let front_ends = Socket::new(&handle, front_ends);
         let sessions = handle.spawn(serve_front_ends(device.clone(), front_ends));
         loop {
-            let connection = accept(&device, &clients).await;
-            log::debug!("a vfio-user client is there");
-            let end = vfio_user::serve(&handle, connection, &*device).await;
+            let connection = accept(device, clients).await;
+            log::info!("the device VM's VMM has connected");
+            let end = vfio_user::serve(&handle, connection, &**device).await;
             device.client_left();
             match end {
-                Ok(()) => log::debug!("the vfio-user client has left"),
+                Ok(()) => log::info!("the device VM's VMM has left"),
                 Err(error) => device.complain(format_args!("the vfio-user client: {error}")),
             }
             debug_assert!(!sessions.is_finished(), "front-ends are served for ever");
@@ -115,16 +109,19 @@ async fn serve_front_ends(device: Rc<Device>, listening: Socket) {
         };
         accepting = Box::pin(accept(&device, &listening));
         device.front_end_up();
-        log::debug!("a front-end is there");
+        log::info!("a front-end has connected");
+        device.take_traps();
         let session = vhost_user::serve(&device, connection);
-        let Some(error) = until(&over, pin!(session)).await else {
-            log::debug!("the driver has no use for the front-end any more");
+        let ended = until(&over, pin!(session)).await;
+        log::debug!("traps of this session: {}", device.take_traps());
+        let Some(error) = ended else {
+            log::info!("the driver has ended the front-end's session");
             continue;
         };
         match error {
             SessionError::Driver(_) | SessionError::Transmission(_) => device.needs_reset(&error),
             SessionError::Left => {
-                log::debug!("the front-end has left");
+                log::info!("the front-end has left");
                 device.front_end_left();
             }
             _ => {

@@ -1,18 +1,16 @@
 //! A proxy that has warmed up allocates nothing for a message, a register, a kick or a doorbell,
 //! and enters the kernel a known number of times.
 
-mod common;
-
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
 
-use common::device_vm::{DOORBELLS, DeviceVm, FIRST_KICK_VECTOR, await_event, event};
 use futures_util::future::{Either, select};
 use vudev_executor::{Executor, Kick};
 use vudev_frontend::Connection;
 use vudev_frontend::message::{REPLY, VERSION, frame, request};
+use vudev_proxy::testing::{DOORBELLS, DeviceVm, FIRST_KICK_VECTOR, await_event, event};
 use vudev_proxy::{OPERATIONS, Parts, Proxy, SharedMemory};
 use vudev_virtio::testing::allocations::{CountingAllocator, allocations};
 
@@ -59,11 +57,11 @@ fn a_warm_proxy_allocates_nothing_and_enters_seldom() {
     let listen = |name| UnixListener::bind(folder.path().join(name)).expect("a socket");
     let parts = Parts {
         clients: listen("vfio").into(),
-        front_ends: listen("vhost").into(),
         shared_memory: SharedMemory::Trapped { bytes: 1 << 20 },
         identity: Default::default(),
         uuid: [0; 16],
     };
+    let front_ends = listen("vhost").into();
     let (mark, counted) = (event(), event());
     let clone = |event: &OwnedFd| event.try_clone().expect("a descriptor");
     let (place, theirs) = (folder.path().to_owned(), (clone(&mark), clone(&counted)));
@@ -83,7 +81,7 @@ fn a_warm_proxy_allocates_nothing_and_enters_seldom() {
         }
     };
     let end = executor.run(async {
-        let (run, count) = (pin!(proxy.run()), pin!(count));
+        let (run, count) = (pin!(proxy.run(front_ends)), pin!(count));
         matches!(select(run, count).await, Either::Right(_))
     });
     assert!(end.expect("a ring"), "the proxy has ended by itself");

@@ -7,10 +7,11 @@ mod common;
 
 use std::os::fd::OwnedFd;
 
-use common::{access, command, dma_map, dma_unmap, header, runner, version, words};
+use common::runner;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
+use vudev_proxy::testing::{access, command, dma_map, dma_unmap, header, longs, version, words};
 use vudev_proxy::vfio_user::{
     FrameError, HEADER_SIZE, Header, InterruptAction, RegionInfo, Reply, Request, RequestError,
     SKIPPED_MAX, Which, answer, encode, encode_error, parse,
@@ -258,7 +259,7 @@ fn a_region_tells_its_whole_size_also_where_there_is_no_room_for_it() {
         assert_eq!(bytes[16..32], words(&[64, 0xf, 4, 32]));
     }
     assert_eq!(bytes[48..64], words(&[0x0001_0001, 0, 1, 0]));
-    assert_eq!(bytes[64..80], common::longs(&[0, 3 << 28]));
+    assert_eq!(bytes[64..80], longs(&[0, 3 << 28]));
 }
 
 #[test]

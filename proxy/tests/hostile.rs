@@ -7,15 +7,16 @@ mod common;
 
 use std::os::fd::AsFd;
 
-use common::device_vm::{
-    BACKEND_UP, CONFIGURATION, DOORBELLS, DeviceVm, Running, SHARED_MEMORY, VIRTIO, event, ram_file,
-};
 use common::runner;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vudev_frontend::Connection;
 use vudev_frontend::message::{REPLY, VERSION, frame};
 use vudev_proxy::SharedMemory;
+use vudev_proxy::testing::{
+    BACKEND_UP, CONFIGURATION, DOORBELLS, DeviceVm, Running, SHARED_MEMORY, VIRTIO, event, longs,
+    ram_file,
+};
 
 /// BAR 1, which has the MSI-X table.
 const MSIX: u32 = 1;
@@ -64,7 +65,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         2 => Just(Vec::new()),
         2 => vec(any::<u8>(), 0..80),
         2 => vec(0..3_u64, 5).prop_map(|fields| {
-            let regions = common::longs(&fields[1..]);
+            let regions = longs(&fields[1..]);
             [vec![1, 0, 0, 0, 0, 0, 0, 0], regions].concat()
         }),
     ];

@@ -3,19 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-mod common;
-
 use std::os::fd::AsFd;
 
-use common::device_vm::{
-    BACKEND_UP, CONFIG_VECTOR, CONFIGURATION, DOORBELLS, DeviceVm, FIRST_KICK_VECTOR, Running,
-    SHARED_MEMORY, TX_VECTOR, VIRTIO, await_event, borrowed, event, ram_file,
-};
-use common::longs;
 use rustix::io::{pread, pwrite};
 use vudev_frontend::message::{NEED_REPLY, REPLY, VERSION, frame, request};
 use vudev_frontend::{Connection, Outcome};
 use vudev_proxy::SharedMemory;
+use vudev_proxy::testing::{
+    BACKEND_UP, CONFIG_VECTOR, CONFIGURATION, DOORBELLS, DeviceVm, FIRST_KICK_VECTOR, Running,
+    SHARED_MEMORY, TX_VECTOR, VIRTIO, await_event, borrowed, event, longs, ram_file,
+};
 
 const MIB: u64 = 1 << 20;
 

@@ -7,10 +7,10 @@ mod common;
 
 use std::rc::Rc;
 
-use common::driver::{Area, NEXT, Queue, WRITE};
 use common::runner;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use vudev_proxy::testing::{Area, NEXT, Queue, WRITE};
 use vudev_proxy::vfio_user::DmaMap;
 use vudev_proxy::virtio::{Chain, Dma, Ring, RingError};
 

@@ -13,13 +13,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use common::client::Raw;
-use common::{access, command, dma_map, dma_unmap, header, runner, version, words};
+use common::runner;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::io::Errno;
 use vudev_executor::{Executor, Socket};
 use vudev_proxy::WireError;
+use vudev_proxy::testing::Raw;
+use vudev_proxy::testing::{access, command, dma_map, dma_unmap, header, version, words};
 use vudev_proxy::vfio_user::{
     DmaMap, DmaUnmap, Function, RegionInfo, ServerError, SetInterrupts, serve,
 };

@@ -7,17 +7,11 @@
     reason = "a suite whose own set-up fails has nothing to test"
 )]
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::pin::pin;
-use std::thread::JoinHandle;
 
-use futures_util::future::{Either, select};
-use rustix::event::{EventfdFlags, eventfd};
-use vudev_executor::{Executor, Kick};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
-use vudev_proxy::{OPERATIONS, Parts, Proxy, SharedMemory};
+use vudev_proxy::SharedMemory;
+use vudev_proxy::testing::Running;
 use vudev_tests::{Assets, Guest};
 
 /// Loads VFIO, gives it the function, and drives that.
@@ -42,53 +36,6 @@ const SCRIPT: &str = "
 
 /// Front-ends that come and go.
 const SESSIONS: u64 = 5;
-
-/// A proxy in a thread of its own, until dropped.
-struct Running {
-    stop: OwnedFd,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    #[expect(clippy::disallowed_methods, reason = "the proxy beside its two VMs")]
-    fn start(folder: &Path, ram: OwnedFd) -> Self {
-        let listen = |name| UnixListener::bind(folder.join(name)).unwrap().into();
-        let parts = Parts {
-            clients: listen("vfio"),
-            front_ends: listen("vhost"),
-            shared_memory: SharedMemory::RamFile(ram),
-            identity: Default::default(),
-            uuid: [0; 16],
-        };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let stopped = stop.try_clone().unwrap();
-        let thread = std::thread::spawn(move || {
-            let executor = Executor::with_operations(OPERATIONS).unwrap();
-            let handle = executor.handle();
-            let proxy = Proxy::new(handle, parts).unwrap();
-            let mut stop = Kick::new(handle, stopped).unwrap();
-            let ended = executor.run(async {
-                let (run, stop) = (pin!(proxy.run()), pin!(stop.wait()));
-                matches!(select(run, stop).await, Either::Left(_))
-            });
-            assert!(!ended.unwrap(), "the proxy has ended by itself");
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
-        let end = self.thread.take().unwrap().join();
-        if !std::thread::panicking() {
-            end.unwrap();
-        }
-    }
-}
 
 /// Sends a chain through a ring and checks the answer.
 fn complemented(front: &mut FrontEnd, ring: u16, bytes: [u8; 8]) {
@@ -117,7 +64,7 @@ fn a_device_vm_serves_front_ends_through_a_function_of_stock_qemu_and_kernel() {
     let ram = parked
         .memory()
         .with_region(0, |_, file| file.try_clone_to_owned());
-    let _proxy = Running::start(folder.path(), ram.unwrap());
+    let _proxy = Running::start_in(folder.path(), SharedMemory::RamFile(ram.unwrap()));
     let script = SCRIPT.replace("SESSIONS", &SESSIONS.to_string());
     let mut guest = Guest::new(&assets)
         .vfio_user(&folder.path().join("vfio"))

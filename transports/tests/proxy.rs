@@ -11,21 +11,18 @@ mod common;
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 
-use futures_util::future::{Either, select};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
 use vfio_user::Client;
-use vudev_executor::{Executor, Handle, Kick};
+use vudev_executor::{Executor, Handle};
 use vudev_frontend::message::backend::CONFIG_CHANGE;
 use vudev_frontend::{Builder, FrontEnd, Parked};
-use vudev_proxy::{OPERATIONS, Parts, Proxy, SharedMemory};
+use vudev_proxy::SharedMemory;
+use vudev_proxy::testing::Running;
 use vudev_transports::vvu::{
     BARS, CONFIGURATION_SIZE, DMA_ADDRESS, DMA_SIZE, Function, Layout, Listener, MemoryPlacement,
     Width, Window,
@@ -158,53 +155,6 @@ impl Function for Bus {
     }
 }
 
-/// A proxy in a thread of its own, until dropped.
-struct Running {
-    stop: OwnedFd,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    #[expect(clippy::disallowed_methods, reason = "the proxy beside its two VMs")]
-    fn start(folder: &Path, ram: OwnedFd) -> Self {
-        let listen = |name| UnixListener::bind(folder.join(name)).unwrap().into();
-        let parts = Parts {
-            clients: listen("vfio"),
-            front_ends: listen("vhost"),
-            shared_memory: SharedMemory::RamFile(ram),
-            identity: Default::default(),
-            uuid: [0; 16],
-        };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let stopped = stop.try_clone().unwrap();
-        let thread = std::thread::spawn(move || {
-            let executor = Executor::with_operations(OPERATIONS).unwrap();
-            let handle = executor.handle();
-            let proxy = Proxy::new(handle, parts).unwrap();
-            let mut stop = Kick::new(handle, stopped).unwrap();
-            let ended = executor.run(async {
-                let (run, stop) = (pin!(proxy.run()), pin!(stop.wait()));
-                matches!(select(run, stop).await, Either::Left(_))
-            });
-            assert!(!ended.unwrap(), "the proxy has ended by itself");
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
-        let end = self.thread.take().unwrap().join();
-        if !std::thread::panicking() {
-            end.unwrap();
-        }
-    }
-}
-
 /// Serves a mirror to a front-end through the proxy, which shows the memory of that front-end. Also
 /// how often the driver went to the bus.
 #[expect(
@@ -228,7 +178,7 @@ fn served(
         let ram = parked
             .memory()
             .with_region(0, |_, file| file.try_clone_to_owned().unwrap());
-        let running = Running::start(&place, ram);
+        let running = Running::start_in(&place, SharedMemory::RamFile(ram));
         ready.send(running).unwrap();
         script(parked);
     });

@@ -15,7 +15,7 @@ impl Device {
         };
         if let Some(access) = access.filter(|access| self.is_inside(access)) {
             let mut data = [0; 4];
-            self.read(access.bar, access.offset, &mut data[..access.length]);
+            self.load(access.bar, access.offset, &mut data[..access.length]);
             into.copy_from_slice(&data[..into.len()]);
         }
     }
@@ -33,7 +33,7 @@ impl Device {
         if let Some(access) = access.filter(|access| self.is_inside(access))
             && let Some(data) = data.get(..access.length)
         {
-            self.write(access.bar, access.offset, data);
+            self.store(access.bar, access.offset, data);
         }
     }
 

@@ -9,6 +9,7 @@ mod doorbell;
 mod memory;
 mod queues;
 mod registers;
+mod traps;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,6 +25,7 @@ pub(crate) use self::queues::{RX, TX};
 
 use self::memory::Window;
 use self::queues::Queue;
+use self::traps::{Counts, Traps};
 use crate::pci::layout::{self, VECTORS, VHOST_QUEUES_MAX, region};
 use crate::pci::{Configuration, Identity, Msix, NO_VECTOR};
 use crate::vfio_user::{self, DmaMap, DmaUnmap, RegionInfo, SetInterrupts};
@@ -64,6 +66,7 @@ pub(crate) struct Device {
     notification_select: Cell<u16>,
     notification_vectors: RefCell<Vec<u16>>,
     shared_memory: Window,
+    traps: Traps,
     complained: Cell<Option<Instant>>,
 }
 
@@ -92,6 +95,7 @@ impl Device {
             notification_select: Cell::new(0),
             notification_vectors: RefCell::new(vec![NO_VECTOR; queues]),
             shared_memory,
+            traps: Traps::default(),
             complained: Cell::new(None),
         }))
     }
@@ -123,6 +127,11 @@ impl Device {
     pub(crate) fn front_end_left(&self) {
         self.end_session();
         self.configuration_changed();
+    }
+
+    /// How often the device VM has trapped since the last time this was asked.
+    pub(crate) fn take_traps(&self) -> Counts {
+        self.traps.take()
     }
 
     /// Ends what BACKEND_UP has begun.
@@ -202,6 +211,28 @@ impl Device {
         }
     }
 
+    fn load(&self, region: u32, offset: u64, into: &mut [u8]) {
+        match region {
+            region::VIRTIO => self.read_virtio(offset, into),
+            region::MSIX => self.msix.read(offset, into),
+            region::DOORBELLS => self.read_doorbells(offset, into),
+            region::SHARED_MEMORY => self.shared_memory.read(offset, into),
+            region::CONFIGURATION => self.read_configuration(offset, into),
+            _ => into.fill(0xff),
+        }
+    }
+
+    fn store(&self, region: u32, offset: u64, data: &[u8]) {
+        match region {
+            region::VIRTIO => self.write_virtio(offset, data),
+            region::MSIX => self.msix.write(offset, data),
+            region::DOORBELLS => self.write_doorbells(offset, data),
+            region::SHARED_MEMORY => self.shared_memory.write(offset, data),
+            region::CONFIGURATION => self.write_configuration(offset, data),
+            _ => {}
+        }
+    }
+
     /// virtio's own reset (2.4).
     fn reset_device(&self) {
         self.common.replace(Common::default());
@@ -256,25 +287,13 @@ impl vfio_user::Function for Device {
     }
 
     fn read(&self, region: u32, offset: u64, into: &mut [u8]) {
-        match region {
-            region::VIRTIO => self.read_virtio(offset, into),
-            region::MSIX => self.msix.read(offset, into),
-            region::DOORBELLS => self.read_doorbells(offset, into),
-            region::SHARED_MEMORY => self.shared_memory.read(offset, into),
-            region::CONFIGURATION => self.read_configuration(offset, into),
-            _ => into.fill(0xff),
-        }
+        self.traps.count(region);
+        self.load(region, offset, into);
     }
 
     fn write(&self, region: u32, offset: u64, data: &[u8]) {
-        match region {
-            region::VIRTIO => self.write_virtio(offset, data),
-            region::MSIX => self.msix.write(offset, data),
-            region::DOORBELLS => self.write_doorbells(offset, data),
-            region::SHARED_MEMORY => self.shared_memory.write(offset, data),
-            region::CONFIGURATION => self.write_configuration(offset, data),
-            _ => {}
-        }
+        self.traps.count(region);
+        self.store(region, offset, data);
     }
 
     fn map(&self, map: DmaMap) -> Result<(), Errno> {

@@ -12,7 +12,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::{command, version};
+use super::messages::{command, version};
 
 /// How long an answer may take before the test fails.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -23,10 +23,15 @@ pub struct Raw(pub UnixStream);
 /// An answer: its flags, its error, its payload.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
+    /// The command's own.
     pub id: u16,
+    /// The command's number.
     pub number: u16,
+    /// 1 for an answer, 0x20 for an error.
     pub flags: u32,
+    /// An errno.
     pub error: u32,
+    /// What follows the header.
     pub payload: Vec<u8>,
 }
 

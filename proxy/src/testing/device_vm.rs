@@ -3,33 +3,36 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::path::Path;
 use std::rc::Rc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, select};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use tempfile::TempDir;
 use vfio_user::Client;
-use vudev_executor::{Executor, Kick};
-use vudev_proxy::{OPERATIONS, Parts, Proxy, SharedMemory};
 
 use super::driver::{Area, Queue, WRITE};
 
+/// The region of virtio's registers.
 pub const VIRTIO: u32 = 0;
+/// That of the doorbells and the notification registers.
 pub const DOORBELLS: u32 = 2;
+/// That of the driver VM's memory.
 pub const SHARED_MEMORY: u32 = 4;
+/// The configuration space.
 pub const CONFIGURATION: u32 = 7;
 
+/// Interrupts of the device's messages.
 pub const RX_VECTOR: u16 = 0;
+/// Of buffers that were sent.
 pub const TX_VECTOR: u16 = 1;
+/// Of a changed status.
 pub const CONFIG_VECTOR: u16 = 2;
+/// Of the kicks of the first of four queues.
 pub const FIRST_KICK_VECTOR: u16 = 3;
 
+/// The status bit that the driver sets.
 pub const BACKEND_UP: u32 = 1;
+/// The one that the device sets.
 pub const FRONTEND_UP: u32 = 2;
 
 /// Bytes of each buffer: more than a page, for the longest message.
@@ -37,64 +40,6 @@ const BUFFER: u32 = 8192;
 const QUEUE_SIZE: u16 = 8;
 /// Where the area lies for the function, which is not where it lies in its file.
 const IOVA: u64 = 0x7_0000_0000;
-
-/// A proxy in a thread of its own, until dropped.
-pub struct Running {
-    pub folder: TempDir,
-    stop: OwnedFd,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    #[expect(clippy::disallowed_methods, reason = "the proxy beside its two VMs")]
-    pub fn start(shared_memory: SharedMemory) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listen = |name| UnixListener::bind(folder.path().join(name)).unwrap();
-        let parts = Parts {
-            clients: listen("vfio").into(),
-            front_ends: listen("vhost").into(),
-            shared_memory,
-            identity: Default::default(),
-            uuid: [7; 16],
-        };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let stopped = stop.try_clone().unwrap();
-        let thread = std::thread::spawn(move || {
-            let executor = Executor::with_operations(OPERATIONS).unwrap();
-            let handle = executor.handle();
-            let proxy = Proxy::new(handle, parts).unwrap();
-            let mut stop = Kick::new(handle, stopped).unwrap();
-            let end = executor.run(async {
-                let (run, stop) = (pin!(proxy.run()), pin!(stop.wait()));
-                matches!(select(run, stop).await, Either::Right(_))
-            });
-            assert!(end.unwrap(), "the proxy has ended by itself");
-        });
-        Self {
-            folder,
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    pub fn vfio(&self) -> PathBuf {
-        self.folder.path().join("vfio")
-    }
-
-    pub fn vhost(&self) -> PathBuf {
-        self.folder.path().join("vhost")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).unwrap();
-        let end = self.thread.take().unwrap().join();
-        if !std::thread::panicking() {
-            end.unwrap();
-        }
-    }
-}
 
 /// Waits until an eventfd is signalled, and takes the signals.
 pub fn await_event(event: &OwnedFd, what: &str) -> u64 {
@@ -109,16 +54,22 @@ pub fn await_event(event: &OwnedFd, what: &str) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// An eventfd.
 pub fn event() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
 }
 
 /// The device VM.
 pub struct DeviceVm {
+    /// The VMM's connection.
     pub client: Client,
+    /// The part of the VM's memory that the driver gives the function.
     pub area: Rc<Area>,
+    /// Messages of the front-end.
     pub rx: Queue,
+    /// Messages to it.
     pub tx: Queue,
+    /// What interrupts signal.
     pub vectors: Vec<OwnedFd>,
     /// A message came whose buffer is to be looked at.
     next_transmission: u16,
@@ -205,16 +156,19 @@ impl DeviceVm {
         0x6000 + u64::from(index) * u64::from(BUFFER)
     }
 
+    /// A load.
     pub fn read(&mut self, region: u32, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.client.region_read(region, offset, &mut bytes).unwrap();
         bytes
     }
 
+    /// A load of a word.
     pub fn u32(&mut self, region: u32, offset: u64) -> u32 {
         u32::from_le_bytes(self.read(region, offset, 4).try_into().unwrap())
     }
 
+    /// A store.
     pub fn write(&mut self, region: u32, offset: u64, bytes: &[u8]) {
         self.client.region_write(region, offset, bytes).unwrap();
     }
@@ -224,6 +178,7 @@ impl DeviceVm {
         self.u32(VIRTIO, 0x2000)
     }
 
+    /// Writes the device's status.
     pub fn set_status(&mut self, status: u32) {
         self.write(VIRTIO, 0x2000, &status.to_le_bytes());
     }
@@ -320,6 +275,7 @@ pub fn ram_file(size: u64) -> File {
     file
 }
 
+/// The same file once more.
 pub fn borrowed(file: &impl AsFd) -> OwnedFd {
     file.as_fd().try_clone_to_owned().unwrap()
 }

@@ -4,34 +4,39 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use crate::virtio::QueueRegisters;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::{pread, pwrite};
-use vudev_proxy::virtio::QueueRegisters;
 
 /// Memory of the device VM.
 pub struct Area(OwnedFd);
 
 impl Area {
+    /// So many bytes of zeros.
     pub fn new(size: u64) -> Rc<Self> {
         let file = memfd_create("area", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, size).unwrap();
         Rc::new(Self(file))
     }
 
+    /// The file it lies in.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
+    /// Bytes from an offset on.
     pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         assert_eq!(pread(&self.0, &mut bytes, at).unwrap(), len);
         bytes
     }
 
+    /// Writes from an offset on.
     pub fn write(&self, at: u64, bytes: &[u8]) {
         assert_eq!(pwrite(&self.0, bytes, at).unwrap(), bytes.len());
     }
 
+    /// A word at an offset.
     pub fn u16(&self, at: u64) -> u16 {
         u16::from_le_bytes(self.read(at, 2).try_into().unwrap())
     }
@@ -39,17 +44,25 @@ impl Area {
 
 /// One queue: its table, its available ring and its used ring in a page each, from `at` on.
 pub struct Queue {
+    /// Where it lies.
     pub area: Rc<Area>,
+    /// From where on.
     pub at: u64,
+    /// Its entries.
     pub size: u16,
+    /// The next index that is made available.
     pub available: u16,
+    /// The next index that is taken from the used ring.
     pub used: u16,
 }
 
+/// The descriptor goes on in another.
 pub const NEXT: u16 = 1;
+/// The device writes to it.
 pub const WRITE: u16 = 2;
 
 impl Queue {
+    /// An empty one.
     pub fn new(area: &Rc<Area>, at: u64, size: u16) -> Self {
         Self {
             area: area.clone(),
@@ -60,6 +73,7 @@ impl Queue {
         }
     }
 
+    /// What the device is told of it, where addresses are offsets.
     pub fn registers(&self) -> QueueRegisters {
         QueueRegisters {
             size: self.size,
