@@ -14,24 +14,16 @@ use vudev_proxy::SharedMemory;
 use vudev_proxy::testing::Running;
 use vudev_tests::{Assets, Guest};
 
-/// Loads VFIO, gives it the function, and drives that.
+/// Gives VFIO the function, and drives that.
 const SCRIPT: &str = "
-    while read -r module; do insmod /modules/$module.ko || exit 10; done </modules/vfio
-    for folder in /sys/bus/pci/devices/*; do
-        ids=\"$(cat $folder/vendor) $(cat $folder/device)\"
-        [ \"$ids\" = '0x1af4 0x107d' ] && function=$folder
-    done
-    address=${function##*/}
-    vudev-vvu $address 1
-    echo vfio-pci >$function/driver_override
-    [ -e $function/driver ] && echo $address >$function/driver/unbind
-    echo $address >/sys/bus/pci/drivers_probe
-    vudev-vvu $address SESSIONS || exit 11
-    vudev-vvu $address 2 &
+    vudev-vvu 00:10.0 1
+    give-to-vfio 00:10.0
+    vudev-vvu 00:10.0 SESSIONS || exit 11
+    vudev-vvu 00:10.0 2 &
     read -r go_on
     kill -9 $!
     wait $!
-    vudev-vvu $address 1
+    vudev-vvu 00:10.0 1
 ";
 
 /// Front-ends that come and go.

@@ -34,13 +34,15 @@ const MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 
-/// Those that a device VM loads by itself, in this order: its programs drive PCI devices.
-const VFIO_MODULES: &[&str] = &[
+/// Those that a device VM loads by itself, in this order: its programs drive PCI devices, and have
+/// taps.
+const DEVICE_VM_MODULES: &[&str] = &[
     "irqbypass",
     "vfio",
     "vfio_iommu_type1",
     "vfio-pci-core",
     "vfio-pci",
+    "tun",
 ];
 
 /// What the guest and its tests take from the distribution: QEMU, its front-end of disks without a
@@ -240,7 +242,7 @@ fn write_initramfs(path: &Path, busybox: &Path, modules: Option<&Path>) -> Resul
     archive.character_device("dev/console", 5, 1)?;
     let program = fs::read(busybox).with_context(|| busybox.display().to_string())?;
     archive.program("bin/busybox", &program)?;
-    for (list, names) in [("order", MODULES), ("vfio", VFIO_MODULES)] {
+    for (list, names) in [("order", MODULES), ("device-vm", DEVICE_VM_MODULES)] {
         let mut order = String::new();
         for name in names {
             let Some(folder) = modules else { break };

@@ -17,6 +17,7 @@ mod tidy;
 mod tightness;
 mod tools;
 mod user;
+mod whole;
 mod workspace;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ usage: cargo xtask COMMAND
   tightness       records what the tests make jailed devices call, and names unused rules
   arm64           builds all for 64-bit ARM, and tests it there in an emulated machine
   guest           fetches and assembles the guest that demo and test use (they do it themselves)
+  static          builds the vudev that device VMs of the tests run (test does it itself)
 ";
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["tightness", runs @ ..] => tightness::run(runs),
         ["arm64", filters @ ..] => arm64::run(filters),
         ["guest"] => guest::ensure().map(|_| ()),
+        ["static"] => whole::ensure(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever the layout of `target/guest/` changes, so that an older one is made anew.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Stands for the folder of the manifest in its strings, so that the folder can be moved.
 const HERE: &str = "{guest}";

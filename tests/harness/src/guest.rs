@@ -23,6 +23,9 @@ use crate::{Assets, Child, Lines};
 /// The guest's `/init`.
 const INIT: &str = include_str!("init.sh");
 
+/// The guest's `/bin/give-to-vfio`.
+const GIVE_TO_VFIO: &str = include_str!("give-to-vfio.sh");
+
 /// Under software emulation a boot takes 4 s on an idle machine; a busy one is far slower.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -32,6 +35,13 @@ const ACCELERATOR_VARIABLE: &str = "VUDEV_ACCEL";
 
 /// Guests are small: enough for a kernel, busybox and a page cache that a test can overflow.
 const MEMORY_MIB: u32 = 256;
+
+/// How long QEMU waits before it connects again to a back-end that has gone.
+const RECONNECT_MS: u32 = 100;
+
+/// The first slot of bus 0 for functions that a vfio-user server has; q35 has its own below it, and
+/// QEMU gives the lower ones to others.
+const FUNCTION_SLOT: usize = 0x10;
 
 /// How much of a log an error repeats.
 const TAIL_LINES: usize = 20;
@@ -43,7 +53,10 @@ pub struct Guest {
     devices: Vec<String>,
     back_ends: usize,
     virtio_console: bool,
-    iommu: bool,
+    functions: usize,
+    memory_mib: u32,
+    memory_file: Option<PathBuf>,
+    reconnects: bool,
     script: Option<String>,
     programs: Vec<PathBuf>,
     deadline: Duration,
@@ -59,7 +72,10 @@ impl Guest {
             devices: Vec::new(),
             back_ends: 0,
             virtio_console: false,
-            iommu: false,
+            functions: 0,
+            memory_mib: MEMORY_MIB,
+            memory_file: None,
+            reconnects: false,
             script: None,
             programs: Vec::new(),
             deadline: DEADLINE,
@@ -159,17 +175,48 @@ impl Guest {
     }
 
     /// Adds a PCI function that a vfio-user server at `socket` has, behind an IOMMU that the guest
-    /// uses: programs in it drive such functions.
+    /// uses: programs in it drive such functions, once `give-to-vfio ADDRESS…` has run there. The
+    /// first one's address is `00:10.0`, the next one's `00:11.0`.
     pub fn vfio_user(mut self, socket: &Path) -> Self {
+        if self.functions == 0 {
+            // The IOMMU comes before what is behind it.
+            let iommu = ["-device", "intel-iommu,caching-mode=on,intremap=on"];
+            self.devices.extend(iommu.map(str::to_owned));
+        }
         let device = serde_json::json!({
             "driver": "vfio-user-pci",
+            "addr": format!("{:x}.0", FUNCTION_SLOT + self.functions),
             "socket": { "type": "unix", "path": socket.to_string_lossy() },
         });
-        // The IOMMU comes before what is behind it.
-        let iommu = "intel-iommu,caching-mode=on,intremap=on";
-        let options = ["-device", iommu, "-device", &device.to_string()];
-        self.devices.extend(options.map(str::to_owned));
-        self.iommu = true;
+        self.devices
+            .extend(["-device".to_owned(), device.to_string()]);
+        self.functions += 1;
+        self
+    }
+
+    /// Adds a disk of QEMU's own, an image.
+    pub fn own_disk(mut self, image: &Path) -> Self {
+        let path = image.to_string_lossy().replace(',', ",,");
+        let drive = format!("if=virtio,format=raw,cache=unsafe,file={path}");
+        self.devices.extend(["-drive".to_owned(), drive]);
+        self
+    }
+
+    /// How much memory the guest has.
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// The file that is the guest's memory. QEMU makes it as long as it must be.
+    pub fn memory_file(mut self, path: &Path) -> Self {
+        self.memory_file = Some(path.to_owned());
+        self
+    }
+
+    /// Lets QEMU connect again to back-ends that have gone; for devices that are added after this.
+    pub fn reconnects(mut self) -> Self {
+        self.reconnects = true;
         self
     }
 
@@ -226,16 +273,27 @@ impl Guest {
         self.back_ends += 1;
         // A comma inside a value is written twice in QEMU's options.
         let path = socket.to_string_lossy().replace(',', ",,");
+        let reconnect = match self.reconnects {
+            true => format!(",reconnect-ms={RECONNECT_MS}"),
+            false => String::new(),
+        };
         self.devices.extend([
             "-chardev".to_owned(),
-            format!("socket,id={name},path={path}"),
+            format!("socket,id={name},path={path}{reconnect}"),
         ]);
         name
     }
 
     fn command(&self, folder: &Path) -> Result<Command> {
         let mut qemu = self.assets.qemu()?;
-        let memory = format!("memory-backend-memfd,id=m0,size={MEMORY_MIB}M,share=on");
+        let size = format!("id=m0,size={}M,share=on", self.memory_mib);
+        let memory = match &self.memory_file {
+            Some(path) => {
+                let path = path.to_string_lossy().replace(',', ",,");
+                format!("memory-backend-file,{size},mem-path={path}")
+            }
+            None => format!("memory-backend-memfd,{size}"),
+        };
         let accelerator = env::var(ACCELERATOR_VARIABLE).unwrap_or_else(|_| "tcg".to_owned());
         qemu.args(["-M", "q35,memory-backend=m0", "-object", &memory])
             .args([
@@ -244,7 +302,7 @@ impl Guest {
                 "-cpu",
                 "max",
                 "-m",
-                &MEMORY_MIB.to_string(),
+                &self.memory_mib.to_string(),
             ])
             .args(["-smp", &self.processors.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
@@ -275,7 +333,10 @@ impl Guest {
         } else {
             "console=ttyS0"
         };
-        let iommu = if self.iommu { " intel_iommu=on" } else { "" };
+        let iommu = match self.functions {
+            0 => "",
+            _ => " intel_iommu=on",
+        };
         format!("{console} panic=-1 loglevel=5 random.trust_cpu=on{iommu}")
     }
 
@@ -285,6 +346,7 @@ impl Guest {
         fs::copy(&common, path).with_context(|| format!("copying {}", common.display()))?;
         let mut own = Archive::new(Vec::new());
         own.program("init", INIT.as_bytes())?;
+        own.program("bin/give-to-vfio", GIVE_TO_VFIO.as_bytes())?;
         if let Some(script) = &self.script {
             own.file("script", script.as_bytes())?;
         }
@@ -390,6 +452,20 @@ impl RunningGuest {
             "{error:#}\n-- script --\n{}-- serial --\n{serial}-- QEMU --\n{qemu}",
             self.output
         )
+    }
+}
+
+impl Drop for RunningGuest {
+    /// Of several guests the one that fails a test is not always the one that knows why.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            while let Ok(Some(line)) = self.lines.next(Instant::now()) {
+                self.keep(&line);
+            }
+            if let Err(error) = self.explain::<()>(Err(anyhow::anyhow!("a guest is given up"))) {
+                eprintln!("{error}");
+            }
+        }
     }
 }
 

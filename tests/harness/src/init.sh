@@ -1,6 +1,15 @@
 #!/bin/busybox sh
 # The first program of a test guest. With a /script it runs that on the second serial port and
 # switches off; without, it gives a shell on the kernel's console.
+if [ "$1" != moved ]; then
+    # The initramfs cannot be a root that is pivoted from, and jails do so. The same files mounted
+    # over it can.
+    /bin/busybox mount --bind / /mnt
+    cd /mnt
+    /bin/busybox mount --move . /
+    exec /bin/busybox chroot . /init moved
+fi
+cd /
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/ TERM=linux
 mount -t proc proc /proc

@@ -1,9 +1,10 @@
-//! Programs of ours inside a guest that has nothing but busybox: each with the loader and the
-//! libraries of the running program, which was built by the same toolchain for the same system.
+//! Programs of ours inside a guest that has nothing but busybox: a static one as it is, another
+//! with the loader and the libraries of the running program, which was built by the same toolchain
+//! for the same system.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use anyhow::{Context, Result};
 
@@ -12,29 +13,36 @@ use crate::archive::Archive;
 /// Where the guest has the libraries.
 const LIBRARIES: &str = "lib64";
 
-/// Adds programs to `/bin`. Each is started through its loader, by a script of its name.
+/// Where `cargo xtask static` puts what it builds, in the target folder.
+pub const STATIC_FOLDER: &str = "static";
+
+/// The static `vudev` of the target folder that the running program was built in.
+pub fn static_vudev() -> Result<PathBuf> {
+    let running = env::current_exe().context("where is the running program?")?;
+    let mut candidates = running
+        .ancestors()
+        .map(|folder| folder.join(STATIC_FOLDER).join("vudev"));
+    let found = candidates.find(|program| program.is_file());
+    found.context("there is no static vudev; `cargo xtask static` builds it")
+}
+
+/// Adds programs to `/bin`. One that needs a loader is started through it, by a script of its name.
 pub(crate) fn add<W: Write>(archive: &mut Archive<W>, programs: &[PathBuf]) -> Result<()> {
-    if programs.is_empty() {
+    let mut dynamic = Vec::new();
+    for program in programs {
+        let (name, bytes) = (name(program)?, read(program)?);
+        if needs_loader(&bytes) {
+            dynamic.push((name, bytes));
+        } else {
+            archive.program(&format!("bin/{name}"), &bytes)?;
+        }
+    }
+    if dynamic.is_empty() {
         return Ok(());
     }
     let maps = fs::read_to_string("/proc/self/maps").context("/proc/self/maps")?;
-    let libraries = libraries(&maps);
-    archive.directory(LIBRARIES)?;
-    for library in &libraries {
-        archive.program(&format!("{LIBRARIES}/{}", name(library)?), &read(library)?)?;
-    }
-    let loader = libraries
-        .iter()
-        .map(|path| name(path))
-        .collect::<Result<Vec<_>>>()?;
-    let loader = loader.into_iter().find(|name| name.starts_with("ld-"));
-    for program in programs {
-        let (name, bytes) = (name(program)?, read(program)?);
-        let Some(loader) = loader else {
-            // A program without a loader is whole by itself.
-            archive.program(&format!("bin/{name}"), &bytes)?;
-            continue;
-        };
+    let loader = add_libraries(archive, &libraries(&maps))?;
+    for (name, bytes) in dynamic {
         archive.program(&format!("bin/{name}.program"), &bytes)?;
         let script = format!(
             "#!/bin/sh\n\
@@ -43,6 +51,39 @@ pub(crate) fn add<W: Write>(archive: &mut Archive<W>, programs: &[PathBuf]) -> R
         archive.program(&format!("bin/{name}"), script.as_bytes())?;
     }
     Ok(())
+}
+
+/// The name of the loader among them.
+fn add_libraries<W: Write>(archive: &mut Archive<W>, libraries: &[&Path]) -> Result<String> {
+    archive.directory(LIBRARIES)?;
+    let mut loader = None;
+    for library in libraries {
+        let name = name(library)?;
+        archive.program(&format!("{LIBRARIES}/{name}"), &read(library)?)?;
+        if name.starts_with("ld-") {
+            loader = Some(name.to_owned());
+        }
+    }
+    loader.context("this program has no loader, and so none for others")
+}
+
+/// Whether an ELF file of 64 bits names an interpreter (elf(5), `PT_INTERP`).
+fn needs_loader(file: &[u8]) -> bool {
+    const PT_INTERP: u64 = 3;
+    let number = |at: usize, size: usize| {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(file.get(at..at + size)?);
+        Some(u64::from_le_bytes(bytes))
+    };
+    // e_phoff, e_phentsize, e_phnum; each program header begins with its type.
+    let segments = || Some((number(32, 8)?, number(54, 2)?, number(56, 2)?));
+    let Some((start, size, count)) = segments() else {
+        return false;
+    };
+    (0..count).any(|segment| {
+        let at = usize::try_from(start.wrapping_add(segment * size));
+        at.is_ok_and(|at| number(at, 4) == Some(PT_INTERP))
+    })
 }
 
 /// The libraries, the loader among them, in a table of mappings (proc(5), maps).
@@ -82,5 +123,16 @@ mod tests {
             7ffd-7ffe r-xp 0000 00:00 0 [vdso]\n";
         let expected = ["/usr/lib/ld-linux-x86-64.so.2", "/usr/lib/libc.so.6"];
         assert_eq!(libraries(maps), expected.map(Path::new));
+    }
+
+    #[test]
+    fn only_a_program_that_names_an_interpreter_needs_a_loader() {
+        let mut file = vec![0; 64 + 2 * 56];
+        (file[32], file[54], file[56]) = (64, 56, 2);
+        assert!(!needs_loader(&file));
+        file[64 + 56] = 3;
+        assert!(needs_loader(&file));
+        assert!(!needs_loader(&file[..64 + 56]), "cut short");
+        assert!(!needs_loader(b"#!/bin/sh\n"));
     }
 }
