@@ -7,7 +7,7 @@ use serde_json::Value;
 use vudev_jail::SigsysReport;
 
 use crate::kind::Notice;
-use crate::options::SeccompMode;
+use crate::options::{SeccompMode, VvuMemory};
 use crate::policies::Texts;
 use crate::text::{TEXT_MAX, prefix};
 
@@ -83,7 +83,7 @@ pub(crate) enum Transport {
     /// vhost-user over a Unix socket.
     VhostUser,
     /// vhost-user through a virtio-vhost-user PCI function.
-    Vvu,
+    Vvu(VvuMemory),
 }
 
 impl Transport {
@@ -91,7 +91,7 @@ impl Transport {
     pub(crate) fn policy_part(self) -> &'static str {
         match self {
             Self::VhostUser => "vhost_user",
-            Self::Vvu => "vvu",
+            Self::Vvu(_) => "vvu",
         }
     }
 }

@@ -358,7 +358,7 @@ impl CommandLine<'_> {
     }
 }
 
-/// Two devices cannot listen on one socket, or both read the terminal.
+/// Two devices cannot listen on one socket, drive one function, or both read the terminal.
 fn shared_value(devices: &[DeviceRequest]) -> Result<(), OptionError> {
     let mut seen: Vec<(&'static str, &Value, &DeviceRequest)> = Vec::new();
     for device in devices {
@@ -393,7 +393,7 @@ impl Partial {
         if table.joins {
             let values = Values::parse(table, argument)?;
             let mut same = self.devices.iter_mut().filter(|device| device.kind == kind);
-            if let Some(device) = same.find(|device| device.values.socket() == values.socket()) {
+            if let Some(device) = same.find(|device| device.values.vhost() == values.vhost()) {
                 device.values.join(values);
                 return Ok(());
             }

@@ -2,6 +2,7 @@
 //! an element belongs to is [`super::values`]'s matter.
 
 use vudev_jail::nearest;
+use vudev_transports::vvu::PciAddress;
 
 use super::address::{Shape, pci_shape};
 use super::error::repeat;
@@ -17,6 +18,8 @@ pub(super) enum Value {
     Number(u64),
     Numbers(Vec<u64>),
     Choice(&'static str),
+    /// Only of [`Kind::Vhost`], so that two spellings of one function are one value.
+    Function(PciAddress),
 }
 
 /// Why a value cannot be the key's.
@@ -75,7 +78,7 @@ pub(super) fn convert(key: &Key, value: At<Raw>) -> Result<Value, Wrong> {
         ),
         Kind::Choice(choices) => choice(&text, choices),
         Kind::PciAddress => pci_address(text),
-        Kind::Vhost => socket_path(text),
+        Kind::Vhost => vhost(text),
     }
 }
 
@@ -205,12 +208,9 @@ fn pci_address(text: String) -> Result<Value, Wrong> {
     }
 }
 
-fn socket_path(text: String) -> Result<Value, Wrong> {
+fn vhost(text: String) -> Result<Value, Wrong> {
     match pci_shape(&text) {
-        Shape::Address(address) => Err(Wrong::new(
-            format!("{address} is a PCI address, and virtio-vhost-user over VFIO is not built yet"),
-            format!("write the path of a socket; ./{text} for one of this name"),
-        )),
+        Shape::Address(address) => Ok(Value::Function(address)),
         Shape::OutOfRange(why) => Err(Wrong::new(
             format!("{} looks like a PCI address, but {why}", repeat(&text)),
             format!("write ./{text} if it is the path of a socket"),
@@ -231,14 +231,15 @@ impl Kind {
             Self::Numbers { .. } => "[NUMBER,…]".to_owned(),
             Self::Choice(choices) => words(choices).replace(", ", "|"),
             Self::PciAddress => "BUS:DEVICE.FUNCTION".to_owned(),
-            Self::Vhost => "PATH".to_owned(),
+            Self::Vhost => "PATH|BUS:DEVICE.FUNCTION".to_owned(),
         }
     }
 
     pub(super) fn article(self) -> &'static str {
         match self {
             Self::Text { .. } => "a text",
-            Self::Path | Self::Vhost => "a path",
+            Self::Path => "a path",
+            Self::Vhost => "a path or a PCI address",
             Self::Flag => "true or false",
             Self::Number { .. } | Self::Numbers { .. } => "a number",
             Self::Size { .. } => "a size",

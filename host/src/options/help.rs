@@ -108,9 +108,11 @@ impl CommandLine<'_> {
         options(&mut text);
         text.push_str(GRAMMAR);
         text.push_str(
-            "\nA front-end (QEMU, crosvm, cloud-hypervisor …) connects to the socket that\n",
+            "\nA front-end (QEMU, crosvm, cloud-hypervisor …) connects to the socket that\n\
+             vhost= names. In a device VM it can be the PCI address of a virtio-vhost-user\n\
+             device instead, which another VM's front-end is connected to.\n\
+             SIGTERM, SIGINT, SIGHUP or SIGQUIT ends all devices.\n",
         );
-        text.push_str("vhost= names. SIGTERM, SIGINT, SIGHUP or SIGQUIT ends all devices.\n");
         text.push_str("\nExit status:\n");
         entry(&mut text, "0", "every device ended as asked");
         entry(&mut text, "1", "a device could not be started, or failed");

@@ -22,11 +22,13 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use address::Vhost;
+pub(crate) use address::VvuMemory;
 pub(crate) use command::{Command, CommandLine, DeviceRequest, RunOptions, USAGE_STATUS};
 pub use error::OptionError;
 pub(crate) use error::{reason, repeat, shown};
 #[cfg(test)]
 pub(crate) use grammar::quote;
 pub(crate) use jail::{JailOptions, PolicyDirectory, SeccompMode};
-pub use table::{Choice, Effect, Key, Kind, Table, VHOST};
+pub use table::{Choice, Effect, Key, Kind, Table, VHOST, VVU_MEMORY};
 pub use values::Values;

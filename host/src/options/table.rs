@@ -1,7 +1,7 @@
 //! The tables that say which keys a device takes: one table parses, checks and explains them.
 //! Nothing here looks at an argument; see [`super::values`] and [`super::help`].
 
-use super::address::VHOST_MEANING;
+use super::address::{VHOST_MEANING, VVU_MEMORY_MEANING, VVU_MEMORY_WORDS};
 use super::convert::default_of;
 
 /// The keys of one device flag, `--serial` say.
@@ -11,7 +11,8 @@ pub struct Table {
     pub device: &'static str,
     /// One sentence for the list of devices in `--help`.
     pub about: &'static str,
-    /// The device's own keys, in the order that help shows them. [`VHOST`] is added to each table.
+    /// The device's own keys, in the order that help shows them. [`VHOST`] and [`VVU_MEMORY`] are
+    /// added to each table.
     pub keys: &'static [Key],
     /// Several flags with one `vhost=` are one device of several parts, see [`Values::further`].
     /// Without it they are an error.
@@ -114,6 +115,17 @@ pub const VHOST: Key = Key::new("vhost", Kind::Vhost, VHOST_MEANING)
     .required()
     .exclusive();
 
+/// The key of every device that says how memory is shown behind [`VHOST`].
+pub const VVU_MEMORY: Key = Key::new(
+    "vvu-memory",
+    Kind::Choice(VVU_MEMORY_WORDS),
+    VVU_MEMORY_MEANING,
+)
+.default("files");
+
+/// The keys of every device.
+pub(super) const COMMON: &[Key] = &[VHOST, VVU_MEMORY];
+
 impl Table {
     /// Panics if the table contradicts itself: it is part of the program, and would refuse or
     /// misread what its help promises.
@@ -144,9 +156,9 @@ impl Table {
         assert!(positional <= 1, "--{flag}: only one key can be positional");
     }
 
-    /// All keys of the flag, its own before [`VHOST`].
+    /// All keys of the flag, its own before those of every device.
     pub fn all_keys(&self) -> impl Iterator<Item = &'static Key> {
-        self.keys.iter().chain(std::iter::once(&VHOST))
+        self.keys.iter().chain(COMMON)
     }
 }
 

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use vudev_jail::nearest;
 
+use super::address::{Vhost, VvuMemory};
 use super::convert::{Value, Wrong, convert, default_of};
 use super::error::{OptionError, repeat};
 use super::grammar::{At, Element, Raw, end_column, split};
-use super::table::{Effect, Key, Kind, Table, VHOST, same_name};
+use super::table::{COMMON, Effect, Key, Kind, Table, VHOST, VVU_MEMORY, same_name};
 
 /// The checked values of one device, one for each key that was given or has a default.
 ///
@@ -195,9 +196,20 @@ impl Values {
         }
     }
 
-    /// The socket that front-ends connect to. A PCI address has been refused before.
-    pub fn socket(&self) -> &Path {
-        self.path(VHOST.name)
+    /// Where front-ends connect.
+    pub fn vhost(&self) -> Vhost<'_> {
+        match self.value(VHOST.name) {
+            None => self.absent(VHOST.name),
+            Some(Value::Function(address)) => Vhost::Function(*address),
+            Some(Value::Text(path)) => Vhost::Socket(Path::new(path)),
+            Some(other) => mistyped(VHOST.name, other),
+        }
+    }
+
+    /// Where a function behind [`Vhost::Function`] shows memory.
+    pub(crate) fn vvu_memory(&self) -> VvuMemory {
+        let word = self.choice(VVU_MEMORY.name);
+        VvuMemory::of_word(word).unwrap_or_else(|| panic!("nothing is meant by {word}"))
     }
 
     /// The keys that no two devices may share, as they were given, and in whose argument.
@@ -322,7 +334,6 @@ struct Assignment {
 
 impl Schema {
     pub(super) fn of(table: &'static Table) -> Self {
-        const COMMON: &[Key] = &[VHOST];
         Self {
             flag: table.device,
             keys: table.keys,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use vudev_transports::vvu::{Function, MemoryPlacement, Opened, VfioError};
 
 use crate::channel::Transport;
+use crate::options::VvuMemory;
 
 /// Ring operations of a function beside those of a socket: its receive queue and its configuration
 /// are polled, and its transmit queue by whoever waits for room in it, an answer and a request of
@@ -55,7 +56,7 @@ impl Wire {
                 let [socket] = first(descriptors)?;
                 Ok(Self::Socket(socket))
             }
-            Transport::Vvu => {
+            Transport::Vvu(memory) => {
                 let [container, group, device] = first(descriptors)?;
                 let opened = Opened {
                     container,
@@ -64,7 +65,7 @@ impl Wire {
                 };
                 Ok(Self::Function {
                     function: Rc::new(opened.map()?),
-                    placement: MemoryPlacement::default(),
+                    placement: placement(memory),
                 })
             }
         }
@@ -82,11 +83,19 @@ fn first<const N: usize>(descriptors: &mut Vec<OwnedFd>) -> Result<[OwnedFd; N],
     taken.try_into().map_err(|_| wrong)
 }
 
+fn placement(memory: VvuMemory) -> MemoryPlacement {
+    match memory {
+        VvuMemory::Files => MemoryPlacement::WholeFiles,
+        VvuMemory::Regions => MemoryPlacement::Regions,
+        VvuMemory::Offsets => MemoryPlacement::FileOffsets,
+    }
+}
+
 /// Ring operations that a wire has in flight beside those of any.
 pub(super) fn operations(transport: Transport) -> u32 {
     match transport {
         Transport::VhostUser => 0,
-        Transport::Vvu => OPERATIONS_OF_FUNCTION,
+        Transport::Vvu(_) => OPERATIONS_OF_FUNCTION,
     }
 }
 
@@ -95,6 +104,8 @@ mod tests {
     use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
+
+    const VVU: Transport = Transport::Vvu(VvuMemory::Files);
 
     fn descriptors(count: usize) -> Vec<OwnedFd> {
         let one = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -109,7 +120,7 @@ mod tests {
             Ok(Wire::Socket(_))
         ));
         assert_eq!(given.len(), 2);
-        for (transport, expected) in [(Transport::VhostUser, 1), (Transport::Vvu, 3)] {
+        for (transport, expected) in [(Transport::VhostUser, 1), (VVU, 3)] {
             let short = Wire::take(transport, &mut descriptors(expected - 1)).err();
             let short = short.map(|error| error.to_string()).unwrap_or_default();
             assert!(
@@ -121,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_is_no_function_is_told_by_the_call_that_failed() {
-        let error = Wire::take(Transport::Vvu, &mut descriptors(3)).err();
+        let error = Wire::take(VVU, &mut descriptors(3)).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("VFIO_DEVICE_GET_REGION_INFO"), "{error}");
     }

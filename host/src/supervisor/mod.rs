@@ -18,6 +18,7 @@ mod signals;
 mod start;
 mod terminal;
 mod windows;
+mod wire;
 
 use std::ffi::OsString;
 use std::future::Future;

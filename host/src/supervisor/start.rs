@@ -17,7 +17,7 @@ use vudev_jail::{Spawn, SpawnError};
 use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, WireError};
 use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
 use crate::listen::{Claim, Listening, SocketGuard};
-use crate::options::{DeviceRequest, OptionError, RunOptions, VHOST, Values};
+use crate::options::{DeviceRequest, OptionError, RunOptions, Values};
 use crate::policies::{ForRole, Texts, check_directory, for_role};
 use crate::{ROLE, Registry};
 
@@ -25,20 +25,19 @@ use super::alias::AliasGuard;
 use super::child::Known;
 use super::reach::Reach;
 use super::windows::Windows;
-
-/// The only wire there is yet.
-const TRANSPORT: Transport = Transport::VhostUser;
+use super::wire::{Opening, Wire, transport};
 
 /// A device that can be started.
 pub(super) struct Prepared {
     pub(super) name: String,
-    /// Where its front-end connects.
-    place: String,
     kind: &'static str,
     policies: Option<Texts>,
     description: Value,
+    /// The wire's, then the device's own.
     descriptors: Vec<OwnedFd>,
-    listener: OwnedFd,
+    transport: Transport,
+    /// Where its front-end connects.
+    place: String,
     /// What stays with the supervisor.
     reach: Reach,
     windows: Windows,
@@ -97,15 +96,15 @@ pub(super) fn prepare(
         .iter()
         .map(|d| open(registry, options, &mut policies, d))
         .collect::<Result<_, _>>()?;
-    let claims: Vec<Vec<_>> = options
+    let claims: Vec<_> = options
         .devices
         .iter()
         .zip(&opened)
-        .map(|(request, (opened, _))| claims(&request.values, &opened.listens))
+        .map(|(request, (opened, _))| Claims::check(&request.values, &opened.listens))
         .collect::<Result<_, _>>()?;
-    let bound: Vec<Vec<_>> = claims
+    let bound: Vec<_> = claims
         .into_iter()
-        .map(|claims| claims.into_iter().map(Claim::bind).collect())
+        .map(Claims::bind)
         .collect::<Result<_, _>>()?;
 
     let mut everything = Everything {
@@ -114,26 +113,45 @@ pub(super) fn prepare(
         notes: options.notes(),
         made: Vec::new(),
     };
-    for ((request, (opened, policies)), listening) in options.devices.iter().zip(opened).zip(bound)
-    {
+    for ((request, (opened, policies)), bound) in options.devices.iter().zip(opened).zip(bound) {
         let links = opened
             .aliases
             .iter()
             .map(|alias| AliasGuard::make(part(&request.values, alias.part), alias))
             .collect::<Result<_, _>>()?;
-        everything.add(request, opened, policies, listening, links);
+        everything.add(request, opened, policies, bound, links);
     }
     Ok(everything)
 }
 
-/// All that a device listens on, the socket for its front-ends first.
-fn claims<'a>(values: &'a Values, listens: &[Listen]) -> Result<Vec<Claim<'a>>, OptionError> {
-    let own = listens
-        .iter()
-        .map(|listen| Claim::check(part(values, listen.part), listen.key));
-    std::iter::once(Claim::check(values, VHOST.name))
-        .chain(own)
-        .collect()
+/// All that a device is to be reached by.
+struct Claims<'a> {
+    wire: Opening<'a>,
+    own: Vec<Claim<'a>>,
+}
+
+/// The same, bound.
+struct Bound {
+    wire: Wire,
+    own: Vec<Listening>,
+}
+
+impl<'a> Claims<'a> {
+    fn check(values: &'a Values, listens: &[Listen]) -> Result<Self, OptionError> {
+        let check = |listen: &Listen| Claim::check(part(values, listen.part), listen.key);
+        Ok(Self {
+            wire: Opening::open(values)?,
+            own: listens.iter().map(check).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn bind(self) -> Result<Bound, OptionError> {
+        let Self { wire, own } = self;
+        Ok(Bound {
+            wire: wire.finish()?,
+            own: own.into_iter().map(Claim::bind).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// The argument of one of a device's flags.
@@ -144,11 +162,11 @@ fn part(values: &Values, part: usize) -> &Values {
     }
 }
 
-/// Policies are read once for each kind, however many devices there are of it.
+/// Policies are read once for each kind and transport, however many devices there are of it.
 fn open(
     registry: &Registry,
     options: &RunOptions,
-    policies: &mut BTreeMap<&'static str, ForRole>,
+    policies: &mut BTreeMap<(&'static str, &'static str), ForRole>,
     request: &DeviceRequest,
 ) -> Result<(Opened<Value>, Option<Texts>), OptionError> {
     let entry = registry
@@ -163,18 +181,20 @@ fn open(
     if options.disable_sandbox {
         return Ok((opened, None));
     }
-    let ForRole { texts, warning } = match policies.get(request.kind) {
+    let transport = transport(&request.values);
+    let key = (request.kind, transport.policy_part());
+    let ForRole { texts, warning } = match policies.get(&key) {
         Some(known) => known.clone(),
         None => {
             let directory = options.jail.seccomp_policy_dir.as_ref();
             let path = directory.map(|directory| directory.path.as_path());
-            let read = for_role(registry, entry, TRANSPORT, path);
+            let read = for_role(registry, entry, transport, path);
             let read = read.map_err(|error| match directory {
                 Some(directory) => directory.error(error),
                 // The user can do nothing about what this program is made of.
                 None => OptionError::new(entry.name(), error),
             })?;
-            policies.insert(request.kind, read.clone());
+            policies.insert(key, read.clone());
             read
         }
     };
@@ -188,12 +208,12 @@ impl Everything {
         request: &DeviceRequest,
         opened: Opened<Value>,
         policies: Option<Texts>,
-        listening: Vec<Listening>,
+        bound: Bound,
         links: Vec<AliasGuard>,
     ) {
         let Opened {
             description,
-            mut descriptors,
+            descriptors: own,
             listens: _,
             aliases: _,
             reach,
@@ -204,22 +224,27 @@ impl Everything {
         } = opened;
         let made = made.into_iter().map(|text| (request.name(), text));
         self.made.extend(made);
+        let Wire {
+            transport,
+            place,
+            mut descriptors,
+            guard,
+        } = bound.wire;
         let split = |Listening { descriptor, guard }| (descriptor, guard);
-        let (mut sockets, guards): (Vec<_>, Vec<_>) = listening.into_iter().map(split).unzip();
-        let listener = sockets.remove(0);
-        descriptors.extend(sockets);
+        let (sockets, guards): (Vec<_>, Vec<_>) = bound.own.into_iter().map(split).unzip();
+        descriptors.extend(own.into_iter().chain(sockets));
         self.devices.push(Prepared {
             name: request.name(),
-            place: format!("{:?}", request.values.socket()),
             kind: request.kind,
             policies,
             description,
             descriptors,
-            listener,
+            transport,
+            place,
             reach: Reach::new(reach),
             windows: Windows::new(windows),
             names: Names {
-                _sockets: guards,
+                _sockets: guard.into_iter().chain(guards).collect(),
                 _links: links,
             },
         });
@@ -242,12 +267,12 @@ impl Prepared {
     ) -> Result<(vudev_jail::Child, OwnedFd, Known), StartError> {
         let Self {
             name,
-            place,
             kind,
             policies,
             description,
-            mut descriptors,
-            listener,
+            descriptors,
+            transport,
+            place,
             reach,
             windows,
             names,
@@ -264,7 +289,7 @@ impl Prepared {
         let start = Down::Start(Box::new(Start {
             name,
             kind: kind.to_owned(),
-            transport: TRANSPORT,
+            transport,
             sandbox: !options.disable_sandbox,
             policies,
             seccomp_mode: options.jail.seccomp_mode,
@@ -284,7 +309,6 @@ impl Prepared {
             .keep(theirs.as_fd(), CHANNEL)
             .namespaces(!options.disable_sandbox)
             .spawn()?;
-        descriptors.insert(0, listener);
         send(&ours, &packet, &descriptors).map_err(StartError::Send)?;
         Ok((child, ours, known))
     }

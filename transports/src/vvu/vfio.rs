@@ -35,7 +35,7 @@ const COMMAND_MASTER: u16 = 1 << 2;
 #[derive(Debug, thiserror::Error)]
 pub enum VfioError {
     /// It is not there.
-    #[error("there is no PCI function {0}")]
+    #[error("there is no PCI function {0}: lspci lists them")]
     Missing(PciAddress),
     /// Another driver has it, or none.
     #[error(
@@ -145,7 +145,8 @@ impl Opened {
         if version != API_VERSION {
             return Err(VfioError::Version(version));
         }
-        let remedy = "another process may have it, or this one may lack the right to it";
+        let remedy = "it can be opened once: another process has it, or another function of its \
+                      group, or this one has no right to it";
         let group = open(&vfio.join(group_number.to_string()), remedy)?;
         let flags =
             ioctls::group_flags(group.as_fd()).map_err(VfioError::io("VFIO_GROUP_GET_STATUS"))?;
@@ -342,6 +343,9 @@ mod tests {
         );
         let nowhere = Opened::open("ffff:ff:1f.7".parse().unwrap());
         let nowhere = nowhere.unwrap_err().to_string();
-        assert_eq!(nowhere, "there is no PCI function ffff:ff:1f.7");
+        assert_eq!(
+            nowhere,
+            "there is no PCI function ffff:ff:1f.7: lspci lists them"
+        );
     }
 }

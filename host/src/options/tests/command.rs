@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{DISK, PORT};
 use crate::options::command::{DEVICES_MAX, UsageError};
 use crate::options::help::Topic;
-use crate::options::{Command, CommandLine, JailOptions, RunOptions, SeccompMode};
+use crate::options::{Command, CommandLine, JailOptions, RunOptions, SeccompMode, Vhost};
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",
@@ -42,9 +42,12 @@ fn devices_are_mixed_and_repeated_and_keep_their_order() {
     let paths: Vec<_> = options
         .devices
         .iter()
-        .map(|device| device.values.socket())
+        .map(|device| device.values.vhost())
         .collect();
-    assert_eq!(paths, ["1", "2", "3"].map(std::path::Path::new));
+    assert_eq!(
+        paths,
+        ["1", "2", "3"].map(|path| Vhost::Socket(path.as_ref()))
+    );
     assert_eq!(options.log_level, LevelFilter::Info);
     assert!(!options.disable_sandbox && options.jail.seccomp_policy_dir.is_none());
 }
@@ -172,7 +175,7 @@ const MISTAKES: &[(&[&str], &str)] = &[
     (
         &["--disk", "a,vhost=1", "--disk", "b,vhost"],
         "--disk (number 2): vhost: column 3: \
-          needs a value: write vhost=PATH",
+          needs a value: write vhost=PATH|BUS:DEVICE.FUNCTION",
     ),
     (
         &["help", "jail", "extra"],
@@ -204,6 +207,10 @@ fn flags_with_one_place_are_one_device_where_the_kind_says_so() {
         "vhost=2",
         "--port",
         "vhost=1",
+        "--port",
+        "vhost=00:05.0",
+        "--port",
+        "vhost=0000:00:05.0",
     ];
     let run = run(&arguments);
     let parts: Vec<_> = run
@@ -211,7 +218,7 @@ fn flags_with_one_place_are_one_device_where_the_kind_says_so() {
         .iter()
         .map(|d| d.values.further().len())
         .collect();
-    assert_eq!(parts, [1, 0]);
+    assert_eq!(parts, [1, 0, 1]);
     assert!(!run.devices[0].values.further()[0].flag("stdin"));
     let twice = wrong(&["--port", "vhost=1,stdin", "--port", "stdin,vhost=1"]);
     assert!(
@@ -233,8 +240,13 @@ fn flags_with_one_place_are_one_device_where_the_kind_says_so() {
 }
 
 #[test]
-fn two_devices_cannot_share_a_socket_or_the_terminal() {
+fn two_devices_cannot_share_a_socket_a_function_or_the_terminal() {
     let twice = wrong(&["--disk", "a,vhost=1", "--port", "vhost=1"]);
+    assert_eq!(
+        twice,
+        "--port: vhost: column 7: disk-0 has it already: give each device its own"
+    );
+    let twice = wrong(&["--disk", "a,vhost=00:05.0", "--port", "vhost=0000:00:05.0"]);
     assert_eq!(
         twice,
         "--port: vhost: column 7: disk-0 has it already: give each device its own"

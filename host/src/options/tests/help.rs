@@ -4,7 +4,8 @@ use super::{DISK, PORT};
 use crate::kind::DeviceKind;
 use crate::kinds::{Block, Serial};
 use crate::options::help::Topic;
-use crate::options::{CommandLine, VHOST, Values};
+use crate::options::table::COMMON;
+use crate::options::{CommandLine, Values};
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",
@@ -51,7 +52,7 @@ fn a_device_lists_each_key_with_type_range_default_meaning_and_fate() {
 fn every_key_of_every_device_is_in_its_help_and_every_example_parses() {
     for table in [Serial::table(), Block::table()] {
         let text = LINE.help(Topic::Device(table));
-        for key in table.keys.iter().chain([&VHOST]) {
+        for key in table.keys.iter().chain(COMMON) {
             assert!(text.contains(key.name), "{}: {}", table.device, key.name);
             assert!(!key.meaning.is_empty(), "{}: {}", table.device, key.name);
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{DISK, PORT};
-use crate::options::{Values, quote};
+use crate::options::{Values, Vhost, VvuMemory, quote};
 
 fn disk(argument: &str) -> Values {
     Values::parse(&DISK, argument).unwrap_or_else(|error| panic!("{argument}: {error}"))
@@ -34,7 +34,7 @@ fn every_kind_of_value_is_read_as_its_type() {
     assert_eq!(values.numbers("sizes"), [1, 2]);
     assert_eq!(values.choice("cache"), "none");
     assert_eq!(values.text("pci-address"), "00:05.0");
-    assert_eq!(values.socket(), Path::new("/tmp/vu"));
+    assert_eq!(values.vhost(), Vhost::Socket(Path::new("/tmp/vu")));
 }
 
 #[test]
@@ -55,8 +55,8 @@ fn vhost_may_stand_anywhere() {
     for argument in ["vhost=s,path=i,ro", "path=i,vhost=s,ro", "i,ro,vhost=s"] {
         let values = disk(argument);
         assert_eq!(
-            (values.text("path"), values.socket()),
-            ("i", Path::new("s")),
+            (values.text("path"), values.vhost()),
+            ("i", Vhost::Socket(Path::new("s"))),
             "{argument}"
         );
     }
@@ -70,7 +70,8 @@ fn a_path_of_digits_is_a_path() {
             Path::new(path)
         );
     }
-    assert_eq!(disk("10,vhost=0x1").socket(), Path::new("0x1"));
+    let path = Path::new("0x1");
+    assert_eq!(disk("10,vhost=0x1").vhost(), Vhost::Socket(path));
 }
 
 #[test]
@@ -205,10 +206,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     ("", "--disk: path: column 1: is missing: add path=PATH"),
     (
-        "i,vhost=0000:00:05.0",
-        "--disk: vhost: column 9: 0000:00:05.0 is a PCI address, and \
-          virtio-vhost-user over VFIO is not built yet: \
-             write the path of a socket; ./0000:00:05.0 for one of this name",
+        "i,vhost=00:05.0,vvu-memory=file",
+        "--disk: vvu-memory: column 28: \"file\" is not one of its values: did you mean files?",
     ),
     (
         "i,vhost=00:25.0",
@@ -227,7 +226,20 @@ fn each_mistake_is_one_line_with_device_key_column_and_remedy() {
 
 #[test]
 fn an_address_with_a_dot_slash_is_a_path() {
-    assert_eq!(disk("i,vhost=./00:05.0").socket(), Path::new("./00:05.0"));
+    let path = Path::new("./00:05.0");
+    assert_eq!(disk("i,vhost=./00:05.0").vhost(), Vhost::Socket(path));
+}
+
+#[test]
+fn an_address_is_a_function_whose_memory_lies_as_the_user_says() {
+    let function = Vhost::Function("0000:00:05.0".parse().unwrap());
+    for argument in ["i,vhost=00:05.0", "i,vhost=0000:00:05.0"] {
+        let values = disk(argument);
+        assert_eq!(values.vhost(), function, "{argument}");
+        assert_eq!(values.vvu_memory(), VvuMemory::Files);
+    }
+    let values = disk("i,vhost=00:05.0,vvu_memory=regions");
+    assert_eq!(values.vvu_memory(), VvuMemory::Regions);
 }
 
 #[test]
