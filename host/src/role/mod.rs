@@ -202,14 +202,16 @@ impl Role {
             ..Config::new(promised.saturating_add(of_host))
         };
         let executor = Executor::new(Ring::new(&config)?);
-        let wire = Wire::take(start.transport, &mut descriptors)?;
+        // A wire's come first; too few of them are its error.
+        let own = descriptors.split_off(wire::descriptors(start.transport).min(descriptors.len()));
         let broker = Broker::new(channel);
         let device = entry.create(Given {
             handle: executor.handle().clone(),
             description: start.description,
-            descriptors,
+            descriptors: own,
             broker: broker.clone(),
         })?;
+        let wire = Wire::new(start.transport, descriptors, device.queues())?;
         let needed = device.operations();
         if needed > promised {
             return Err(RoleError::Operations { needed, promised });

@@ -41,6 +41,9 @@ pub(crate) trait Served {
     /// `Identity::operations`.
     fn operations(&self) -> u32;
 
+    /// How many queues front-ends may use.
+    fn queues(&self) -> u16;
+
     /// [`DeviceKind::hear`].
     fn hear(&self, notice: Notice);
 
@@ -120,6 +123,11 @@ impl<K: DeviceKind> Served for Serving<K> {
         self.device.identity().operations
     }
 
+    fn queues(&self) -> u16 {
+        let queues = self.device.identity().queue_sizes.len();
+        u16::try_from(queues).unwrap_or(u16::MAX)
+    }
+
     fn hear(&self, notice: Notice) {
         K::hear(&self.device, notice);
     }
@@ -136,8 +144,7 @@ impl<K: DeviceKind> Served for Serving<K> {
                     function,
                     placement,
                 } => {
-                    let queues = self.device.identity().queue_sizes.len();
-                    let queues = u16::try_from(queues).unwrap_or(u16::MAX);
+                    let queues = self.queues();
                     let listener = vvu::Listener::new(&handle, function, queues, placement)?;
                     let accept = async || listener.accept().await;
                     self.attend(&handle, &stop, accept).await

@@ -32,7 +32,7 @@ pub(crate) enum Wire {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
     /// The supervisor is another binary.
-    #[error("the start has {got} descriptors, and its wire alone takes {expected}")]
+    #[error("the start has {got} descriptors for a wire that takes {expected}")]
     Descriptors {
         /// How many the wire takes.
         expected: usize,
@@ -45,26 +45,26 @@ pub(crate) enum WireError {
 }
 
 impl Wire {
-    /// Takes the wire's descriptors, which come before the device's own, and maps what there is to
-    /// map.
-    pub(super) fn take(
+    /// Makes it of its descriptors, and maps what there is to map for so many queues.
+    pub(super) fn new(
         transport: Transport,
-        descriptors: &mut Vec<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
+        queues: u16,
     ) -> Result<Self, WireError> {
         match transport {
             Transport::VhostUser => {
-                let [socket] = first(descriptors)?;
+                let [socket] = exactly(descriptors)?;
                 Ok(Self::Socket(socket))
             }
             Transport::Vvu(memory) => {
-                let [container, group, device] = first(descriptors)?;
+                let [container, group, device] = exactly(descriptors)?;
                 let opened = Opened {
                     container,
                     group,
                     device,
                 };
                 Ok(Self::Function {
-                    function: Rc::new(opened.map()?),
+                    function: Rc::new(opened.map(queues)?),
                     placement: placement(memory),
                 })
             }
@@ -72,15 +72,9 @@ impl Wire {
     }
 }
 
-/// The first ones, if there are as many.
-fn first<const N: usize>(descriptors: &mut Vec<OwnedFd>) -> Result<[OwnedFd; N], WireError> {
+fn exactly<const N: usize>(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; N], WireError> {
     let got = descriptors.len();
-    let wrong = WireError::Descriptors { expected: N, got };
-    if got < N {
-        return Err(wrong);
-    }
-    let taken: Vec<_> = descriptors.drain(..N).collect();
-    taken.try_into().map_err(|_| wrong)
+    <[OwnedFd; N]>::try_from(descriptors).map_err(|_| WireError::Descriptors { expected: N, got })
 }
 
 fn placement(memory: VvuMemory) -> MemoryPlacement {
@@ -88,6 +82,14 @@ fn placement(memory: VvuMemory) -> MemoryPlacement {
         VvuMemory::Files => MemoryPlacement::WholeFiles,
         VvuMemory::Regions => MemoryPlacement::Regions,
         VvuMemory::Offsets => MemoryPlacement::FileOffsets,
+    }
+}
+
+/// How many descriptors a wire is made of. They come before the device's own.
+pub(super) fn descriptors(transport: Transport) -> usize {
+    match transport {
+        Transport::VhostUser => 1,
+        Transport::Vvu(_) => 3,
     }
 }
 
@@ -107,32 +109,28 @@ mod tests {
 
     const VVU: Transport = Transport::Vvu(VvuMemory::Files);
 
-    fn descriptors(count: usize) -> Vec<OwnedFd> {
+    fn given(count: usize) -> Vec<OwnedFd> {
         let one = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         std::iter::repeat_with(one).take(count).collect()
     }
 
     #[test]
-    fn a_wire_takes_its_descriptors_and_leaves_the_devices_own() {
-        let mut given = descriptors(3);
-        assert!(matches!(
-            Wire::take(Transport::VhostUser, &mut given),
-            Ok(Wire::Socket(_))
-        ));
-        assert_eq!(given.len(), 2);
-        for (transport, expected) in [(Transport::VhostUser, 1), (VVU, 3)] {
-            let short = Wire::take(transport, &mut descriptors(expected - 1)).err();
-            let short = short.map(|error| error.to_string()).unwrap_or_default();
-            assert!(
-                short.contains(&format!("alone takes {expected}")),
-                "{short}"
-            );
+    fn a_wire_is_made_of_its_own_descriptors() {
+        let socket = Wire::new(Transport::VhostUser, given(1), 1);
+        assert!(matches!(socket, Ok(Wire::Socket(_))));
+        for transport in [Transport::VhostUser, VVU] {
+            let expected = descriptors(transport);
+            for wrong in [expected - 1, expected + 1] {
+                let error = Wire::new(transport, given(wrong), 1).err();
+                let error = error.map(|error| error.to_string()).unwrap_or_default();
+                assert!(error.contains(&format!("takes {expected}")), "{error}");
+            }
         }
     }
 
     #[test]
     fn what_is_no_function_is_told_by_the_call_that_failed() {
-        let error = Wire::take(VVU, &mut descriptors(3)).err();
+        let error = Wire::new(VVU, given(3), 1).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("VFIO_DEVICE_GET_REGION_INFO"), "{error}");
     }

@@ -21,6 +21,11 @@ const FIRST_KICK_VECTOR: u16 = 3;
 /// Fewest vectors: one for kicks, at worst of all queues together.
 pub(super) const VECTORS_MIN: u16 = FIRST_KICK_VECTOR + 1;
 
+/// Most vectors that a device of so many queues uses.
+pub(super) fn vectors_max(queues: u16) -> u16 {
+    VECTORS_MIN.max(FIRST_KICK_VECTOR.saturating_add(queues))
+}
+
 /// How long a reset may take: the other side has connections to close.
 const RESET_LIMIT: Duration = Duration::from_secs(5);
 const RESET_INTERVAL: Duration = Duration::from_millis(1);

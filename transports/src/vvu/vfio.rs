@@ -22,6 +22,7 @@ use super::error::FunctionError;
 use super::ioctls;
 use super::mapped::{MappedFunction, Parts};
 use super::rings::{DMA_ADDRESS, DMA_SIZE};
+use super::set_up::vectors_max;
 
 /// `VFIO_API_VERSION`.
 const API_VERSION: i32 = 0;
@@ -86,6 +87,9 @@ pub enum VfioError {
     /// Not a virtio-vhost-user device.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Interrupts of this VM are used up, most likely.
+    #[error("VFIO_DEVICE_SET_IRQS: {0} (has the VM vectors left? each processor brings some)")]
+    Vectors(#[source] io::Error),
     /// No memory for both.
     #[error("the DMA area: {0}")]
     Dma(#[from] MemoryError),
@@ -171,12 +175,14 @@ impl Opened {
         })
     }
 
-    /// Maps all that a driver needs: windows, vectors, and memory that both reach.
+    /// Maps all that a driver needs for a device of `queues` queues: windows, vectors, and memory
+    /// that both reach. A VM of one processor has some two hundred vectors for all its functions,
+    /// so that no more are taken than are used.
     ///
     /// # Errors
     ///
     /// When it is no virtio-vhost-user device, and when the kernel refuses.
-    pub fn map(self) -> Result<MappedFunction, VfioError> {
+    pub fn map(self, queues: u16) -> Result<MappedFunction, VfioError> {
         let Self {
             container,
             group,
@@ -199,7 +205,7 @@ impl Opened {
             .map_err(VfioError::io("reading the configuration space"))?;
         let layout = Layout::parse(&bytes, &sizes)?;
         enable(&device, configuration).map_err(VfioError::io("enabling the function"))?;
-        let vectors = vectors(&device)?;
+        let vectors = vectors(&device, vectors_max(queues))?;
         let dma = dma(&container)?;
         Ok(MappedFunction::new(Parts {
             layout,
@@ -260,20 +266,20 @@ fn enable(device: &File, configuration: u64) -> io::Result<()> {
     device.write_all_at(&command.to_le_bytes(), at)
 }
 
-/// An eventfd for each MSI-X vector, raised by it.
-fn vectors(device: &File) -> Result<Vec<OwnedFd>, VfioError> {
+/// An eventfd for each MSI-X vector up to so many, raised by it.
+fn vectors(device: &File, max: u16) -> Result<Vec<OwnedFd>, VfioError> {
     let index = vfio::VFIO_PCI_MSIX_IRQ_INDEX;
     let count = ioctls::interrupt_count(device.as_fd(), index)
         .map_err(VfioError::io("VFIO_DEVICE_GET_IRQ_INFO"))?;
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-    let vectors = (0..count)
+    let vectors = (0..count.min(max.into()))
         .map(|_| eventfd(0, flags).map_err(|errno| VfioError::io("eventfd")(errno.into())))
         .collect::<Result<Vec<_>, _>>()?;
     // Without any there is nothing to set; who drives the function says that they are too few.
     if !vectors.is_empty() {
         let flags = vfio::VFIO_IRQ_SET_DATA_EVENTFD | vfio::VFIO_IRQ_SET_ACTION_TRIGGER;
         ioctls::set_interrupts(device.as_fd(), index, flags, &vectors)
-            .map_err(VfioError::io("VFIO_DEVICE_SET_IRQS"))?;
+            .map_err(VfioError::Vectors)?;
     }
     Ok(vectors)
 }
