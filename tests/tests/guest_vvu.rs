@@ -1,94 +1,118 @@
-//! A real device VM: an unmodified QEMU takes our proxy as a PCI function, and a stock Debian
-//! kernel in it gives that to our driver over VFIO, behind an IOMMU. The driver VM is played by the
-//! test.
+//! Real device VMs: an unmodified QEMU takes our proxies as PCI functions, and in a stock Debian
+//! kernel the real `vudev`, jailed, drives them over VFIO, behind an IOMMU. The driver VMs are
+//! played by the tests.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a suite whose own set-up fails has nothing to test"
 )]
 
-use std::path::Path;
+#[path = "support/device_vm.rs"]
+mod device_vm;
 
-use vudev_frontend::{Buffer, FrontEnd, LIMIT};
-use vudev_proxy::SharedMemory;
-use vudev_proxy::testing::Running;
-use vudev_tests::{Assets, Guest};
+use device_vm::{DeviceVm, Function};
+use vudev_frontend::{Block, Console, FrontEnd, LIMIT, Rng};
+use vudev_tests::{Assets, Guest, static_vudev};
 
-/// Gives VFIO the function, and drives that.
-const SCRIPT: &str = "
-    vudev-vvu 00:10.0 1
-    give-to-vfio 00:10.0
-    vudev-vvu 00:10.0 SESSIONS || exit 11
-    vudev-vvu 00:10.0 2 &
-    read -r go_on
-    kill -9 $!
-    wait $!
-    vudev-vvu 00:10.0 1
-";
+/// Bytes of the disk.
+const DISK: usize = 1 << 20;
 
-/// Front-ends that come and go.
-const SESSIONS: u64 = 5;
+/// The devices of the first test.
+const DEVICES: &str = "--block path=/disk,vhost=00:10.0 \
+                       --serial type=file,path=/said,vhost=00:11.0 \
+                       --rng vhost=0000:00:12.0";
 
-/// Sends a chain through a ring and checks the answer.
-fn complemented(front: &mut FrontEnd, ring: u16, bytes: [u8; 8]) {
-    let memory = front.memory().clone();
-    let (there, back) = (
-        memory.allocate(8, 1).unwrap(),
-        memory.allocate(8, 1).unwrap(),
-    );
-    memory.write(there, &bytes).unwrap();
-    let (question, answer) = ([Buffer::new(there, 8)], [Buffer::new(back, 8)]);
-    let token = front.ring(ring).add(&question, &answer).unwrap();
-    front.ring(ring).kick().unwrap();
-    let used = front.ring(ring).wait_used(LIMIT).unwrap();
-    assert_eq!((used.token, used.written), (token, 8));
-    let mut answered = [0; 8];
-    memory.read(back, &mut answered).unwrap();
-    assert_eq!(answered, bytes.map(|byte| !byte));
+fn pattern(seed: u8) -> Vec<u8> {
+    let bytes = (0..=250_u8).cycle().map(|byte| byte.wrapping_mul(7) ^ seed);
+    bytes.take(4096).collect()
+}
+
+/// Writes, and reads that and a part that nobody has written.
+fn disk_works(front: FrontEnd, seed: u8) -> FrontEnd {
+    let mut block = Block::over(front, 1, 4096).unwrap();
+    assert_eq!(block.config().capacity, DISK as u64 / 512);
+    block.write(8192, &pattern(seed)).unwrap();
+    block.flush().unwrap();
+    let mut back = vec![0xff; 4096];
+    block.read(8192, &mut back).unwrap();
+    assert_eq!(back, pattern(seed));
+    block.read(0, &mut back).unwrap();
+    assert_eq!(back, vec![0; 4096]);
+    block.into_front()
+}
+
+fn entropy_works(front: FrontEnd) -> Rng {
+    let mut rng = Rng::over(front);
+    let (first, second) = (rng.read(64, LIMIT).unwrap(), rng.read(64, LIMIT).unwrap());
+    assert_eq!((first.len(), second.len()), (64, 64));
+    assert_ne!(first, second);
+    rng
 }
 
 #[test]
-fn a_device_vm_serves_front_ends_through_a_function_of_stock_qemu_and_kernel() {
-    let assets = Assets::find().unwrap();
-    let folder = tempfile::Builder::new().prefix("vudev-").tempdir().unwrap();
-    let front_ends = FrontEnd::connect(folder.path().join("vhost")).queues(2);
-    let mut parked = front_ends.prepare().unwrap();
-    let ram = parked
-        .memory()
-        .with_region(0, |_, file| file.try_clone_to_owned());
-    let _proxy = Running::start_in(folder.path(), SharedMemory::RamFile(ram.unwrap()));
-    let script = SCRIPT.replace("SESSIONS", &SESSIONS.to_string());
-    let mut guest = Guest::new(&assets)
-        .vfio_user(&folder.path().join("vfio"))
-        .program(Path::new(env!("CARGO_BIN_EXE_vudev-vvu")))
-        .script(&script)
-        .start()
-        .unwrap();
-    // Before it is given to VFIO it is refused, with the remedy.
-    guest.wait_for("in /sys/bus/pci/devices/").unwrap();
-    guest.wait_for("ready").unwrap();
-    for session in 0..SESSIONS {
-        let mut front = parked.resume().unwrap();
-        for round in 0..50_u64 {
-            let bytes = (session << 32 | round).to_le_bytes();
-            complemented(&mut front, 0, bytes);
-            complemented(&mut front, 1, bytes);
-        }
-        parked = front.leave().unwrap();
-        guest.wait_for("session: left").unwrap();
+fn jailed_devices_serve_by_pci_address_and_a_function_outlives_whoever_drives_it() {
+    let disk = Function::new(|front| front.memory(2 << 20));
+    let port = Function::new(|front| front.queues(2));
+    let entropy = Function::new(|front| front.queue_size(16));
+    let mut guest = Guest::new(&Assets::find().unwrap());
+    for (function, _) in [&disk, &port, &entropy] {
+        guest = function.plug(guest);
     }
-    // Its driver dies, so the kernel resets the function; the front-end is told at once, and goes
-    // on with the next driver.
-    guest.wait_for("ready").unwrap();
-    let mut front = parked.resume().unwrap();
-    complemented(&mut front, 0, *b"a driver");
-    guest.send("go on").unwrap();
-    front.connection().wait_closed().unwrap();
-    let parked = front.vanish().unwrap();
-    guest.wait_for("ready").unwrap();
-    let mut front = parked.resume().unwrap();
-    complemented(&mut front, 0, *b"the next");
-    drop(front);
-    let report = guest.finish().unwrap();
-    assert_eq!(report.status, Some(0), "{}", report.output);
+    let mut vm = DeviceVm::start(guest, &[&static_vudev().unwrap()]);
+    let (_disk, disk) = disk;
+    let (_port, port) = port;
+    let (_entropy, entropy) = entropy;
+    vm.refuses(
+        "--rng vhost=00:12.0",
+        "--rng: vhost: column 7: PCI function 0000:00:12.0 is bound to virtio-pci: in \
+         /sys/bus/pci/devices/0000:00:12.0, write vfio-pci into driver_override",
+    );
+    vm.refuses(
+        "--rng vhost=00:1e.0",
+        "--rng: vhost: column 7: there is no PCI function 0000:00:1e.0: lspci lists them",
+    );
+    vm.run("give-to-vfio 00:10.0 00:11.0 00:12.0");
+    vm.run(&format!("truncate -s {DISK} /disk"));
+
+    vm.start_vudev(DEVICES, 3);
+    vm.logged("ready at 0000:00:11.0 (process");
+    // It can be had once.
+    vm.refuses(
+        "--rng vhost=00:12.0",
+        "it can be opened once: another process has it",
+    );
+    let mut rng = entropy_works(entropy.resume().unwrap());
+    let mut console = Console::over(port.resume().unwrap(), 4).unwrap();
+    console.send(b"through a function\n").unwrap();
+    vm.run("until grep -q 'through a function' /said; do usleep 10000; done");
+    let mut disk = disk.resume().unwrap();
+    for seed in 0..3 {
+        disk = disk_works(disk, seed).leave().unwrap().resume().unwrap();
+    }
+
+    // A device dies, so the kernel resets its function; its front-end is told at once, the others
+    // go on, and the next device has the function.
+    vm.run(r"kill -9 $(sed -n 's/^block-0.*(process \([0-9]*\))/\1/p' /log)");
+    disk.connection().wait_closed().unwrap();
+    vm.logged("block-0: error: ");
+    assert_eq!(rng.read(64, LIMIT).unwrap().len(), 64);
+    console.send(b"and on\n").unwrap();
+    vm.run("until grep -q 'and on' /said; do usleep 10000; done");
+    vm.run("rest=$vudev");
+    vm.start_vudev("--block path=/disk,vhost=00:10.0", 1);
+    let disk = disk.vanish().unwrap().resume().unwrap();
+    let mut disk = disk_works(disk, 4);
+
+    // A vudev dies, and its devices with it.
+    vm.run("kill -9 $vudev $rest; wait $vudev $rest || :");
+    disk.connection().wait_closed().unwrap();
+    rng.front().connection().wait_closed().unwrap();
+    console.front().connection().wait_closed().unwrap();
+
+    // One that is asked to stop leaves its front-ends, and says so.
+    vm.start_vudev(DEVICES, 3);
+    let mut disk = disk_works(disk.vanish().unwrap().resume().unwrap(), 5);
+    vm.run("kill $vudev; wait $vudev");
+    disk.connection().wait_closed().unwrap();
+    vm.end();
 }
