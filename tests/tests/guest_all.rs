@@ -74,7 +74,8 @@ const SCRIPT: &str = r#"
         ip addr add GUEST/24 dev eth0
         ip link set eth0 up
         nc HOST TO_HOST </tmp/data &
-        ping -c 3 -i 0.2 HOST | grep 'packets received'
+        # One by one: for the last of several, busybox waits only twice as long as they took so far.
+        echo echoes: $(for each in 1 2 3; do ping -c 1 HOST; done | grep -c ' 1 packets received')
         nc -l -p TO_GUEST </dev/null | md5sum
         wait
     }
@@ -198,7 +199,7 @@ impl Scene {
         });
         let net = self.net.then(|| {
             let listener = TcpListener::bind((HOST, TO_HOST)).unwrap();
-            (aside(move || receive(&listener)), aside(send))
+            aside(move || exchange_over_tcp(&listener))
         });
         let mut guest = self.guest().start().unwrap();
         self.talk_to_the_console();
@@ -212,7 +213,7 @@ impl Scene {
         let seen = Seen {
             sockets,
             door: door.join().unwrap(),
-            net: net.map(|(received, sent)| (received.join().unwrap(), sent.join().unwrap())),
+            net: net.map(|both| both.join().unwrap()),
         };
         (report.output, seen)
     }
@@ -330,8 +331,20 @@ fn through_a_port(mut door: UnixStream) -> String {
     md5(&bytes)
 }
 
-fn receive(listener: &TcpListener) -> String {
-    let (mut stream, _) = listener.accept().unwrap();
+/// Both ways at once; the checksums of what came and of what was sent.
+///
+/// The guest calls first. A host that called one whose interface is not up yet would ask for its
+/// address in vain (ARP), once a second and three times. The guest finds such questions when it
+/// comes up, and Linux drops its answers: the interface has no queueing discipline yet. Until the
+/// host asks again, all that it has for the guest waits, answers to pings among it; and if that
+/// was the third question, the host gives up and drops them.
+fn exchange_over_tcp(listener: &TcpListener) -> (String, String) {
+    let (stream, _) = listener.accept().unwrap();
+    let sending = aside(send);
+    (receive(stream), sending.join().unwrap())
+}
+
+fn receive(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len(), DATA);
@@ -389,8 +402,7 @@ fn all_five_devices_of_one_command_serve_one_guest_at_the_same_time() {
     assert_eq!(disk[7..], ["wrong sectors: 0", &sum, &md5(&image)]);
 
     if let Some((received, sent)) = &seen.net {
-        let ping = "3 packets transmitted, 3 packets received, 0% packet loss";
-        assert_eq!(said(&output, "net"), [ping, sent]);
+        assert_eq!(said(&output, "net"), ["echoes: 3", sent]);
         assert_eq!(received, data);
     }
     let rng = said(&output, "rng");
