@@ -1,5 +1,6 @@
 //! Devices of ours by every wire: what they do must not depend on how a front-end came to them. The
-//! memory of a function's bar cannot be pinned, so a disk with O_DIRECT copies there.
+//! memory of a function's bar cannot be pinned, so a disk with O_DIRECT copies there; it does the
+//! same all the same. What a session cannot do over a function is in the table of `vvu/main.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,16 +10,19 @@
 mod common;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
 
 use vudev_devices::block::{Block, BlockConfig, measure};
 use vudev_devices::console::Console;
 use vudev_devices::net::{Net, NetConfig};
 use vudev_devices::rng::Rng;
-use vudev_frontend::{FrontEnd, LIMIT, block, console, net, rng};
+use vudev_devices::vsock::{Connect, Vsock};
+use vudev_frontend::vsock::{EVENT, HOST, Packet, STREAM, op};
+use vudev_frontend::{Buffer, FrontEnd, LIMIT, block, console, net, rng, vsock};
 
 use crate::common::{Wire, serve_over};
 
@@ -117,8 +121,8 @@ fn random_bytes_come_by_every_wire() {
 #[test]
 fn a_console_keeps_every_byte_while_front_ends_come_and_go_by_every_wire() {
     for wire in BOTH {
-        let (input, mut typing) = std::io::pipe().unwrap();
-        let (mut reading, output) = std::io::pipe().unwrap();
+        let (input, mut typing) = io::pipe().unwrap();
+        let (mut reading, output) = io::pipe().unwrap();
         let served = serve_over(
             wire,
             |handle| Console::new(handle, Some(input.into()), Some(output.into())),
@@ -177,5 +181,165 @@ fn frames_go_both_ways_by_every_wire() {
             },
         );
         served.assert_all_left();
+    }
+}
+
+/// The guest's context identifier.
+const CID: u32 = 7;
+/// Bytes of a stream that go each way at once, and how often: more than any credit, together.
+const TURN: usize = 16 << 10;
+const TURNS: u32 = 8;
+/// What the guest keeps for a connection, and a packet of its at most.
+const GUEST_BUFFER: u32 = 64 << 10;
+const PACKET: usize = 4096;
+
+/// One connection of a guest's.
+struct Stream<'g> {
+    guest: &'g mut vsock::Vsock,
+    port: u32,
+    host_port: u32,
+    /// Bytes that came.
+    taken: u32,
+}
+
+impl<'g> Stream<'g> {
+    /// The guest calls a port of the host.
+    fn call(guest: &'g mut vsock::Vsock, port: u32, host_port: u32) -> Self {
+        let mut stream = Self {
+            guest,
+            port,
+            host_port,
+            taken: 0,
+        };
+        stream.send(op::REQUEST, 0, &[]);
+        assert_eq!(stream.receive().op, op::RESPONSE);
+        stream
+    }
+
+    /// The guest is called, and answers.
+    fn answer(guest: &'g mut vsock::Vsock, port: u32) -> Self {
+        let request = guest.receive(LIMIT).unwrap();
+        assert_eq!((request.op, request.to_port), (op::REQUEST, port));
+        let mut stream = Self {
+            guest,
+            port,
+            host_port: request.from_port,
+            taken: 0,
+        };
+        stream.send(op::RESPONSE, 0, &[]);
+        stream
+    }
+
+    fn send(&mut self, op: u16, flags: u32, data: &[u8]) {
+        let packet = Packet {
+            from: CID.into(),
+            to: HOST,
+            from_port: self.port,
+            to_port: self.host_port,
+            kind: STREAM,
+            op,
+            flags,
+            buffer: GUEST_BUFFER,
+            forwarded: self.taken,
+            ..Packet::default()
+        };
+        self.guest.send(&packet.with_data(data)).unwrap();
+    }
+
+    /// The next packet that says more than how much room there is.
+    fn receive(&mut self) -> Packet {
+        loop {
+            let packet = self.guest.receive(LIMIT).unwrap();
+            let ports = (packet.from_port, packet.to_port);
+            assert_eq!(ports, (self.host_port, self.port), "{packet:?}");
+            if packet.op != op::CREDIT_UPDATE {
+                return packet;
+            }
+        }
+    }
+
+    /// Bytes go both ways, in turns.
+    fn exchange(&mut self, program: &mut UnixStream) {
+        program.set_read_timeout(Some(LIMIT)).unwrap();
+        for turn in 0..TURNS {
+            let there = pattern(turn, TURN);
+            for piece in there.chunks(PACKET) {
+                self.send(op::RW, 0, piece);
+            }
+            let mut came = vec![0; TURN];
+            program.read_exact(&mut came).unwrap();
+            assert!(came == there, "turn {turn}, to the host");
+            let back = pattern(!turn, TURN);
+            program.write_all(&back).unwrap();
+            let mut came = Vec::new();
+            while came.len() < TURN {
+                let packet = self.receive();
+                assert_eq!(packet.op, op::RW);
+                self.taken += packet.length;
+                came.extend(packet.data);
+            }
+            assert!(came == back, "turn {turn}, to the guest");
+        }
+    }
+}
+
+/// A guest that calls and ends its call, then is called and leaves in the middle; and the next one.
+fn use_sockets(path: &Path, sockets: &Path, called: &Receiver<(u32, UnixStream)>) {
+    let start = || {
+        let builder = FrontEnd::connect(path).memory(4 << 20).queue_size(64);
+        vsock::Vsock::start(builder, 32, 4096, 8192).unwrap()
+    };
+    let mut guest = start();
+    let mut stream = Stream::call(&mut guest, 1000, 80);
+    let (port, mut program) = called.recv_timeout(LIMIT).unwrap();
+    assert_eq!(port, 80);
+    stream.exchange(&mut program);
+    stream.send(op::SHUTDOWN, 3, &[]);
+    assert_eq!(stream.receive().op, op::RST);
+    assert_eq!(program.read(&mut [0]).unwrap(), 0);
+
+    let mut program = UnixStream::connect(sockets).unwrap();
+    writeln!(program, "CONNECT 90").unwrap();
+    let mut stream = Stream::answer(&mut guest, 90);
+    let granted = format!("OK {}\n", stream.host_port);
+    let mut line = vec![0; granted.len()];
+    program.read_exact(&mut line).unwrap();
+    assert_eq!(line, granted.as_bytes());
+    stream.exchange(&mut program);
+    drop(guest.into_front().leave().unwrap());
+    assert_eq!(program.read(&mut [0]).unwrap(), 0);
+
+    let mut front = start().into_front();
+    let event = front.memory().allocate(4, 4).unwrap();
+    front.memory().write(event, &[9; 4]).unwrap();
+    let exchanged = front.ring(EVENT).exchange(&[], &[Buffer::new(event, 4)]);
+    assert_eq!(exchanged.unwrap(), 4);
+    let mut id = [9; 4];
+    front.memory().read(event, &mut id).unwrap();
+    assert_eq!(id, [0; 4], "VIRTIO_VSOCK_EVENT_TRANSPORT_RESET");
+}
+
+#[test]
+fn streams_go_both_ways_and_end_with_their_front_end_by_every_wire() {
+    for wire in BOTH {
+        let folder = tempfile::tempdir().unwrap();
+        let sockets = folder.path().join("v");
+        let listener = UnixListener::bind(&sockets).unwrap();
+        let (calls, called) = channel();
+        let connect: Connect = Box::new(move |port| {
+            let calls = calls.clone();
+            Box::pin(async move {
+                let (ours, theirs) = UnixStream::pair()?;
+                calls.send((port, theirs)).map_err(io::Error::other)?;
+                Ok(ours.into())
+            })
+        });
+        let served = serve_over(
+            wire,
+            |handle| Vsock::new(handle, CID, listener.into(), connect),
+            move |path| use_sockets(path, &sockets, &called),
+        );
+        served.assert_all_left();
+        assert_eq!(served.outcomes.len(), 2);
     }
 }
