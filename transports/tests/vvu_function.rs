@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vudev_executor::{Executor, Faults, Handle};
@@ -53,24 +53,35 @@ fn both_rings(path: &Path) {
     }
 }
 
+/// Asserts that a mirror answers through a function built like this.
+fn assert_served(options: Options) {
+    served(options, both_rings).assert_all_left();
+}
+
 #[test]
 fn queues_share_a_vector_where_there_are_too_few() {
-    let options = Options {
+    assert_served(Options {
         vectors: 4,
         ..Options::default()
-    };
-    served(options, both_rings).assert_all_left();
+    });
 }
 
 #[test]
 fn a_function_with_short_queues_of_its_own_is_served() {
     for queue_size in [2, 8, 16, 1024] {
-        let options = Options {
+        assert_served(Options {
             queue_size,
             ..Options::default()
-        };
-        served(options, both_rings).assert_all_left();
+        });
     }
+}
+
+#[test]
+fn a_function_without_doorbells_for_errors_is_served() {
+    assert_served(Options {
+        max_vhost_queues: 2047,
+        ..Options::default()
+    });
 }
 
 #[test]
@@ -171,24 +182,31 @@ fn a_request_costs_at_most_one_store_to_a_doorbell_and_no_other_access() {
     assert!(many <= none + looks + 300, "{none} and {many}");
 }
 
-/// A function that nobody connects to, for a test that plays its other side.
+fn with(defect: Defect) -> Options {
+    Options {
+        defect: Some(defect),
+        ..Options::default()
+    }
+}
+
+/// A function that nobody connects to.
 fn function(handle: &Handle, options: Options) -> Rc<SoftwareFunction> {
     let directory = tempfile::tempdir().unwrap();
     let listening = UnixListener::bind(directory.path().join("socket")).unwrap();
     Rc::new(SoftwareFunction::new(handle, listening.into(), options).unwrap())
 }
 
-fn listener(handle: &Handle, function: &Rc<SoftwareFunction>) -> Listener {
+/// A driver that waits for front-ends at such a function, whose other side the test plays.
+fn waiting(executor: &Executor, options: Options) -> (Handle, Rc<SoftwareFunction>, Listener) {
+    let handle = executor.handle().clone();
+    let function = function(&handle, options);
     let placement = MemoryPlacement::default();
-    Listener::new(handle, function.clone(), QUEUES, placement).unwrap()
+    let listener = Listener::new(&handle, function.clone(), QUEUES, placement).unwrap();
+    (handle, function, listener)
 }
 
 #[test]
 fn a_function_that_cannot_be_used_is_refused_with_the_reason() {
-    let with = |defect| Options {
-        defect: Some(defect),
-        ..Options::default()
-    };
     let few_queues = Options {
         max_vhost_queues: 1,
         ..Options::default()
@@ -212,8 +230,7 @@ fn a_function_that_cannot_be_used_is_refused_with_the_reason() {
     ] {
         // On a played clock: a reset is waited for.
         let executor = Executor::simulated(1, Faults::default());
-        let handle = executor.handle().clone();
-        let listener = listener(&handle, &function(&handle, options));
+        let (_, _, listener) = waiting(&executor, options);
         let accepted = executor.run(listener.accept()).unwrap();
         let error = accepted.err().unwrap().to_string();
         assert!(error.contains(reason), "{error}");
@@ -223,13 +240,7 @@ fn a_function_that_cannot_be_used_is_refused_with_the_reason() {
 #[test]
 fn a_function_that_says_goodbye_without_end_is_asked_with_pauses() {
     let executor = Executor::simulated(1, Faults::default());
-    let handle = executor.handle().clone();
-    let options = Options {
-        defect: Some(Defect::ForgetsBackend),
-        ..Options::default()
-    };
-    let function = function(&handle, options);
-    let listener = listener(&handle, &function);
+    let (handle, function, listener) = waiting(&executor, with(Defect::ForgetsBackend));
     let limit = Duration::from_secs(1);
     let accepted = executor.run(handle.timeout(limit, listener.accept()));
     assert!(accepted.unwrap().is_none());
@@ -239,24 +250,15 @@ fn a_function_that_says_goodbye_without_end_is_asked_with_pauses() {
 }
 
 #[test]
-fn a_function_without_doorbells_for_errors_is_served() {
-    let options = Options {
-        max_vhost_queues: 2047,
-        ..Options::default()
-    };
-    served(options, both_rings).assert_all_left();
-}
-
-#[test]
 fn a_function_with_too_few_vectors_is_refused() {
     let executor = Executor::with_operations(8).unwrap();
     let options = Options {
         vectors: 3,
         ..Options::default()
     };
-    let function = function(executor.handle(), options);
+    let handle = executor.handle();
     let placement = MemoryPlacement::default();
-    let refused = Listener::new(executor.handle(), function, QUEUES, placement);
+    let refused = Listener::new(handle, function(handle, options), QUEUES, placement);
     let error = refused.err().unwrap().to_string();
     assert!(
         error.contains("3 MSI-X vectors, and 4 is the least"),
@@ -280,13 +282,7 @@ const BUFFER_SIZE: u64 = 0x1100;
 impl Played {
     fn run<T>(play: impl AsyncFnOnce(Self) -> T) -> T {
         let executor = Executor::with_operations(32).unwrap();
-        let handle = executor.handle().clone();
-        let options = Options {
-            defect: Some(Defect::Idle),
-            ..Options::default()
-        };
-        let function = function(&handle, options);
-        let listener = listener(&handle, &function);
+        let (handle, function, listener) = waiting(&executor, with(Defect::Idle));
         let played = async {
             let mut accepting = pin!(listener.accept());
             // Set up, and waiting for a front-end.
@@ -521,22 +517,19 @@ fn an_answer_of_the_front_end_is_nothing_once_it_may_come() {
 #[test]
 fn a_wait_for_a_front_end_may_be_given_up_and_begun_again() {
     let executor = Executor::with_operations(32).unwrap();
-    let handle = executor.handle().clone();
-    let options = Options {
-        defect: Some(Defect::Idle),
-        ..Options::default()
-    };
-    let function = function(&handle, options);
-    let listener = listener(&handle, &function);
-    executor
-        .run(async {
-            for _ in 0..3 {
-                let limit = Duration::from_millis(1);
-                assert!(handle.timeout(limit, listener.accept()).await.is_none());
-            }
+    let (handle, function, listener) = waiting(&executor, with(Defect::Idle));
+    let accepted = executor.run(async {
+        for _ in 0..3 {
+            let limit = Duration::from_millis(1);
+            assert!(handle.timeout(limit, listener.accept()).await.is_none());
+        }
+        let comes = async {
+            handle.yield_now().await;
             function.set_status(BOTH_UP);
-        })
-        .unwrap();
+        };
+        join(listener.accept(), comes).await.0
+    });
+    assert!(accepted.unwrap().is_ok());
 }
 
 proptest! {
