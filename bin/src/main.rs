@@ -8,5 +8,5 @@ use vudev_host::kinds::{Block, Net, Rng, Serial, Vsock};
 fn main() -> ExitCode {
     let registry = Registry::new();
     let registry = registry.with::<Serial>().with::<Block>().with::<Net>();
-    vudev_host::run(&registry.with::<Rng>().with::<Vsock>())
+    vudev_host::run(&registry.with::<Rng>().with::<Vsock>().with_vvu_proxy())
 }

@@ -5,11 +5,14 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::rc::Rc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vudev_jail::Embedded;
 use vudev_virtio::Device;
 
 use crate::kind::{CreateError, DeviceKind, Given, Opened};
+use crate::kinds::vvu_proxy::VvuProxy;
 use crate::options::{OptionError, Table, Values};
 use crate::role::serve::{Served, Serving};
 
@@ -60,7 +63,21 @@ impl Registry {
     /// Two kinds of one name: the second one's option could never be given. Or a kind whose table
     /// has another name than itself.
     #[must_use]
-    pub fn with<K: DeviceKind>(mut self) -> Self {
+    pub fn with<K: DeviceKind>(self) -> Self {
+        self.add::<K>()
+    }
+
+    /// And the device side of virtio-vhost-user, `--vvu-proxy`, by which a device VM serves the
+    /// front-ends of other VMs.
+    ///
+    /// # Panics
+    /// As [`Registry::with`].
+    #[must_use]
+    pub fn with_vvu_proxy(self) -> Self {
+        self.add::<VvuProxy>()
+    }
+
+    fn add<K: ProcessKind>(mut self) -> Self {
         assert!(
             self.find(K::NAME).is_none(),
             "two device kinds are called {}",
@@ -128,7 +145,54 @@ fn is_policy_name(name: &str) -> bool {
     }
 }
 
-/// A device kind without its types.
+/// A kind of processes that serve front-ends: each kind of device is one. As for [`DeviceKind`],
+/// `table` and `open` run in the supervisor, and the others in the process before its jail closes.
+pub(crate) trait ProcessKind: 'static {
+    /// [`DeviceKind::NAME`].
+    const NAME: &'static str;
+    /// [`DeviceKind::POLICY`].
+    const POLICY: &'static str;
+    /// [`DeviceKind::Description`].
+    type Description: Serialize + DeserializeOwned + 'static;
+
+    /// [`DeviceKind::table`].
+    fn table() -> &'static Table;
+
+    /// [`DeviceKind::open`].
+    fn open(values: &Values) -> Result<Opened<Self::Description>, OptionError>;
+
+    /// [`DeviceKind::operations`].
+    fn operations(description: &Self::Description) -> u32;
+
+    /// Makes what serves.
+    fn create(given: Given<Self::Description>) -> Created;
+}
+
+impl<K: DeviceKind> ProcessKind for K {
+    const NAME: &'static str = K::NAME;
+    const POLICY: &'static str = K::POLICY;
+    type Description = K::Description;
+
+    fn table() -> &'static Table {
+        K::table()
+    }
+
+    fn open(values: &Values) -> Result<Opened<Self::Description>, OptionError> {
+        K::open(values)
+    }
+
+    fn operations(description: &Self::Description) -> u32 {
+        K::operations(description)
+    }
+
+    fn create(given: Given<Self::Description>) -> Created {
+        let device = K::create(given)?;
+        device.identity().check()?;
+        Ok(Rc::new(Serving::<K>::new(device)))
+    }
+}
+
+/// A kind of processes without its types.
 pub struct Entry {
     name: &'static str,
     policy: &'static str,
@@ -138,11 +202,11 @@ pub struct Entry {
     create: fn(Given<Value>) -> Created,
 }
 
-/// A device without its type, or why there is none.
-type Created = Result<Rc<dyn Served>, CreateError>;
+/// What serves without its type, or why there is none.
+pub(crate) type Created = Result<Rc<dyn Served>, CreateError>;
 
 impl Entry {
-    fn of<K: DeviceKind>() -> Self {
+    fn of<K: ProcessKind>() -> Self {
         Self {
             name: K::NAME,
             policy: K::POLICY,
@@ -187,35 +251,33 @@ impl Entry {
     }
 }
 
-fn open<K: DeviceKind>(values: &Values) -> Result<Opened<Value>, OptionError> {
+fn open<K: ProcessKind>(values: &Values) -> Result<Opened<Value>, OptionError> {
     let opened = K::open(values)?;
     Ok(opened.map(|description| {
         serde_json::to_value(description).expect("a description is plain data, which JSON can hold")
     }))
 }
 
-fn operations<K: DeviceKind>(description: &Value) -> Result<u32, CreateError> {
+fn operations<K: ProcessKind>(description: &Value) -> Result<u32, CreateError> {
     parse::<K>(description.clone()).map(|description| K::operations(&description))
 }
 
-fn create<K: DeviceKind>(given: Given<Value>) -> Created {
+fn create<K: ProcessKind>(given: Given<Value>) -> Created {
     let Given {
         handle,
         description,
         descriptors,
         broker,
     } = given;
-    let device = K::create(Given {
+    K::create(Given {
         handle,
         description: parse::<K>(description)?,
         descriptors,
         broker,
-    })?;
-    device.identity().check()?;
-    Ok(Rc::new(Serving::<K>::new(device)))
+    })
 }
 
-fn parse<K: DeviceKind>(description: Value) -> Result<K::Description, CreateError> {
+fn parse<K: ProcessKind>(description: Value) -> Result<K::Description, CreateError> {
     serde_json::from_value(description).map_err(|error| CreateError::Description(error.to_string()))
 }
 

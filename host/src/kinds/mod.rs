@@ -7,6 +7,7 @@ mod net;
 mod rng;
 mod serial;
 mod vsock;
+pub(crate) mod vvu_proxy;
 
 #[cfg(test)]
 mod tests;

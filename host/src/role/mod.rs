@@ -92,7 +92,9 @@ impl RoleError {
     fn report(&self) -> Up {
         let (step, errno) = match self {
             Self::Channel(_) => ("receive the start", 0),
-            Self::Kind(_) | Self::Wire(WireError::Descriptors { .. }) => ("read the start", 0),
+            Self::Serve(ServeError::NoSocket)
+            | Self::Kind(_)
+            | Self::Wire(WireError::Descriptors { .. }) => ("read the start", 0),
             Self::Wire(WireError::Function(_)) => ("map the VVU device", 0),
             Self::Policies(_) => ("read the policies", 0),
             Self::Ring(_) => ("make the ring", 0),

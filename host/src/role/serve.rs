@@ -34,11 +34,14 @@ pub(crate) enum ServeError {
     /// The function that front-ends come through is none that a device can have.
     #[error(transparent)]
     Function(#[from] FunctionError),
+    /// The supervisor is another binary: it opens no function for what is to serve a socket.
+    #[error("it serves front-ends at a socket only, and was given a function")]
+    NoSocket,
 }
 
-/// What serves front-ends in a process of its own: a device without its type.
+/// What serves front-ends in a process of its own: a device without its type, or a proxy.
 pub(crate) trait Served {
-    /// `Identity::operations`.
+    /// Ring operations in flight at most; of a device, `Identity::operations`.
     fn operations(&self) -> u32;
 
     /// How many queues front-ends may use.

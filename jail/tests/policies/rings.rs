@@ -36,7 +36,7 @@ fn no_ring_list_allows_what_opens_or_connects() {
 }
 
 /// Devices with clients of their own, beside the transport's.
-const ACCEPT_CLIENTS: [&str; 2] = ["serial_", "vsock_"];
+const ACCEPT_CLIENTS: [&str; 3] = ["serial_", "vsock_", "vvu_proxy_"];
 
 #[test]
 fn only_the_socket_transport_and_devices_with_clients_accept() {
