@@ -68,6 +68,25 @@ impl Running {
         Self { vudev, directory }.ready()
     }
 
+    /// A proxy, whose device VM connects at `vfio`; with a file `ram` of so many bytes for the
+    /// memory of the driver VM, or without one.
+    pub(crate) fn proxy(ram: Option<u64>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let mut options = format!("socket={}", path("vfio").display());
+        if let Some(bytes) = ram {
+            File::create(path("ram")).unwrap().set_len(bytes).unwrap();
+            options += &format!(",ram-file={}", path("ram").display());
+        }
+        let vudev = VudevCommand::new()
+            .unwrap()
+            .device("vvu-proxy", &options, &path("socket"))
+            .argument("--log-level=debug")
+            .start()
+            .unwrap();
+        Self { vudev, directory }.ready()
+    }
+
     /// Waits until the device is in its jail: its socket listens before.
     fn ready(self) -> Self {
         self.wait_for("device is ready", 1);
@@ -79,9 +98,14 @@ impl Running {
         self.wait_for("the front-end has left", times);
     }
 
-    /// Tells it to read sizes again, and waits until it has said what it found.
-    pub(crate) fn refresh(&self, found: &str) {
+    /// Tells it to read sizes again.
+    pub(crate) fn tell_refresh(&self) {
         self.vudev.signal(rustix::process::Signal::USR1).unwrap();
+    }
+
+    /// The same, and waits until it has said what it found.
+    pub(crate) fn refresh(&self, found: &str) {
+        self.tell_refresh();
         self.wait_for(found, 1);
     }
 
@@ -101,6 +125,11 @@ impl Running {
     /// The device's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("socket")
+    }
+
+    /// Another file of its folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// The file of a disk.
