@@ -96,7 +96,7 @@ fn here_everything_is_available_and_said_to_be() -> Result<()> {
     assert_eq!(json.status.code(), Some(0));
     let report: serde_json::Value = serde_json::from_slice(&json.stdout)?;
     assert_eq!(report["jailed"], true);
-    let devices = serde_json::json!(["serial", "block", "net", "rng", "vsock"]);
+    let devices = serde_json::json!(["serial", "block", "net", "rng", "vsock", "vvu-proxy"]);
     assert_eq!(report["devices"], devices);
     let layers = report["layers"].as_array().context("layers")?;
     assert_eq!(layers.len(), lines.lines().count() - 1);

@@ -145,11 +145,57 @@ fn a_policy_directory_that_cannot_be_read_is_told_with_the_remedy() -> Result<()
     told("policies", &[list, "it is not a regular file"])
 }
 
+/// Either spelling, and nothing is left behind: the file of a VM's memory is not ours to make.
+#[test]
+fn a_proxy_that_cannot_be_is_refused_with_the_remedy() -> Result<()> {
+    let folder = TempDir::new()?;
+    let folder = folder.path();
+    fs::write(folder.join("empty"), "")?;
+    let cases: [(&str, &[&str], &[&str]); 7] = [
+        ("", &[], &["socket", "is missing"]),
+        ("vhost=v", &["--vhost", "v"], &["socket", "is missing"]),
+        (
+            "socket=s,vhost=00:05.0",
+            &["--socket", "s", "--vhost", "00:05.0"],
+            &["00:05.0 is a PCI address", "./00:05.0"],
+        ),
+        (
+            "socket=s,vhost=v,ram-file=none",
+            &["--socket", "s", "--vhost", "v", "--ram-file", "none"],
+            &["there is no \"none\" yet", "truncate -s SIZE none"],
+        ),
+        (
+            "socket=s,vhost=v,ram-file=empty",
+            &["--socket=s", "--vhost=v", "--ram-file=empty"],
+            &["is empty", "start the driver VM first"],
+        ),
+        (
+            "socket=s,vhost=v,bar-size=3M",
+            &["--socket", "s", "--vhost", "v", "--bar-size", "3M"],
+            &["no power of two", "write 4194304"],
+        ),
+        (
+            "socket=s,vhost=none/v,ram-file=empty,pci-id=1af4",
+            &["--socket", "s", "--vhost", "none/v", "--pci-id", "1af4"],
+            &["is no PCI id", "1af4:107d say"],
+        ),
+    ];
+    for (argument, words, named) in cases {
+        refused(folder, &["--vvu-proxy", argument], &["--vvu-proxy: "])?;
+        refused(folder, &["--vvu-proxy", argument], named)?;
+        let words = [&["vvu-proxy"], words].concat();
+        refused(folder, &words, &["vudev: error: vvu-proxy: --"])?;
+        refused(folder, &words, named)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn help_and_version_are_answers_and_no_mistakes() -> Result<()> {
     let folder = TempDir::new()?;
     for (argument, wanted) in [
         ("--help", "--block"),
+        ("--help=vvu-proxy", "vudev vvu-proxy [OPTION…] --KEY VALUE"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {
         let output = output(&[argument], folder.path())?;

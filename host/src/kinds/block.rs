@@ -11,7 +11,7 @@ use super::format;
 use super::{Open, PACKED_QUEUE, PCI_ADDRESS, VMM_ONLY, open};
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
 use crate::listen::describe;
-use crate::options::{Choice, Key, Kind, OptionError, Table, Values, reason, shown};
+use crate::options::{Choice, FRONT_ENDS, Key, Kind, OptionError, Table, Values, reason, shown};
 
 /// The kind of `--block`.
 #[derive(Debug)]
@@ -130,6 +130,7 @@ static TABLE: Table = Table {
         .noted(VMM_ONLY),
         PCI_ADDRESS,
     ],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "path=disk.img,vhost=/tmp/vu-block",
 };

@@ -10,7 +10,7 @@ use vudev_devices::net::{self, MTU_MAX, MTU_MIN, Mac, NetConfig, PAIRS_MAX, tap}
 
 use super::{PACKED_QUEUE, PCI_ADDRESS};
 use crate::kind::{CreateError, DeviceKind, Given, Notice, Opened};
-use crate::options::{Key, Kind, OptionError, Table, Values, reason, repeat};
+use crate::options::{FRONT_ENDS, Key, Kind, OptionError, Table, Values, reason, repeat};
 
 /// The kind of `--net`.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ static TABLE: Table = Table {
         ),
         PCI_ADDRESS,
     ],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "tap-name=tap0,vhost=/tmp/vu-net",
 };

@@ -7,7 +7,7 @@ use vudev_devices::rng::{self, RateLimit};
 use super::{Open, open};
 use crate::kind::{CreateError, DeviceKind, Given, Opened};
 use crate::listen::describe;
-use crate::options::{Key, Kind, OptionError, Table, Values, shown};
+use crate::options::{FRONT_ENDS, Key, Kind, OptionError, Table, Values, shown};
 
 /// The kind of `--rng`.
 #[derive(Debug)]
@@ -53,6 +53,7 @@ static TABLE: Table = Table {
         )
         .default("65536"),
     ],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "max-bytes=1k,period=1000,vhost=/tmp/vu-rng",
 };

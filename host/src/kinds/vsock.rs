@@ -9,7 +9,7 @@ use vudev_devices::vsock::{self, Connect};
 use super::MAX_QUEUE_SIZES;
 use crate::kind::{CreateError, DeviceKind, Given, Listen, Opened, Target};
 use crate::listen::PATH_MAX;
-use crate::options::{Key, Kind, OptionError, Table, Values};
+use crate::options::{FRONT_ENDS, Key, Kind, OptionError, Table, Values};
 
 /// The kind of `--vsock`.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ static TABLE: Table = Table {
         Key::new("device", Kind::Path, "the kernel's vhost-vsock").refused(NO_KERNEL),
         MAX_QUEUE_SIZES,
     ],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "cid=3,uds-path=/tmp/vsock,vhost=/tmp/vu-vsock",
 };

@@ -17,7 +17,9 @@ use vudev_proxy::{OPERATIONS, Parts, Proxy, ProxyError, SharedMemory};
 use super::{Open, open};
 use crate::kind::{CreateError, Given, Listen, Notice, Opened};
 use crate::listen::describe;
-use crate::options::{Key, Kind, OptionError, Table, Values, repeat, shown};
+use crate::options::{
+    Key, Kind, OptionError, Table, VHOST, Values, is_like_pci_address, repeat, shown,
+};
 use crate::registry::{Created, ProcessKind};
 use crate::role::serve::{Serve, ServeError, Served};
 use crate::role::wire::Wire;
@@ -60,8 +62,7 @@ const SLOW: &str = "--vvu-proxy: without ram-file each access of the device VM t
 
 static TABLE: Table = Table {
     device: "vvu-proxy",
-    about: "a virtio-vhost-user device for a device VM, whose programs then serve the front-ends \
-            of a driver VM",
+    about: "virtio-vhost-user, for a VM that serves another VM",
     keys: &[
         Key::new(
             "socket",
@@ -100,8 +101,15 @@ static TABLE: Table = Table {
         )
         .default("00000000-0000-0000-0000-000000000000"),
     ],
+    front_ends: &[Key::new(
+        VHOST.name,
+        Kind::Path,
+        "where the driver VM's front-end connects: the path of the Unix socket to listen on",
+    )
+    .required()
+    .exclusive()],
     joins: false,
-    example: "socket=/tmp/vfio,vhost=/tmp/vu-block,ram-file=/dev/shm/driver-vm",
+    example: "socket=/tmp/vfio,vhost=/tmp/vu,ram-file=/dev/shm/vm",
 };
 
 impl ProcessKind for VvuProxy {
@@ -115,6 +123,7 @@ impl ProcessKind for VvuProxy {
     }
 
     fn open(values: &Values) -> Result<Opened<VvuProxyDescription>, OptionError> {
+        check_front_ends(values)?;
         let identity = pci_id(values)?;
         let uuid = uuid(values)?;
         let mut notes = values.notes();
@@ -203,6 +212,20 @@ impl Served for Proxy {
             Ok(())
         })
     }
+}
+
+/// A path that looks like a PCI address is one elsewhere.
+fn check_front_ends(values: &Values) -> Result<(), OptionError> {
+    let path = values.text(VHOST.name);
+    if !is_like_pci_address(path) {
+        return Ok(());
+    }
+    let problem = format!(
+        "{path} is a PCI address, and a proxy is the other side of such a device: it serves \
+         front-ends of the machine that it runs on"
+    );
+    let remedy = format!("write the path of a socket; ./{path} for one of this name");
+    Err(values.error(VHOST.name, problem).remedy(remedy))
 }
 
 /// The driver VM's memory. Its size is checked here, for a BAR's cannot change later.
@@ -342,9 +365,9 @@ mod tests {
         );
         let small = opened(",bar-size=64k").unwrap().description;
         assert_eq!(small.memory, Memory::Trapped { bytes: 1 << 16 });
-        refused(",bar-size=5000", "bar-size: column 26: 5000 bytes are no");
+        refused(",bar-size=5000", "bar-size: column 27: 5000 bytes are no");
         refused(",bar-size=5000", ": write 8192");
-        refused(",bar-size=1", "bar-size: column 26: \"1\" is less than 4k");
+        refused(",bar-size=1", "bar-size: column 27: \"1\" is less than 4k");
     }
 
     #[test]
@@ -372,11 +395,31 @@ mod tests {
     }
 
     #[test]
+    fn front_ends_come_to_a_socket_and_not_to_a_pci_address() {
+        for (path, expected) in [
+            ("00:05.0", "a proxy is the other side of such a device"),
+            ("00:20.0", "./00:20.0 for one of this name"),
+        ] {
+            let values = Values::parse(&TABLE, &format!("socket=s,vhost={path}")).unwrap();
+            let error = VvuProxy::open(&values).unwrap_err().to_string();
+            assert!(
+                error.starts_with("--vvu-proxy: vhost: column 16: "),
+                "{error}"
+            );
+            assert!(error.contains(expected), "{error}");
+        }
+        let values = Values::parse(&TABLE, "socket=s,vhost=./00:05.0").unwrap();
+        assert!(VvuProxy::open(&values).is_ok());
+        let error = Values::parse(&TABLE, "socket=s,vhost=v,vvu-memory=files").unwrap_err();
+        assert!(error.to_string().contains("unknown key"), "{error}");
+    }
+
+    #[test]
     fn an_id_and_a_uuid_are_read_as_they_are_written() {
         let description = opened(",pci-id=1AF4:1060,uuid=00112233-4455-6677-8899-aabbccddeeff");
         let description = description.unwrap().description;
         assert_eq!((description.vendor, description.device), (0x1af4, 0x1060));
-        let bytes: [u8; 16] = std::array::from_fn(|index| index as u8 * 0x11);
+        let bytes = (0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128).to_be_bytes();
         assert_eq!(description.uuid, bytes);
         let plain = opened(",uuid=00112233445566778899AABBCCDDEEFF").unwrap();
         assert_eq!(plain.description.uuid, bytes);

@@ -6,12 +6,13 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::{Claim, Listening};
-use crate::options::{Table, VHOST, Values, quote};
+use crate::options::{FRONT_ENDS, Table, VHOST, Values, quote};
 
 static PORT: Table = Table {
     device: "port",
     about: "a port for tests",
     keys: &[],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "vhost=/tmp/vu-port",
 };

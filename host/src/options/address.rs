@@ -65,6 +65,11 @@ pub(super) enum Shape {
     Other,
 }
 
+/// Whether a path could be taken for a PCI address. `./` in front makes it none.
+pub(crate) fn is_like_pci_address(path: &str) -> bool {
+    pci_shape(path) != Shape::Other
+}
+
 /// A typing error in an address must not silently become a socket of that name: what has the shape
 /// of one is one. `./` in front makes it a path.
 pub(super) fn pci_shape(text: &str) -> Shape {

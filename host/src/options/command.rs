@@ -10,7 +10,7 @@ use super::convert::Value;
 use super::error::{OptionError, repeat};
 use super::help::{CHECK, LOG_LEVELS, Topic};
 use super::jail::{JAIL, JailOptions, SeccompMode};
-use super::table::{FLAGS, Table};
+use super::table::{FLAGS, Key, Kind, Table, same_name};
 use super::values::Values;
 
 /// Devices of one command. Each is a process and a handful of descriptors of the supervisor, which
@@ -91,7 +91,7 @@ pub(crate) enum UsageError {
         /// The flag without its dashes.
         flag: &'static str,
         /// What a value looks like.
-        placeholder: &'static str,
+        placeholder: String,
     },
     /// A flag that takes no value has one.
     #[error("--{flag}: takes no value: leave out ={value}")]
@@ -183,6 +183,10 @@ impl CommandLine<'_> {
             if first && argument == CHECK {
                 return self.check_command(&mut arguments);
             }
+            let named = |table: &&&'static Table| first && table.device == argument;
+            if let Some(table) = self.tables.iter().find(named) {
+                return self.device_command(table, &mut arguments);
+            }
             first = false;
             match argument.as_str() {
                 "-h" | "--help" => return self.help_command(&mut arguments),
@@ -256,6 +260,45 @@ impl CommandLine<'_> {
         })
     }
 
+    /// `block --path disk.img --ro`: one device, each of whose keys is an argument of its own.
+    fn device_command<I: Iterator<Item = OsString>>(
+        &self,
+        table: &'static Table,
+        arguments: &mut Arguments<I>,
+    ) -> Result<Command, UsageError> {
+        let mut partial = Partial::default();
+        let mut words = Vec::new();
+        while let Some(argument) = arguments.next()? {
+            let (name, value) = match argument.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (argument.as_str(), None),
+            };
+            let flag = name.strip_prefix("--").unwrap_or_default();
+            match table.all_keys().find(|key| key.is_called(flag)) {
+                Some(key) => words.push((key, arguments.value_of_key(key, value)?)),
+                None => match argument.as_str() {
+                    "-h" | "--help" => return Ok(Command::Help(Topic::Device(table))),
+                    "-V" | "--version" => return Ok(Command::Version),
+                    _ if FLAGS.iter().any(|known| same_name(known, flag)) => {
+                        self.flag(&argument, arguments, &mut partial)?;
+                    }
+                    // Rather a flag without its dashes.
+                    _ if words.is_empty() && !argument.starts_with('-') => {
+                        return Err(self.unknown(table.device, self.nearest_flag(table.device)));
+                    }
+                    _ => {
+                        let keys = table.all_keys().map(|key| key.name).chain(FLAGS);
+                        let known = nearest(name.trim_start_matches('-'), keys);
+                        let known = known.map(|key| format!("{} --{key}", table.device));
+                        return Err(self.unknown(name, known));
+                    }
+                },
+            }
+        }
+        partial.device(table, Values::of_words(table, words))?;
+        self.finish(partial).map(Command::Run)
+    }
+
     fn help_on(&self, topic: &str) -> Result<Command, UsageError> {
         let name = topic.trim_start_matches('-');
         if name == JAIL.device {
@@ -308,7 +351,7 @@ impl CommandLine<'_> {
             Some(other) => match self.tables.iter().find(|table| table.device == other) {
                 Some(table) => {
                     let value = arguments.value_of(table.device, value, "KEY=VALUE,…")?;
-                    partial.device(table, &value)
+                    partial.device(table, Values::parse(table, &value))
                 }
                 None => Err(self.unknown(name, self.nearest_flag(other))),
             },
@@ -385,25 +428,29 @@ struct Partial {
 }
 
 impl Partial {
-    fn device(&mut self, table: &'static Table, argument: &str) -> Result<(), UsageError> {
+    fn device(
+        &mut self,
+        table: &'static Table,
+        values: Result<Values, OptionError>,
+    ) -> Result<(), UsageError> {
         if self.devices.len() == DEVICES_MAX {
             return Err(UsageError::TooManyDevices);
         }
         let kind = table.device;
-        if table.joins {
-            let values = Values::parse(table, argument)?;
-            let mut same = self.devices.iter_mut().filter(|device| device.kind == kind);
-            if let Some(device) = same.find(|device| device.values.vhost() == values.vhost()) {
-                device.values.join(values);
-                return Ok(());
-            }
+        let same = || self.devices.iter().filter(|device| device.kind == kind);
+        let index = same().count();
+        // Of which of several it would be a part is not known then.
+        let values = values.map_err(|error| match table.joins {
+            true => error,
+            false => error.of_device(index),
+        })?;
+        let whole = |device: &&mut DeviceRequest| {
+            device.kind == kind && table.joins && device.values.vhost() == values.vhost()
+        };
+        if let Some(device) = self.devices.iter_mut().find(whole) {
+            device.values.join(values);
+            return Ok(());
         }
-        let index = self
-            .devices
-            .iter()
-            .filter(|device| device.kind == kind)
-            .count();
-        let values = Values::parse(table, argument).map_err(|error| error.of_device(index))?;
         self.devices.push(DeviceRequest {
             kind,
             index,
@@ -459,18 +506,33 @@ impl<I: Iterator<Item = OsString>> Arguments<I> {
         })
     }
 
+    /// The value of a key that is an argument of its own.
+    fn value_of_key(
+        &mut self,
+        key: &'static Key,
+        inline: Option<String>,
+    ) -> Result<String, UsageError> {
+        match key.value {
+            Kind::Flag => Ok(inline.unwrap_or_else(|| "true".to_owned())),
+            kind => self.value_of(key.name, inline, &kind.placeholder()),
+        }
+    }
+
     /// The value behind the `=`, or the next argument. That one is no flag: a path that begins
     /// with dashes can be written behind the `=`, or as `./--path`.
     fn value_of(
         &mut self,
         flag: &'static str,
         inline: Option<String>,
-        placeholder: &'static str,
+        placeholder: &str,
     ) -> Result<String, UsageError> {
         let value = match inline {
             Some(value) => Some(value),
             None => self.next()?.filter(|next| !next.starts_with("--")),
         };
-        value.ok_or(UsageError::MissingValue { flag, placeholder })
+        value.ok_or_else(|| UsageError::MissingValue {
+            flag,
+            placeholder: placeholder.to_owned(),
+        })
     }
 }

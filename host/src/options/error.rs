@@ -10,11 +10,32 @@ use crate::text::printable;
 /// Characters of the user's own text that an error repeats.
 const REPEATED_MAX: usize = 80;
 
+/// How the user has written the options of a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// `--block path=disk.img,ro`: one argument, with columns.
+    #[default]
+    Argument,
+    /// `block --path disk.img --ro`: each key is an argument of its own.
+    Words,
+}
+
+impl Spelling {
+    /// A key and what stands for its value, as the user would write them.
+    pub(super) fn pair(self, key: &str, value: &str) -> String {
+        match self {
+            Self::Argument => format!("{key}={value}"),
+            Self::Words => format!("--{key} {value}"),
+        }
+    }
+}
+
 /// An option that cannot be honoured. Shown as one line:
 /// `--block: path: column 6: cannot be opened: …: give the path of an image`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionError {
     flag: &'static str,
+    spelling: Spelling,
     number: usize,
     key: Option<String>,
     column: Option<usize>,
@@ -27,6 +48,7 @@ impl OptionError {
     pub fn new(flag: &'static str, problem: impl fmt::Display) -> Self {
         Self {
             flag,
+            spelling: Spelling::default(),
             number: 0,
             key: None,
             column: None,
@@ -65,6 +87,11 @@ impl OptionError {
         Self { number, ..self }
     }
 
+    /// As the user has written it.
+    pub(super) fn spelled(self, spelling: Spelling) -> Self {
+        Self { spelling, ..self }
+    }
+
     /// The column in the argument, from 1, if the user wrote what is wrong.
     pub fn at(&self) -> Option<usize> {
         self.column
@@ -75,14 +102,18 @@ impl std::error::Error for OptionError {}
 
 impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--{}", self.flag)?;
+        let (before_flag, before_key) = match self.spelling {
+            Spelling::Argument => ("--", ""),
+            Spelling::Words => ("", "--"),
+        };
+        write!(f, "{before_flag}{}", self.flag)?;
         if self.number > 0 {
             write!(f, " (number {})", self.number + 1)?;
         }
         if let Some(key) = &self.key {
-            write!(f, ": {}", printable(key.as_bytes()))?;
+            write!(f, ": {before_key}{}", printable(key.as_bytes()))?;
         }
-        if let Some(column) = self.column {
+        if let (Some(column), Spelling::Argument) = (self.column, self.spelling) {
             write!(f, ": column {column}")?;
         }
         write!(f, ": {}", printable(self.problem.as_bytes()))?;
@@ -131,6 +162,10 @@ mod tests {
         assert_eq!(
             error.clone().remedy("check it").to_string(),
             "--block: path: column 6: cannot be\\u{a}opened: check it"
+        );
+        assert_eq!(
+            error.clone().spelled(Spelling::Words).to_string(),
+            "block: --path: cannot be\\u{a}opened"
         );
         assert_eq!(
             error.of_device(1).to_string(),

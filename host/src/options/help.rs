@@ -77,6 +77,7 @@ impl CommandLine<'_> {
             "{program}: virtio devices as vhost-user back-ends, each in its own jailed \
              process.\n\nUsage:\n  \
              {program} [OPTION…] --DEVICE KEY=VALUE,… [--DEVICE KEY=VALUE,… …]\n  \
+             {program} DEVICE [OPTION…] --KEY VALUE …   (one device)\n  \
              {program} check [--json] [--jail KEY=VALUE,…]\n  \
              {program} help [DEVICE|jail|check]\n\nExamples:\n"
         );
@@ -140,6 +141,7 @@ impl CommandLine<'_> {
             device,
             about,
             keys: _,
+            front_ends: _,
             joins,
             example,
         } = table;
@@ -147,7 +149,11 @@ impl CommandLine<'_> {
         let mut text = format!("--{device} KEY=VALUE,…   {about}\n\n");
         line(
             &mut text,
-            format_args!("Example:\n  {program} --{device} {example}\n\nKeys:"),
+            format_args!(
+                "Example:\n  {program} --{device} {example}\n\n\
+                 Of one device each key may be an argument of its own:\n  \
+                 {program} {device} [OPTION…] --KEY VALUE …\n\nKeys:"
+            ),
         );
         keys(&mut text, &table.all_keys().collect::<Vec<_>>());
         if *joins {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::OptionError;
 use super::table::{Choice, Key, Kind, Table};
-use super::values::{Schema, Values};
+use super::values::Values;
 
 /// The values of `--jail`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -87,6 +87,7 @@ pub(super) static JAIL: Table = Table {
         Key::new("pivot-root", Kind::Path, "the root of the jail")
             .refused("each jail makes an empty read-only root of its own"),
     ],
+    front_ends: &[],
     joins: false,
     example: "seccomp-policy-dir=/etc/vudev/seccomp",
 };
@@ -94,7 +95,7 @@ pub(super) static JAIL: Table = Table {
 impl JailOptions {
     /// Of the argument of `--jail`.
     pub(super) fn parse(argument: &str) -> Result<Self, OptionError> {
-        let values = Values::with_schema(Schema::without_vhost(&JAIL), argument)?;
+        let values = Values::parse(&JAIL, argument)?;
         let directory = |path| PolicyDirectory {
             path: PathBuf::from(path),
             column: values.error(POLICY_DIR, "").at(),

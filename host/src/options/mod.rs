@@ -23,12 +23,12 @@ mod values;
 mod tests;
 
 pub use address::Vhost;
-pub(crate) use address::VvuMemory;
+pub(crate) use address::{VvuMemory, is_like_pci_address};
 pub(crate) use command::{Command, CommandLine, DeviceRequest, RunOptions, USAGE_STATUS};
 pub use error::OptionError;
 pub(crate) use error::{reason, repeat, shown};
 #[cfg(test)]
 pub(crate) use grammar::quote;
 pub(crate) use jail::{JailOptions, PolicyDirectory, SeccompMode};
-pub use table::{Choice, Effect, Key, Kind, Table, VHOST, VVU_MEMORY};
+pub use table::{Choice, Effect, FRONT_ENDS, Key, Kind, Table, VHOST, VVU_MEMORY};
 pub use values::Values;

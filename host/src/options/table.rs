@@ -11,9 +11,10 @@ pub struct Table {
     pub device: &'static str,
     /// One sentence for the list of devices in `--help`.
     pub about: &'static str,
-    /// The device's own keys, in the order that help shows them. [`VHOST`] and [`VVU_MEMORY`] are
-    /// added to each table.
+    /// The device's own keys, in the order that help shows them.
     pub keys: &'static [Key],
+    /// The keys that say where front-ends find it: of a device [`FRONT_ENDS`].
+    pub front_ends: &'static [Key],
     /// Several flags with one `vhost=` are one device of several parts, see [`Values::further`].
     /// Without it they are an error.
     ///
@@ -123,8 +124,8 @@ pub const VVU_MEMORY: Key = Key::new(
 )
 .default("files");
 
-/// The keys of every device.
-pub(super) const COMMON: &[Key] = &[VHOST, VVU_MEMORY];
+/// The keys of every device that say where front-ends find it.
+pub const FRONT_ENDS: &[Key] = &[VHOST, VVU_MEMORY];
 
 impl Table {
     /// Panics if the table contradicts itself: it is part of the program, and would refuse or
@@ -146,6 +147,10 @@ impl Table {
                 key.default.is_empty() || !key.required,
                 "--{flag}: {name} needs no default"
             );
+            assert!(
+                !FLAGS.contains(&name),
+                "--{flag}: {name} is a flag of every command"
+            );
             default_of(key);
             let mut others = keys.iter().skip(index + 1);
             if let Some(other) = others.find(|other| names(key).any(|name| other.is_called(name))) {
@@ -156,9 +161,9 @@ impl Table {
         assert!(positional <= 1, "--{flag}: only one key can be positional");
     }
 
-    /// All keys of the flag, its own before those of every device.
+    /// All keys of the flag, its own first.
     pub fn all_keys(&self) -> impl Iterator<Item = &'static Key> {
-        self.keys.iter().chain(COMMON)
+        self.keys.iter().chain(self.front_ends)
     }
 }
 
@@ -272,6 +277,7 @@ mod tests {
             device: "x",
             about: "…",
             keys,
+            front_ends: FRONT_ENDS,
             joins: false,
             example: "",
         }

@@ -8,9 +8,9 @@ use vudev_jail::nearest;
 
 use super::address::{Vhost, VvuMemory};
 use super::convert::{Value, Wrong, convert, default_of};
-use super::error::{OptionError, repeat};
+use super::error::{OptionError, Spelling, repeat};
 use super::grammar::{At, Element, Raw, end_column, split};
-use super::table::{COMMON, Effect, Key, Kind, Table, VHOST, VVU_MEMORY, same_name};
+use super::table::{Effect, Key, Kind, Table, VHOST, VVU_MEMORY, same_name};
 
 /// The checked values of one device, one for each key that was given or has a default.
 ///
@@ -27,10 +27,9 @@ pub struct Values {
 
 /// What a flag's argument may consist of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Schema {
-    pub(super) flag: &'static str,
-    pub(super) keys: &'static [Key],
-    pub(super) common: &'static [Key],
+struct Schema {
+    table: &'static Table,
+    spelling: Spelling,
 }
 
 #[derive(Debug, Clone)]
@@ -47,10 +46,10 @@ impl Values {
     /// # Errors
     /// One of the mistakes the user made, the leftmost of its kind, with key and column.
     pub fn parse(table: &'static Table, argument: &str) -> Result<Self, OptionError> {
-        Self::with_schema(Schema::of(table), argument)
-    }
-
-    pub(super) fn with_schema(schema: Schema, argument: &str) -> Result<Self, OptionError> {
+        let schema = Schema {
+            table,
+            spelling: Spelling::Argument,
+        };
         let elements = split(argument).map_err(|wrong| {
             let error = schema.error(wrong.problem).column(Some(wrong.column));
             let error = wrong
@@ -59,7 +58,27 @@ impl Values {
                 .fold(error, |error, key| error.key(&key));
             error.remedy(wrong.remedy)
         })?;
-        let end = end_column(argument);
+        let assignments = schema.assign(elements)?;
+        Self::of(schema, assignments, end_column(argument))
+    }
+
+    /// Of keys that are arguments of their own, each with its value.
+    ///
+    /// # Errors
+    /// As [`Values::parse`], without columns.
+    pub(super) fn of_words(
+        table: &'static Table,
+        words: Vec<(&'static Key, String)>,
+    ) -> Result<Self, OptionError> {
+        let schema = Schema {
+            table,
+            spelling: Spelling::Words,
+        };
+        let assignments = words.into_iter().map(|(key, text)| Schema::word(key, text));
+        Self::of(schema, assignments.collect(), 0)
+    }
+
+    fn of(schema: Schema, assignments: Vec<Assignment>, end: usize) -> Result<Self, OptionError> {
         let mut values = Self {
             schema,
             number: 0,
@@ -67,7 +86,7 @@ impl Values {
             entries: Vec::new(),
             further: Vec::new(),
         };
-        for assignment in schema.assign(elements)? {
+        for assignment in assignments {
             values.add(assignment)?;
         }
         values.complete()?;
@@ -87,6 +106,11 @@ impl Values {
     /// The values of the further flags for the same device, if its kind [`Table::joins`].
     pub fn further(&self) -> &[Self] {
         &self.further
+    }
+
+    /// Whether the table has this key.
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        self.schema.table.all_keys().any(|known| known.name == key)
     }
 
     /// Whether the user gave the key; else its default holds, if it has one.
@@ -113,7 +137,7 @@ impl Values {
         let note = |entry: &Entry| match entry.key.effect {
             Effect::Noted(reason) if !self.is_default(entry) => Some(format!(
                 "--{}: {}: accepted, but changes nothing here: {reason}",
-                self.schema.flag, entry.key.name
+                self.schema.table.device, entry.key.name
             )),
             Effect::Noted(_) | Effect::Honoured | Effect::Refused(_) => None,
         };
@@ -229,7 +253,12 @@ impl Values {
         let Assignment { key, column, value } = assignment;
         let value_column = value.column;
         if let Some(first) = self.column(key.name) {
-            let problem = format!("is given again, it already stands at column {first}");
+            let problem = match self.schema.spelling {
+                Spelling::Argument => {
+                    format!("is given again, it already stands at column {first}")
+                }
+                Spelling::Words => "is given twice".to_owned(),
+            };
             let error = self
                 .schema
                 .error(problem)
@@ -268,7 +297,7 @@ impl Values {
 
     /// Finds what is missing, and adds the defaults of what may be left out.
     fn complete(&mut self) -> Result<(), OptionError> {
-        for key in self.schema.all_keys() {
+        for key in self.schema.table.all_keys() {
             if self.value(key.name).is_some() {
                 continue;
             }
@@ -278,11 +307,13 @@ impl Values {
                     .error("is missing")
                     .key(key.name)
                     .column(Some(self.end));
+                let spelling = self.schema.spelling;
                 let how = match key.value {
                     Kind::Vhost => {
-                        "add vhost=PATH, the socket that front-ends connect to".to_owned()
+                        let pair = spelling.pair(key.name, "PATH");
+                        format!("add {pair}, the socket that front-ends connect to")
                     }
-                    kind => format!("add {}={}", key.name, kind.placeholder()),
+                    kind => format!("add {}", spelling.pair(key.name, &kind.placeholder())),
                 };
                 return Err(error.remedy(how));
             }
@@ -315,7 +346,7 @@ impl Values {
         panic!(
             "--{} may be without {key}: give the key `.required()` or `.default(…)`, or use the \
              optional getter",
-            self.schema.flag
+            self.schema.table.device
         )
     }
 }
@@ -333,42 +364,42 @@ struct Assignment {
 }
 
 impl Schema {
-    pub(super) fn of(table: &'static Table) -> Self {
-        Self {
-            flag: table.device,
-            keys: table.keys,
-            common: COMMON,
+    /// A key that is an argument of its own, and its value as it stands. A list is written as in
+    /// an argument for all keys.
+    fn word(key: &'static Key, text: String) -> Assignment {
+        let list = match key.value {
+            Kind::Numbers { .. } => split(&text).ok().and_then(|mut elements| {
+                let last = elements.pop();
+                last.filter(|_| elements.is_empty())
+            }),
+            _ => None,
+        };
+        let what = match list {
+            Some(Element::Bare(At { what, .. })) => what,
+            Some(Element::Pair { .. }) | None => Raw::Text { text, quoted: true },
+        };
+        Assignment {
+            key,
+            column: 0,
+            value: At { column: 0, what },
         }
-    }
-
-    /// Of a flag that is no device.
-    pub(super) fn without_vhost(table: &'static Table) -> Self {
-        Self {
-            flag: table.device,
-            keys: table.keys,
-            common: &[],
-        }
-    }
-
-    pub(super) fn all_keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
-        self.keys.iter().chain(self.common)
     }
 
     fn error(&self, problem: impl std::fmt::Display) -> OptionError {
-        OptionError::new(self.flag, problem)
+        OptionError::new(self.table.device, problem).spelled(self.spelling)
     }
 
     fn find(&self, name: &str) -> Option<&'static Key> {
-        self.all_keys().find(|key| key.is_called(name))
+        self.table.all_keys().find(|key| key.is_called(name))
     }
 
     fn assert_known(&self, name: &str) {
-        let known = self.all_keys().any(|key| key.name == name);
-        assert!(known, "--{} has no key {name}", self.flag);
+        let known = self.table.all_keys().any(|key| key.name == name);
+        assert!(known, "--{} has no key {name}", self.table.device);
     }
 
     fn twice(&self, key: &Key) -> &'static str {
-        match key.positional {
+        match key.positional && self.spelling == Spelling::Argument {
             true => "remove one; a first element without `=` is this key's value",
             false => "remove one",
         }
@@ -377,10 +408,14 @@ impl Schema {
     /// Finds each element's key. A first element without `=` is the positional value, unless it
     /// can only be a flag.
     fn assign(&self, elements: Vec<Element>) -> Result<Vec<Assignment>, OptionError> {
-        let positional = self.all_keys().find(|key| key.positional).filter(|key| {
-            let first = elements.first();
-            !first.is_some_and(|first| self.is_but_a_flag(first, key, &elements))
-        });
+        let positional = self
+            .table
+            .all_keys()
+            .find(|key| key.positional)
+            .filter(|key| {
+                let first = elements.first();
+                !first.is_some_and(|first| self.is_but_a_flag(first, key, &elements))
+            });
         elements
             .into_iter()
             .enumerate()
@@ -465,10 +500,10 @@ impl Schema {
     }
 
     fn unknown(&self, name: &str, column: usize) -> OptionError {
-        let names = self.all_keys().map(|key| key.name);
+        let names = self.table.all_keys().map(|key| key.name);
         let remedy = match nearest(name, names) {
             Some(name) => format!("did you mean {name}?"),
-            None => format!("see `help {}` for its keys", self.flag),
+            None => format!("see `help {}` for its keys", self.table.device),
         };
         let problem = format!("unknown key {}", repeat(name));
         self.error(problem).column(Some(column)).remedy(remedy)

@@ -93,7 +93,7 @@ impl<'a> Opening<'a> {
 /// The layout of memory is a function's, and one for all flags of a device.
 fn check_memory(values: &Values) -> Result<(), OptionError> {
     let key = VVU_MEMORY.name;
-    let given = |values: &&Values| values.is_given(key);
+    let given = |values: &&Values| values.knows(key) && values.is_given(key);
     if let Vhost::Socket(_) = values.vhost()
         && let Some(values) = std::iter::once(values).chain(values.further()).find(given)
     {

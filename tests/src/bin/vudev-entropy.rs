@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use vudev_executor::File;
-use vudev_host::options::{Key, Kind, OptionError, Table, Values};
+use vudev_host::options::{FRONT_ENDS, Key, Kind, OptionError, Table, Values};
 use vudev_host::{CreateError, DeviceKind, Given, Opened, PolicySource, Registry};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
@@ -52,6 +52,7 @@ static TABLE: Table = Table {
         )
         .default("4k"),
     ],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "vhost=/tmp/vu-entropy",
 };

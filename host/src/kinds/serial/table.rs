@@ -2,7 +2,7 @@
 //! come to is [`super`]'s.
 
 use crate::kinds::{MAX_QUEUE_SIZES, PCI_ADDRESS, VMM_ONLY};
-use crate::options::{Choice, Key, Kind, Table};
+use crate::options::{Choice, FRONT_ENDS, Key, Kind, Table};
 
 pub(super) const COMMAND_LINE: &str =
     "a VMM writes the guest's kernel command line; add console=hvc0 there";
@@ -103,6 +103,7 @@ pub(super) static TABLE: Table = Table {
         PCI_ADDRESS,
         MAX_QUEUE_SIZES,
     ],
+    front_ends: FRONT_ENDS,
     joins: true,
     example: "type=stdout,stdin,vhost=/tmp/vu-serial",
 };

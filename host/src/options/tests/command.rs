@@ -53,6 +53,92 @@ fn devices_are_mixed_and_repeated_and_keep_their_order() {
 }
 
 #[test]
+fn the_keys_of_one_device_can_be_arguments_of_their_own() {
+    let options = run(&[
+        "disk",
+        "--path",
+        "a,b=\"c\"",
+        "--log-level",
+        "debug",
+        "--ro",
+        "--block_size=4k",
+        "--jail=seccomp-mode=kill",
+        "--vhost",
+        "1",
+        "--sizes",
+        "[1,2]",
+    ]);
+    assert_eq!(names(&options), ["disk-0"]);
+    let values = &options.devices[0].values;
+    assert_eq!(values.text("path"), "a,b=\"c\"");
+    assert!(values.flag("ro"));
+    assert_eq!(values.number("block-size"), 4096);
+    assert_eq!(values.numbers("sizes"), [1, 2]);
+    assert_eq!(options.log_level, LevelFilter::Debug);
+    assert_eq!(options.jail.seccomp_mode, SeccompMode::Kill);
+    for help in ["-h", "--help"] {
+        match parse(&["disk", "--path", "a", help]) {
+            Ok(Command::Help(Topic::Device(table))) => assert_eq!(table.device, "disk"),
+            other => panic!("{help}: {other:?}"),
+        }
+    }
+    assert!(matches!(
+        parse(&["disk", "--version"]),
+        Ok(Command::Version)
+    ));
+}
+
+#[test]
+fn mistakes_in_arguments_for_keys_are_told_as_they_were_written() {
+    let vhost = ["disk", "--vhost", "v"];
+    let with = |more: &[&str]| wrong(&[&vhost[..], more].concat());
+    assert_eq!(with(&[]), "disk: --path: is missing: add --path PATH");
+    assert_eq!(
+        wrong(&["disk", "--path", "p"]),
+        "disk: --vhost: is missing: add --vhost PATH, the socket that front-ends connect to"
+    );
+    assert_eq!(
+        with(&["--path"]),
+        "--path: needs a value: write --path PATH"
+    );
+    assert_eq!(
+        with(&["--path", "--ro"]),
+        "--path: needs a value: write --path PATH"
+    );
+    assert_eq!(
+        with(&["--path", "p", "--path", "q"]),
+        "disk: --path: is given twice: remove one"
+    );
+    assert_eq!(
+        with(&["--path", "p", "--queues", "17"]),
+        "disk: --queues: \"17\" is more than 16: write a number from 1 to 16"
+    );
+    assert_eq!(
+        with(&["--path", "p", "--sizes", "[1,x]"]),
+        "disk: --sizes: \"x\" is not a number in decimal, 0x, 0o or 0b: write a number from 1 to 9"
+    );
+    assert_eq!(
+        with(&["--path", "p", "--sizes", "[1],2"]),
+        "disk: --sizes: \"[1],2\" is not a number in decimal, 0x, 0o or 0b: \
+         write a number from 1 to 9"
+    );
+    assert_eq!(
+        with(&["--pth", "p"]),
+        "unknown argument \"--pth\": did you mean disk --path?"
+    );
+    assert_eq!(with(&["p"]), "unknown argument \"p\": see vudev --help");
+    assert_eq!(
+        with(&["--port", "vhost=1"]),
+        "unknown argument \"--port\": see vudev --help"
+    );
+    // Only the first argument is a device.
+    assert_eq!(
+        wrong(&["--log-level=off", "disk"]),
+        "unknown argument \"disk\": did you mean --disk?"
+    );
+}
+
+#[test]
 fn options_stand_anywhere_among_the_devices() {
     let options = run(&[
         "--log-level=debug",

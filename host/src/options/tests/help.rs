@@ -1,11 +1,11 @@
 //! The texts of `--help`, against the tables they are made from.
 
 use super::{DISK, PORT};
-use crate::kind::DeviceKind;
+use crate::kinds::vvu_proxy::VvuProxy;
 use crate::kinds::{Block, Serial};
 use crate::options::help::Topic;
-use crate::options::table::COMMON;
 use crate::options::{CommandLine, Values};
+use crate::registry::ProcessKind;
 
 const LINE: CommandLine<'static> = CommandLine {
     program: "vudev",
@@ -50,9 +50,9 @@ fn a_device_lists_each_key_with_type_range_default_meaning_and_fate() {
 
 #[test]
 fn every_key_of_every_device_is_in_its_help_and_every_example_parses() {
-    for table in [Serial::table(), Block::table()] {
+    for table in [Serial::table(), Block::table(), VvuProxy::table()] {
         let text = LINE.help(Topic::Device(table));
-        for key in table.keys.iter().chain(COMMON) {
+        for key in table.all_keys() {
             assert!(text.contains(key.name), "{}: {}", table.device, key.name);
             assert!(!key.meaning.is_empty(), "{}: {}", table.device, key.name);
         }
@@ -62,7 +62,7 @@ fn every_key_of_every_device_is_in_its_help_and_every_example_parses() {
 
 #[test]
 fn no_line_is_wider_than_a_terminal() {
-    let tables = [Serial::table(), Block::table()];
+    let tables = [Serial::table(), Block::table(), VvuProxy::table()];
     let line = CommandLine {
         program: "vudev",
         tables: &tables,
@@ -73,6 +73,7 @@ fn no_line_is_wider_than_a_terminal() {
         Topic::Check,
         Topic::Device(tables[0]),
         Topic::Device(tables[1]),
+        Topic::Device(tables[2]),
     ];
     for text in topics.map(|topic| line.help(topic)) {
         for line in text.lines() {

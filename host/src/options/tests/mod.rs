@@ -4,7 +4,7 @@ mod command;
 mod help;
 mod values;
 
-use super::{Choice, Key, Kind, Table};
+use super::{Choice, FRONT_ENDS, Key, Kind, Table};
 
 /// A device with a key of each kind.
 pub(super) static DISK: Table = Table {
@@ -42,6 +42,7 @@ pub(super) static DISK: Table = Table {
         Key::new("pci-address", Kind::PciAddress, "the slot").noted("a VMM's matter"),
         Key::flag("packed", "packed rings").refused("they are not built"),
     ],
+    front_ends: FRONT_ENDS,
     joins: false,
     example: "path=disk.img,vhost=/tmp/vu-disk",
 };
@@ -51,6 +52,7 @@ pub(super) static PORT: Table = Table {
     device: "port",
     about: "a port for tests",
     keys: &[Key::flag("stdin", "keys").exclusive()],
+    front_ends: FRONT_ENDS,
     joins: true,
     example: "vhost=/tmp/vu-port",
 };

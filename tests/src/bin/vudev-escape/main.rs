@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use vudev_executor::{File, Handle, Task};
-use vudev_host::options::{OptionError, Table, Values};
+use vudev_host::options::{FRONT_ENDS, OptionError, Table, Values};
 use vudev_host::{CreateError, DeviceKind, Given, Opened, Registry};
 use vudev_tests::attempt::{Attempt, RESULT_PENDING};
 use vudev_tests::intruder::leaks::{LEAKS, Leaked, leaks};
@@ -73,6 +73,7 @@ macro_rules! kind {
                     device: $name,
                     about: "a device that tries to break out of its jail",
                     keys: &[],
+                    front_ends: FRONT_ENDS,
                     joins: false,
                     example: "vhost=/tmp/vu-escape",
                 };
