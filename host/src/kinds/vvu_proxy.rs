@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags};
 use serde::{Deserialize, Serialize};
 use vudev_executor::{Handle, Latch};
 use vudev_proxy::pci::Identity;
+use vudev_proxy::pci::layout::VHOST_QUEUES_MAX;
 use vudev_proxy::{OPERATIONS, Parts, Proxy, ProxyError, SharedMemory};
 
 use super::{Open, open};
@@ -197,6 +198,11 @@ impl From<ProxyError> for CreateError {
 impl Served for Proxy {
     fn operations(&self) -> u32 {
         OPERATIONS
+    }
+
+    /// Those that a device of the device VM's may have.
+    fn queues(&self) -> u16 {
+        VHOST_QUEUES_MAX
     }
 
     /// Nothing that a notice tells of is a proxy's.
