@@ -390,8 +390,6 @@ fn with_neither_namespaces_nor_filter_only_what_is_listed_passes() -> Result<()>
     victim.end_well()
 }
 
-/// Other architectures lack some of the calls that are attempted.
-#[cfg(target_arch = "x86_64")]
 /// Neither a front-end nor a supervisor can give a device a second ring, by mistake or on purpose.
 #[test]
 fn the_kernel_sends_nobody_a_ring() -> Result<()> {

@@ -76,6 +76,7 @@ impl Leaked {
     }
 
     /// The supervisor's mounts, as an argument of a 32-bit call.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn mounts(&self) -> u32 {
         self.namespaces[1].cast_unsigned()
     }
