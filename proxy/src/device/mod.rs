@@ -37,6 +37,9 @@ const BACKEND_UP: u32 = 1 << 0;
 /// A front-end is there.
 const FRONTEND_UP: u32 = 1 << 1;
 
+/// The only type of interrupts that there are any of (`VFIO_PCI_MSIX_IRQ_INDEX`).
+const MSIX_INTERRUPTS: u32 = 2;
+
 /// Between two lines of the log about what either side did wrong.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -278,10 +281,8 @@ impl vfio_user::Function for Device {
     }
 
     fn interrupts(&self, index: u32) -> u32 {
-        /// `VFIO_PCI_MSIX_IRQ_INDEX`.
-        const MSIX: u32 = 2;
         match index {
-            MSIX => u32::from(VECTORS),
+            MSIX_INTERRUPTS => u32::from(VECTORS),
             _ => 0,
         }
     }
@@ -305,7 +306,11 @@ impl vfio_user::Function for Device {
     }
 
     fn set_interrupts(&self, set: SetInterrupts<'_>) -> Result<(), Errno> {
-        self.msix.set(set)
+        match set.index {
+            MSIX_INTERRUPTS => self.msix.set(set),
+            // None of another type: nothing to be done, and nothing to be done to these.
+            _ => Ok(()),
+        }
     }
 
     fn reset(&self) {

@@ -213,7 +213,11 @@ impl Session {
                 let mut wire = Wire::new(&socket, MESSAGE_MAX, DESCRIPTORS_MAX);
                 matches!(wire.send(message, None).await, Ok(true))
             }
-            None => false,
+            None => {
+                // A driver that goes on and on leaves time for all else.
+                self.device.handle().yield_now().await;
+                false
+            }
         };
         if !sent {
             self.device

@@ -2,7 +2,7 @@
 //! they lie in. With an IOMMU in the device VM a range is a page, and there are hundreds; each
 //! file is mapped once, whole, however many ranges lie in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::Ordering;
@@ -15,8 +15,12 @@ use crate::vfio_user::{DmaMap, DmaUnmap};
 /// How many ranges there may be: the protocol's own default, `max_dma_maps`.
 const RANGES_MAX: usize = 65_535;
 
-/// How many files. A VM has one for each of its memory backends.
+/// How many mappings of files. A VM has one for each of its memory backends, and one more for each
+/// time that a file has grown while a range of before lasts.
 const FILES_MAX: usize = 64;
+
+/// How many refusals of one client are explained in the log. An honest one gets none.
+const REFUSALS_LOGGED: u32 = 16;
 
 /// An access that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +49,9 @@ pub enum DmaError {
 pub struct Dma {
     /// By first address, without overlaps.
     ranges: BTreeMap<u64, Range>,
-    /// By device and inode. A file that no range lies in any more is not mapped any more.
-    files: HashMap<(u64, u64), Weak<File>>,
+    /// A file that no range lies in any more is not mapped any more.
+    files: Vec<Weak<File>>,
+    refusals: u32,
 }
 
 struct Range {
@@ -64,6 +69,8 @@ struct Place {
 
 /// A whole file, as memory whose addresses are offsets.
 struct File {
+    /// Device and inode.
+    key: (u64, u64),
     size: u64,
     memory: Rc<GuestMemory>,
 }
@@ -121,17 +128,20 @@ impl Dma {
     fn file(&mut self, file: OwnedFd, end: u64) -> Result<Rc<File>, Errno> {
         let stat = rustix::fs::fstat(&file)?;
         let key = (stat.st_dev, stat.st_ino);
-        let there = self.files.get(&key).and_then(Weak::upgrade);
-        if let Some(there) = there.filter(|there| there.size >= end) {
+        let mut there = self.files.iter().filter_map(Weak::upgrade);
+        if let Some(there) = there.find(|there| there.key == key && there.size >= end) {
             return Ok(there);
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if size < end {
-            log::warn!("DMA_MAP: its file has {size} bytes, and the range ends at {end}");
+            self.explain(format_args!(
+                "its file has {size} bytes, and the range ends at {end}"
+            ));
             return Err(Errno::INVAL);
         }
-        self.files.retain(|_, file| file.strong_count() > 0);
-        if self.files.len() >= FILES_MAX && !self.files.contains_key(&key) {
+        self.forget_unused();
+        if self.files.len() >= FILES_MAX {
+            self.explain(format_args!("{FILES_MAX} files are mapped already"));
             return Err(Errno::NOSPC);
         }
         let layout = RegionLayout {
@@ -142,15 +152,28 @@ impl Dma {
         };
         let memory = Region::map(layout, file).and_then(|region| GuestMemory::new(vec![region]));
         let memory = memory.map_err(|error| {
-            log::warn!("DMA_MAP: {error}");
+            self.explain(format_args!("{error}"));
             Errno::INVAL
         })?;
         let file = Rc::new(File {
+            key,
             size,
             memory: Rc::new(memory),
         });
-        self.files.insert(key, Rc::downgrade(&file));
+        self.files.push(Rc::downgrade(&file));
         Ok(file)
+    }
+
+    fn forget_unused(&mut self) {
+        self.files.retain(|file| file.strong_count() > 0);
+    }
+
+    /// Says why a range was refused, for the client is only told an errno.
+    fn explain(&mut self, why: std::fmt::Arguments<'_>) {
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals <= REFUSALS_LOGGED {
+            log::warn!("DMA_MAP: {why}");
+        }
     }
 
     /// Takes away all ranges within these addresses; there may be none.
@@ -171,7 +194,7 @@ impl Dma {
         while let Some((&address, _)) = self.ranges.range(first..=last).next() {
             self.ranges.remove(&address);
         }
-        self.files.retain(|_, file| file.strong_count() > 0);
+        self.forget_unused();
         Ok(())
     }
 
@@ -183,7 +206,7 @@ impl Dma {
     /// How many files are mapped.
     pub fn files(&self) -> usize {
         let mapped = |file: &&Weak<File>| file.strong_count() > 0;
-        self.files.values().filter(mapped).count()
+        self.files.iter().filter(mapped).count()
     }
 
     /// Copies from memory.
@@ -227,11 +250,16 @@ impl Dma {
     /// When it is not mapped readable, or not aligned.
     pub fn load_u16(&self, address: u64, order: Ordering) -> Result<u16, DmaError> {
         let mut value = None;
-        self.pieces(address, 2, Purpose::Read, |memory, offset, _| {
+        let outside = DmaError::NotMapped { address, len: 2 };
+        self.pieces(address, 2, Purpose::Read, |memory, offset, len| {
+            // A word over the edge of two ranges is none.
+            if len < 2 {
+                return Err(outside);
+            }
             value = Some(memory.load_u16(offset, order)?);
             Ok(())
         })?;
-        value.ok_or(DmaError::NotMapped { address, len: 2 })
+        value.ok_or(outside)
     }
 
     /// Writes a 16-bit word in one access.
@@ -240,7 +268,11 @@ impl Dma {
     ///
     /// When it is not mapped writable, or not aligned.
     pub fn store_u16(&self, address: u64, value: u16, order: Ordering) -> Result<(), DmaError> {
-        self.pieces(address, 2, Purpose::Write, |memory, offset, _| {
+        let outside = DmaError::NotMapped { address, len: 2 };
+        self.pieces(address, 2, Purpose::Write, |memory, offset, len| {
+            if len < 2 {
+                return Err(outside);
+            }
             Ok(memory.store_u16(offset, value, order)?)
         })
     }
@@ -411,6 +443,42 @@ mod tests {
         dma.write(0xffe, &[1, 2, 3, 4]).unwrap();
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
         assert_eq!(dma.map(map(Some(&pipe), 0x9000, 1, 0)), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn a_file_that_grows_and_grows_is_not_mapped_without_end() {
+        let mut dma = Dma::default();
+        let backing = file(0x1000);
+        let mut grow_and_map = |page: u64| {
+            let at = page << 12;
+            ftruncate(&backing, at + 0x1000).unwrap();
+            dma.map(map(Some(&backing), at, 0x1000, at))
+        };
+        for page in 0..64 {
+            assert_eq!(grow_and_map(page), Ok(()));
+        }
+        assert_eq!(grow_and_map(64), Err(Errno::NOSPC));
+        assert_eq!(dma.files(), 64);
+        dma.unmap(&unmap(0, 0xfff)).unwrap();
+        dma.map(map(Some(&backing), 0x80_0000, 0x1000, 64 << 12))
+            .unwrap();
+        assert_eq!(dma.files(), 64);
+    }
+
+    #[test]
+    fn a_word_over_the_edge_of_two_ranges_is_none_and_no_byte_beside_a_range_is_reached() {
+        let mut dma = Dma::default();
+        let backing = file(0x1000);
+        // Bytes 0 and 0x100 of the file, side by side.
+        dma.map(map(Some(&backing), 0x10, 1, 0)).unwrap();
+        dma.map(map(Some(&backing), 0x11, 1, 0x100)).unwrap();
+        let refused = |error: DmaError| matches!(error, DmaError::NotMapped { len: 2, .. });
+        assert!(refused(dma.load_u16(0x10, Ordering::Relaxed).unwrap_err()));
+        let stored = dma.store_u16(0x10, 0xffff, Ordering::Relaxed);
+        assert!(refused(stored.unwrap_err()));
+        let mut bytes = [0; 0x200];
+        rustix::io::pread(&backing, &mut bytes, 0).unwrap();
+        assert_eq!(bytes, [0; 0x200]);
     }
 
     #[test]
