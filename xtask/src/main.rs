@@ -4,6 +4,7 @@ mod apt;
 mod arm64;
 mod built;
 mod demo;
+mod fuzz;
 mod guest;
 mod image;
 mod kernel;
@@ -34,6 +35,8 @@ usage: cargo xtask COMMAND
   tidy            only the house rules that no other tool knows
   tightness       records what the tests make jailed devices call, and names unused rules
   arm64           builds all for 64-bit ARM, and tests it there in an emulated machine
+  fuzz [TARGET] [--seconds N]
+                  feeds what parses foreign bytes with all that a fuzzer thinks of, or one target
   guest           fetches and assembles the guest that demo and test use (they do it themselves)
   static          builds the vudev that device VMs of the tests run (test does it itself)
 ";
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["tightness", runs @ ..] => tightness::run(runs),
         ["arm64", filters @ ..] => arm64::run(filters),
+        ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["guest"] => guest::ensure().map(|_| ()),
         ["static"] => whole::ensure(),
         ["help" | "--help" | "-h"] => {

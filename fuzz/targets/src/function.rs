@@ -182,7 +182,7 @@ impl Lying {
 
     fn get(&self, register: Register) -> u32 {
         let kept = self.registers.borrow().get(&register).copied();
-        kept.unwrap_or(match register {
+        kept.unwrap_or_else(|| match register {
             FEATURES => 3,
             QUEUE_COUNT => 2,
             QUEUE_SIZE => 16,

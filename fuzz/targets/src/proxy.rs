@@ -24,7 +24,8 @@ const TURNS_MAX: u32 = 500;
 /// The driver's memory, where the function sees it, and what lies where in it.
 const MEMORY_SIZE: u64 = 0x1_0000;
 const MEMORY: u64 = 0x10_0000;
-const QUEUE: u64 = 0x1000;
+const PAGE: usize = 0x1000;
+const QUEUE: u64 = PAGE as u64;
 const AVAILABLE: u64 = 0x400;
 const USED: u64 = 0x800;
 const BUFFERS: u64 = 0x4000;
@@ -83,7 +84,6 @@ pub(crate) fn proxy(bytes: &[u8]) {
     let (front_ends, front_end_listener) = Place::listen();
     let parts = Parts {
         clients: client_listener,
-        front_ends: front_end_listener,
         shared_memory,
         identity: Default::default(),
         uuid: [7; 16],
@@ -112,7 +112,7 @@ pub(crate) fn proxy(bytes: &[u8]) {
             }
             vms.conclude().await;
         });
-        match select(pin!(proxy.run()), script).await {
+        match select(pin!(proxy.run(front_end_listener)), script).await {
             Either::Left(((), _)) => panic!("the proxy has ended by itself"),
             Either::Right(((), _)) => {}
         }
@@ -169,7 +169,7 @@ impl Vms {
         }
         self.store(DOORBELLS, 0x2000, &[0, 0, 3, 0]).await;
         self.store(VIRTIO, 0x14, &[15]).await;
-        self.write(0, &[0; 2 * QUEUE as usize]);
+        self.write(0, &[0; 2 * PAGE]);
         for head in 0..QUEUE_SIZE {
             self.describe(0, head, 2);
             self.write(AVAILABLE + 4 + 2 * u64::from(head), &head.to_le_bytes());
@@ -230,7 +230,7 @@ impl Vms {
             12 => self.front_end_otherwise(input).await,
             13 => {
                 let size = input.number() % (2 * MEMORY_SIZE);
-                let which = input.u8() % 2 == 0;
+                let which = input.u8().is_multiple_of(2);
                 let file = if which {
                     &self.files.memory
                 } else {
@@ -273,7 +273,7 @@ impl Vms {
         let number = u64::from(head + QUEUE_SIZE);
         self.write(BUFFERS + number * u64::from(BUFFER_SIZE), &message);
         // The chain as long as the message.
-        if input.u8() % 8 != 0 {
+        if !input.u8().is_multiple_of(8) {
             let bytes = u32::try_from(message.len()).expect("short");
             self.write(QUEUE + 16 * u64::from(head) + 8, &bytes.to_le_bytes());
         }

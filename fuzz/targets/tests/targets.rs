@@ -11,9 +11,8 @@ use std::{env, fs};
 
 use vudev_fuzz_targets::{TARGETS, Target};
 
-/// Inputs of each target: `CI` tries more.
-const CASES: u32 = 3_000;
-const CASES_IN_CI: u32 = 50_000;
+/// `CI` tries so many times as many inputs.
+const TIMES_IN_CI: u32 = 10;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -89,7 +88,7 @@ fn run(target: &Target, bytes: &[u8], what: &str) {
     }
 }
 
-fn tried(name: &str) {
+fn tried(name: &str, cases: u32) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
     let mut kept = Vec::new();
     for file in files(&fuzz().join("inputs").join(name)) {
@@ -103,11 +102,12 @@ fn tried(name: &str) {
         .and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0_u8));
     println!("VUDEV_SEED={seed}");
-    let cases = if env::var_os("CI").is_some() {
-        CASES_IN_CI
+    let times = if env::var_os("CI").is_some() {
+        TIMES_IN_CI
     } else {
-        CASES
+        1
     };
+    let cases = cases * times;
     let mut random = Random(seed);
     for case in 0..cases {
         let bytes = random.input(&kept, target.bytes_max);
@@ -116,10 +116,10 @@ fn tried(name: &str) {
 }
 
 macro_rules! targets {
-    ($($promise:ident => $target:literal,)*) => {
+    ($($promise:ident => $target:literal, $cases:literal;)*) => {
         $(#[test]
         fn $promise() {
-            tried($target);
+            tried($target, $cases);
         })*
 
         /// In the order of the list.
@@ -128,14 +128,14 @@ macro_rules! targets {
 }
 
 targets! {
-    no_message_of_a_vfio_user_client_breaks_the_codec => "vfio_user_codec",
-    no_client_driver_and_front_end_break_the_proxy => "vfio_user_proxy",
-    no_configuration_space_breaks_the_walk_of_capabilities => "capability_walk",
-    no_message_of_a_front_end_breaks_the_codec => "vhost_user_codec",
-    no_function_breaks_the_driver_and_the_session_above_it => "vvu_function",
-    no_descriptors_break_the_walk_of_a_chain => "chain_walk",
-    no_argument_breaks_the_options => "option_grammar",
-    no_text_breaks_the_policies => "policy_language",
+    no_message_of_a_vfio_user_client_breaks_the_codec => "vfio_user_codec", 4000;
+    no_client_driver_and_front_end_break_the_proxy => "vfio_user_proxy", 500;
+    no_configuration_space_breaks_the_walk_of_capabilities => "capability_walk", 4000;
+    no_message_of_a_front_end_breaks_the_codec => "vhost_user_codec", 4000;
+    no_function_breaks_the_driver_and_the_session_above_it => "vvu_function", 1500;
+    no_descriptors_break_the_walk_of_a_chain => "chain_walk", 1500;
+    no_argument_breaks_the_options => "option_grammar", 4000;
+    no_text_breaks_the_policies => "policy_language", 1000;
 }
 
 #[test]

@@ -60,6 +60,11 @@ pub(super) fn all() -> Vec<Excluded> {
             "it compiles thousands of policies, which takes minutes here, and loads none",
         ),
         Excluded::new(
+            "fuzz/targets/tests/targets",
+            "*",
+            "it reads its inputs from the sources, and what it tries is of no architecture",
+        ),
+        Excluded::new(
             "frontend/tests/storage_daemon",
             "*",
             "it needs qemu-storage-daemon",
