@@ -297,6 +297,12 @@ fn no_attempt_passes_under_the_policy_of_serial() -> Result<()> {
     in_a_whole_jail("as-serial", SERIAL)
 }
 
+/// What a device VM that has taken over its proxy could do.
+#[test]
+fn no_attempt_passes_under_the_policy_of_the_proxy() -> Result<()> {
+    in_a_whole_jail("as-vvu-proxy", VVU_PROXY)
+}
+
 /// Which layers a process without a host has, beside those that each has.
 #[derive(Clone, Copy, Debug)]
 struct Layers {
@@ -351,6 +357,7 @@ fn in_a_part(layers: Layers, case: &Case, policy: &str, victim: &Victim) -> Resu
 
 const BLOCK: &str = "block_device_vhost_user";
 const SERIAL: &str = "serial_device_vhost_user";
+const VVU_PROXY: &str = "vvu_proxy_device_vhost_user";
 
 #[test]
 fn without_the_filter_every_other_layer_refuses() -> Result<()> {
@@ -371,7 +378,7 @@ fn no_attempt_passes_without_namespaces() -> Result<()> {
         namespaces: false,
         filter: true,
     };
-    for policy in [BLOCK, SERIAL] {
+    for policy in [BLOCK, SERIAL, VVU_PROXY] {
         let make = |case: &Case| in_a_part(layers, case, policy, &victim);
         judge(&cases(policy)?, make, Case::is_as_filtered)?;
     }

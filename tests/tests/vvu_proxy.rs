@@ -22,6 +22,7 @@ use vudev_proxy::testing::{
     BACKEND_UP, DOORBELLS, DeviceVm, FIRST_KICK_VECTOR, Raw, SHARED_MEMORY, access, await_event,
     command, dma_map, event, header, longs, words,
 };
+use vudev_tests::VudevCommand;
 
 const MIB: u64 = 1 << 20;
 
@@ -119,6 +120,37 @@ fn a_front_end_whose_memory_is_the_ram_file_is_served_through_the_jail() {
     exchange(&mut vm, &front);
     drop((vm, front));
     running.stop();
+}
+
+/// A driver VM with two devices has a proxy for each: one RAM file, and sockets of their own. The
+/// front-ends come before the device VM does.
+#[test]
+fn several_proxies_and_a_device_run_side_by_side_on_one_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    File::create(path("ram")).unwrap().set_len(RAM).unwrap();
+    let mut command = VudevCommand::new().unwrap();
+    for number in 0..2 {
+        let (vfio, ram) = (path(&format!("vfio{number}")), path("ram"));
+        let options = format!("socket={},ram-file={}", vfio.display(), ram.display());
+        let vhost = path(&format!("vhost{number}"));
+        command = command.device("vvu-proxy", &options, &vhost);
+    }
+    let vudev = command
+        .serial("type=sink", &path("serial"))
+        .start()
+        .unwrap();
+    for number in 0..2 {
+        let front = Connection::open(path(&format!("vhost{number}"))).unwrap();
+        front
+            .raw(&table(RAM), &[File::open(path("ram")).unwrap().as_fd()])
+            .unwrap();
+        let mut vm = DeviceVm::start(&path(&format!("vfio{number}")));
+        vm.bring_up();
+        assert_eq!(vm.receive(), table(RAM));
+        exchange(&mut vm, &front);
+    }
+    vudev.stop().unwrap();
 }
 
 #[test]

@@ -73,17 +73,15 @@ impl Running {
     pub(crate) fn proxy(ram: Option<u64>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name);
-        let mut options = format!("socket={}", path("vfio").display());
+        let mut command = VudevCommand::new().unwrap().argument("vvu-proxy");
+        for (key, file) in [("--socket", "vfio"), ("--vhost", "socket")] {
+            command = command.argument(key).argument(path(file));
+        }
         if let Some(bytes) = ram {
             File::create(path("ram")).unwrap().set_len(bytes).unwrap();
-            options += &format!(",ram-file={}", path("ram").display());
+            command = command.argument("--ram-file").argument(path("ram"));
         }
-        let vudev = VudevCommand::new()
-            .unwrap()
-            .device("vvu-proxy", &options, &path("socket"))
-            .argument("--log-level=debug")
-            .start()
-            .unwrap();
+        let vudev = command.argument("--log-level=debug").start().unwrap();
         Self { vudev, directory }.ready()
     }
 

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         .with::<EscapeKind>()
         .with::<AsBlock>()
         .with::<AsSerial>()
+        .with::<AsVvuProxy>()
         .with_policies(POLICIES);
     vudev_host::run(&registry)
 }
@@ -98,6 +99,7 @@ macro_rules! kind {
 kind!(EscapeKind, "escape", "escape");
 kind!(AsBlock, "as-block", "block");
 kind!(AsSerial, "as-serial", "serial");
+kind!(AsVvuProxy, "as-vvu-proxy", "vvu_proxy");
 
 /// A file of its own; what leaks to it; and the terminal that it was started from, if it was: a
 /// console has one.
