@@ -110,6 +110,8 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
         .arg(folder().join("inputs").join(target))
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))
+        // Long inputs from the start: slow targets would never come to them.
+        .args(["-max_len=4096", "-len_control=0"])
         .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
         .arg("-print_final_stats=1")
         .current_dir(workspace::root());
