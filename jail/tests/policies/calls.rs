@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use vudev_jail::policy::{self, Action, Arch, Call, Policy, Program};
 
-use crate::table::{policies, programs};
+use crate::table::{DEVICES, policies, programs};
 
 /// Calls that no device makes. A name that an architecture does not have is skipped there; all
 /// that begin with `open` are added.
@@ -90,6 +90,31 @@ fn every_policy_allows_the_loop_and_the_report_of_its_end() {
     for (file, policy) in policies() {
         assert!(policy::missing(&policy).is_empty(), "{file}");
     }
+}
+
+/// All that the policies say is what they allow, so that each rule of one which is also a rule of
+/// the other allows nothing more.
+#[test]
+fn a_vvu_transport_adds_no_call_to_those_of_a_socket() {
+    let all: BTreeMap<_, _> = policies().collect();
+    let mut compared = 0;
+    for (file, vvu) in &all {
+        let Some(device) = file.strip_suffix("_vvu") else {
+            continue;
+        };
+        let socket = &all[&format!("{device}_vhost_user")];
+        assert_eq!(vvu.default, socket.default, "{file}");
+        for (number, rule) in &vvu.rules {
+            let others = socket.rules.get(number).map(|rule| &rule.filters);
+            for filter in &rule.filters {
+                assert_eq!(filter.action, Action::Allow, "{file}: {}", rule.name);
+                let known = others.is_some_and(|others| others.contains(filter));
+                assert!(known, "{file}: {}", rule.name);
+            }
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, DEVICES.len() * Arch::ALL.len());
 }
 
 #[test]

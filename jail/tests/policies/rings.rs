@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vudev_jail::{Embedded, ring};
 
-use crate::table::loaded;
+use crate::table::{DEVICES, loaded};
 
 /// Operations that open, connect or make a socket: said here again, so that a slip in the list of
 /// the crate is seen.
@@ -47,6 +47,18 @@ fn only_the_socket_transport_and_devices_with_clients_accept() {
         let clients = ACCEPT_CLIENTS.iter().any(|device| name.starts_with(device));
         let accepts = list.opcodes.contains(&accept);
         assert_eq!(accepts, socket || clients, "{name}");
+    }
+}
+
+#[test]
+fn a_vvu_transport_adds_no_operation_to_that_of_a_socket() {
+    for device in DEVICES {
+        let list = |ending| ring::allow_list(&format!("{device}_device_{ending}"), &Embedded);
+        let (vvu, socket) = (list("vvu").unwrap(), list("vhost_user").unwrap());
+        assert_eq!(vvu.flags, socket.flags, "{device}");
+        for opcode in vvu.opcodes {
+            assert!(socket.opcodes.contains(&opcode), "{device}: {opcode}");
+        }
     }
 }
 

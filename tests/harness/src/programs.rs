@@ -18,12 +18,17 @@ pub const STATIC_FOLDER: &str = "static";
 
 /// The static `vudev` of the target folder that the running program was built in.
 pub fn static_vudev() -> Result<PathBuf> {
+    static_program("vudev")
+}
+
+/// A static program of that folder.
+pub fn static_program(name: &str) -> Result<PathBuf> {
     let running = env::current_exe().context("where is the running program?")?;
     let mut candidates = running
         .ancestors()
-        .map(|folder| folder.join(STATIC_FOLDER).join("vudev"));
+        .map(|folder| folder.join(STATIC_FOLDER).join(name));
     let found = candidates.find(|program| program.is_file());
-    found.context("there is no static vudev; `cargo xtask static` builds it")
+    found.with_context(|| format!("there is no static {name}; `cargo xtask static` builds it"))
 }
 
 /// Adds programs to `/bin`. One that needs a loader is started through it, by a script of its name.

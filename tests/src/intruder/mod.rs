@@ -20,11 +20,13 @@ mod reports;
 pub mod ring;
 mod rings;
 mod sockets;
+pub mod vfio;
 
 use std::os::fd::RawFd;
 
 use self::leaks::Leaked;
 use self::ring::RawRing;
+use self::vfio::Vfio;
 
 pub use self::alone::names as names_alone;
 pub use self::hands::Outside;
@@ -88,6 +90,8 @@ pub struct Hands {
     pub file: RawFd,
     /// A terminal that the device was given, if it was.
     pub terminal: Option<RawFd>,
+    /// A function that front-ends come through, if they do.
+    pub vfio: Vfio,
     /// What there is outside.
     pub outside: Outside,
     /// What has leaked.
@@ -128,6 +132,7 @@ pub fn attempts() -> Vec<&'static Attempt> {
         namespaces::ATTEMPTS,
         memory::ATTEMPTS,
         kernel::ATTEMPTS,
+        vfio::ATTEMPTS,
     ]
     .into_iter()
     .flatten()

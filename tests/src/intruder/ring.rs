@@ -17,6 +17,7 @@ const OFFSET_ENTRIES: u64 = 0x1000_0000;
 const RING: &str = "anon_inode:[io_uring]";
 
 /// `struct io_rings` (`linux/io_uring_types.h`): indices in 32-bit words.
+const SUBMISSION_HEAD: usize = 0;
 const SUBMISSION_TAIL: usize = 1;
 const COMPLETION_TAIL: usize = 3;
 const SUBMISSION_MASK: usize = 4;
@@ -111,15 +112,22 @@ impl RawRing {
         }
         self.word(SUBMISSION_TAIL)
             .store(tail.wrapping_add(1), Ordering::Release);
-        let entered = call(libc::SYS_io_uring_enter, &[self.fd.into(), 1, 0, 1, 0, 0]);
+        // What the executor has staged goes first.
+        let head = self.word(SUBMISSION_HEAD).load(Ordering::Acquire);
+        let staged = i64::from(tail.wrapping_add(1).wrapping_sub(head));
+        let arguments = [self.fd.into(), staged, 0, 1, 0, 0];
+        let entered = call(libc::SYS_io_uring_enter, &arguments);
         let after = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
         if entered < 0 {
-            entered
-        } else if after == before {
+            return entered;
+        }
+        // Others' may come meanwhile: a function interrupts whenever its other side likes.
+        let news = (0..after.wrapping_sub(before)).rev();
+        let mut news = news.map(|index| self.completion(before.wrapping_add(index)));
+        match news.find(|(slot, _)| *slot == NO_SLOT) {
+            Some((_, result)) => result.into(),
             // It has begun and not ended: it was not refused.
-            0
-        } else {
-            self.completion(after.wrapping_sub(1)).into()
+            None => 0,
         }
     }
 
@@ -163,12 +171,14 @@ impl RawRing {
         unsafe { AtomicU32::from_ptr(self.rings.cast::<u32>().add(index)) }
     }
 
-    fn completion(&self, index: u32) -> i32 {
+    /// Whose it is, and its result.
+    fn completion(&self, index: u32) -> (u64, i32) {
         let index = index & self.word(COMPLETION_MASK).load(Ordering::Relaxed);
         // SAFETY: inside the mapped ring; the kernel has released it by its tail.
         unsafe {
             let completion = self.rings.add(COMPLETIONS + index as usize * COMPLETION);
-            completion.add(8).cast::<i32>().read_volatile()
+            let slot = completion.cast::<u64>().read_volatile();
+            (slot, completion.add(8).cast::<i32>().read_volatile())
         }
     }
 }

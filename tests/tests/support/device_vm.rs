@@ -79,7 +79,12 @@ impl DeviceVm {
 
     /// Starts a `vudev` in the background, as `$vudev`, and waits until its devices are ready.
     pub(crate) fn start_vudev(&mut self, arguments: &str, devices: usize) {
-        self.run(&format!("vudev {arguments} 2>/log & vudev=$!"));
+        self.start_program("vudev", arguments, devices);
+    }
+
+    /// The same of another program that is one.
+    pub(crate) fn start_program(&mut self, program: &str, arguments: &str, devices: usize) {
+        self.run(&format!("{program} {arguments} 2>/log & vudev=$!"));
         let ready = match devices {
             1 => "1 device is ready".to_owned(),
             many => format!("{many} devices are ready"),

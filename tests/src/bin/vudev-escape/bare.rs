@@ -14,6 +14,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use vudev_executor::{Allowed, Config, Executor, Ring};
 use vudev_jail::{Arch, Embedded, Jail, Limits, policy, ring};
 use vudev_tests::intruder::leaks::{self, Leaked};
+use vudev_tests::intruder::vfio::Vfio;
 use vudev_tests::intruder::{self, Hands, Outside, ring::RawRing};
 
 /// `argv[0]` of such a process.
@@ -55,6 +56,7 @@ fn attempt(arguments: &[String]) -> Option<()> {
         ring: RawRing::of_this_process(another).ok()?,
         file: file.as_raw_fd(),
         terminal: Some(terminal.as_raw_fd()),
+        vfio: Vfio::NONE,
         outside: Outside(outside.parse().ok()?),
         leaked: Leaked::of(&leaked, another)?,
         member: member.parse().ok()?,

@@ -22,6 +22,7 @@ use vudev_host::options::{FRONT_ENDS, OptionError, Table, Values};
 use vudev_host::{CreateError, DeviceKind, Given, Opened, Registry};
 use vudev_tests::attempt::{Attempt, RESULT_PENDING};
 use vudev_tests::intruder::leaks::{LEAKS, Leaked, leaks};
+use vudev_tests::intruder::vfio::Vfio;
 use vudev_tests::intruder::{self, Hands, Outside, ring::RawRing};
 use vudev_virtio::{ConfigReadOnly, Device, Identity, Queue, QueueError};
 
@@ -149,6 +150,7 @@ struct Escape {
     leaked: Vec<OwnedFd>,
     terminal: Option<OwnedFd>,
     ring: RawRing,
+    vfio: Vfio,
     result: Rc<Cell<i32>>,
     running: RefCell<Option<Task<()>>>,
 }
@@ -167,6 +169,7 @@ impl Escape {
             terminal,
             // Before the jail closes, as an intruder who comes later could not: generous to it.
             ring: RawRing::of_this_process(None)?,
+            vfio: Vfio::of_this_process(),
             result: Rc::new(Cell::new(0)),
             running: RefCell::new(None),
         })
@@ -202,6 +205,7 @@ impl Escape {
             ring: self.ring,
             file: self.file.as_fd().as_raw_fd(),
             terminal: self.terminal.as_ref().map(AsRawFd::as_raw_fd),
+            vfio: self.vfio,
             outside: Outside(u32::from_le_bytes(outside)),
             leaked,
             member: u16::from_le_bytes([c, d]),

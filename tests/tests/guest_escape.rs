@@ -1,0 +1,115 @@
+//! The device that tries to break out of its jail, with a real function of a device VM in its
+//! hands: under the policies of devices that are reached through one, VFIO does nothing more for
+//! it, and its ring no more than for one behind a socket (see `intruder.rs`, and `vudev-jail` on
+//! what these policies allow beside those).
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a suite whose own set-up fails has nothing to test"
+)]
+
+#[path = "support/device_vm.rs"]
+mod device_vm;
+
+use std::time::Instant;
+
+use device_vm::{DeviceVm, Function};
+use vudev_frontend::{FrontEnd, LIMIT, Parked};
+use vudev_jail::Embedded;
+use vudev_jail::ring::allow_list;
+use vudev_tests::attempt::RESULT_PENDING;
+use vudev_tests::intruder::{Attempt, FLAG, Filtered, OPERATION, attempts};
+use vudev_tests::{Assets, Guest, static_program};
+
+/// The number of an attempt, it, and its member.
+type Case = (usize, &'static Attempt, u16);
+
+/// Makes an attempt; `None` if the device has died of it.
+fn attempt(front: &mut FrontEnd, (number, _, member): Case) -> Option<i32> {
+    let mut bytes = [0; 8];
+    bytes[..2].copy_from_slice(&u16::try_from(number).unwrap().to_le_bytes());
+    bytes[2..4].copy_from_slice(&member.to_le_bytes());
+    let connection = front.connection();
+    connection.set_config(8, 0, &bytes).ok()?;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let result = connection.config(1, 4).ok()?;
+        let result = i32::from_le_bytes(result.try_into().unwrap());
+        if result != RESULT_PENDING || Instant::now() > deadline {
+            return Some(result);
+        }
+    }
+}
+
+/// Operations that every kernel of a device VM knows end here: Linux 6.12 has `IORING_OP_LISTEN`.
+const OPERATIONS: u16 = 58;
+
+/// Operations and flags that are not listed.
+fn of_the_ring(policy: &str) -> Vec<Case> {
+    /// Holds up all that comes after it (see `intruder.rs`).
+    const DRAIN: u16 = 1;
+    let list = allow_list(policy, &Embedded).unwrap();
+    let mut cases = Vec::new();
+    for (number, attempt) in attempts().into_iter().enumerate() {
+        let members: Vec<u16> = match attempt.name {
+            OPERATION => (0..OPERATIONS)
+                .filter(|opcode| {
+                    !list
+                        .opcodes
+                        .iter()
+                        .any(|listed| u16::from(*listed) == *opcode)
+                })
+                .collect(),
+            FLAG => (0..8)
+                .filter(|bit| list.flags & 1 << bit == 0 && *bit != DRAIN)
+                .collect(),
+            _ => continue,
+        };
+        cases.extend(members.into_iter().map(|member| (number, attempt, member)));
+    }
+    cases
+}
+
+/// What is asked of VFIO.
+fn of_vfio() -> impl Iterator<Item = Case> {
+    let all = attempts().into_iter().enumerate();
+    all.filter(|(_, attempt)| attempt.name.contains("VFIO") || attempt.name.contains("a bar"))
+        .map(|(number, attempt)| (number, attempt, 0))
+}
+
+#[test]
+fn a_device_with_a_function_in_its_hands_gets_nothing_more_of_vfio_or_its_ring() {
+    let (function, mut parked) = Function::new(|front| front.queue_size(16));
+    let guest = function.plug(Guest::new(&Assets::find().unwrap()));
+    let mut vm = DeviceVm::start(guest, &[&static_program("vudev-escape").unwrap()]);
+    vm.run("give-to-vfio 00:10.0");
+    let start = |vm: &mut DeviceVm, parked: Parked| {
+        vm.start_program("vudev-escape", "--as-block vhost=00:10.0", 1);
+        parked.resume().unwrap()
+    };
+    let mut front = start(&mut vm, parked);
+    let cases = of_the_ring("block_device_vvu");
+    for case @ (_, made, member) in &cases {
+        let Filtered::Fails(errnos) = made.filtered else {
+            panic!("{}: a device dies of it", made.name);
+        };
+        let result = attempt(&mut front, *case);
+        let refused = result.is_some_and(|result| errnos.contains(&-result));
+        assert!(refused, "{} [{member}]: {result:?}", made.name);
+    }
+    let mut calls = 0;
+    for case @ (_, made, _) in of_vfio() {
+        assert_eq!(attempt(&mut front, case), None, "{}", made.name);
+        // Its descriptors are closed with it, which resets the function for the next one.
+        parked = front.vanish().unwrap();
+        vm.logged(&format!("its policy forbids: {}(", made.call()));
+        vm.run("wait $vudev || :");
+        front = start(&mut vm, parked);
+        calls += 1;
+    }
+    println!("{} operations and flags, {calls} calls", cases.len());
+    assert!(cases.len() > 50 && calls == 8);
+    vm.run("kill $vudev; wait $vudev");
+    front.connection().wait_closed().unwrap();
+    vm.end();
+}
