@@ -44,6 +44,9 @@ fn attempt(front: &mut FrontEnd, (number, _, member): Case) -> Option<i32> {
 /// Operations that every kernel of a device VM knows end here: Linux 6.12 has `IORING_OP_LISTEN`.
 const OPERATIONS: u16 = 58;
 
+/// And flags: it has `IOSQE_CQE_SKIP_SUCCESS`.
+const FLAGS: u16 = 7;
+
 /// Operations and flags that are not listed.
 fn of_the_ring(policy: &str) -> Vec<Case> {
     /// Holds up all that comes after it (see `intruder.rs`).
@@ -60,7 +63,7 @@ fn of_the_ring(policy: &str) -> Vec<Case> {
                         .any(|listed| u16::from(*listed) == *opcode)
                 })
                 .collect(),
-            FLAG => (0..8)
+            FLAG => (0..FLAGS)
                 .filter(|bit| list.flags & 1 << bit == 0 && *bit != DRAIN)
                 .collect(),
             _ => continue,

@@ -1,5 +1,5 @@
-//! Builds programs as one static file each, for the device VMs of the tests: those have a kernel and
-//! busybox, and no C library. They are kept in `target/static/`, where `vudev_harness` looks for it.
+//! Builds programs as one static file each, for the device VMs of the tests: those have a kernel
+//! and busybox, and no C library. They are kept in `target/static/`, where `vudev_harness` looks.
 
 use std::fs;
 

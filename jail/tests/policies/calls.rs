@@ -92,8 +92,8 @@ fn every_policy_allows_the_loop_and_the_report_of_its_end() {
     }
 }
 
-/// All that the policies say is what they allow, so that each rule of one which is also a rule of
-/// the other allows nothing more.
+/// Of filters that do nothing but allow, fewer allow less; where there are others, both policies
+/// have the same.
 #[test]
 fn a_vvu_transport_adds_no_call_to_those_of_a_socket() {
     let all: BTreeMap<_, _> = policies().collect();
@@ -105,12 +105,14 @@ fn a_vvu_transport_adds_no_call_to_those_of_a_socket() {
         let socket = &all[&format!("{device}_vhost_user")];
         assert_eq!(vvu.default, socket.default, "{file}");
         for (number, rule) in &vvu.rules {
-            let others = socket.rules.get(number).map(|rule| &rule.filters);
-            for filter in &rule.filters {
-                assert_eq!(filter.action, Action::Allow, "{file}: {}", rule.name);
-                let known = others.is_some_and(|others| others.contains(filter));
-                assert!(known, "{file}: {}", rule.name);
-            }
+            let others = socket.rules.get(number).map(|rule| &rule.filters[..]);
+            let others = others.unwrap_or_default();
+            let mut both = rule.filters.iter().chain(others);
+            let no_more = match both.all(|filter| filter.action == Action::Allow) {
+                true => rule.filters.iter().all(|filter| others.contains(filter)),
+                false => rule.filters == others,
+            };
+            assert!(no_more, "{file}: {}", rule.name);
         }
         compared += 1;
     }
