@@ -116,3 +116,26 @@ fn jailed_devices_serve_by_pci_address_and_a_function_outlives_whoever_drives_it
     disk.connection().wait_closed().unwrap();
     vm.end();
 }
+
+#[test]
+fn a_user_who_is_not_root_serves_a_direct_file_whose_blocks_cannot_go_straight_to_a_bar() {
+    let assets = Assets::find().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    assets.make_ext4(&image, 16).unwrap();
+    let (function, front) = Function::new(|front| front.memory(2 << 20));
+    let guest = function.plug(Guest::new(&assets)).own_disk(&image);
+    let mut vm = DeviceVm::start(guest, &[&static_vudev().unwrap()]);
+    vm.run("give-to-vfio 00:10.0 && chown 65534 /dev/vfio/[0-9]*");
+    vm.run("mkdir -p /ext /etc && mount -t ext4 /dev/vda /ext");
+    vm.run(&format!(
+        "truncate -s {DISK} /ext/disk && chown 65534 /ext/disk"
+    ));
+    vm.run("echo nobody:x:65534:65534::/:/bin/sh >/etc/passwd");
+    let command = "'exec vudev --block path=/ext/disk,direct=true,vhost=00:10.0'";
+    vm.start_program("su nobody -s /bin/sh -c", command, 1);
+    let mut front = disk_works(front.resume().unwrap(), 6);
+    vm.run("kill $vudev; wait $vudev");
+    front.connection().wait_closed().unwrap();
+    vm.end();
+}

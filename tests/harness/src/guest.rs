@@ -436,7 +436,7 @@ impl RunningGuest {
     }
 
     fn keep(&mut self, line: &str) {
-        // The emulated port gives an empty line too many now and then, for a cause not yet known.
+        // A line that was told before its end had come (see `Lines::until`) leaves an empty one.
         if !line.starts_with("@@") && !line.is_empty() {
             self.output.push_str(line);
             self.output.push('\n');
