@@ -243,8 +243,9 @@ fn ram_file(values: &Values) -> Result<OwnedFd, OptionError> {
     let path = values.path(RAM_FILE);
     let make_it = || {
         format!(
-            "start the driver VM first, with memory-backend-file,mem-path={0},share=on, or make it \
-             with truncate -s SIZE {0}, SIZE being that of its memory",
+            "make it with truncate -s SIZE {0}, SIZE being that of the driver VM's memory; or \
+             start that VM first, with memory-backend-file,mem-path={0},share=on and a chardev \
+             that has reconnect-ms",
             path.display()
         )
     };
@@ -380,7 +381,7 @@ mod tests {
     fn a_file_is_there_with_its_size_or_the_remedy_says_how_it_comes_to_be() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ram");
-        let make_it = format!("or make it with truncate -s SIZE {}, SIZE", path.display());
+        let make_it = format!(": make it with truncate -s SIZE {}, SIZE", path.display());
         refused(&with_file(&path), "there is no ");
         refused(&with_file(&path), &make_it);
         let file = fs::File::create(&path).unwrap();
