@@ -8,8 +8,6 @@
 
 #[path = "support/network.rs"]
 mod network;
-#[path = "support/streams.rs"]
-mod streams;
 
 use std::env;
 use std::io::{Read, Write};
@@ -18,10 +16,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use vudev_tests::streams::{Md5, md5};
 use vudev_tests::{Assets, Guest, RunningGuest, Vudev, VudevCommand};
 
 use network::{Wire, ip, tap};
-use streams::{Md5, md5};
 
 /// MiB that go each way, if the environment does not say how many: a guest under software emulation
 /// is slow.

@@ -6,17 +6,13 @@
     reason = "a suite whose own set-up fails has nothing to test"
 )]
 
-#[path = "support/streams.rs"]
-mod streams;
-
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use tempfile::TempDir;
+use vudev_tests::streams::{call, exchange_all};
 use vudev_tests::{Assets, Guest, VudevCommand};
-
-use streams::{call, exchange_all};
 
 /// Connections at once, and sectors that each sends, in both directions.
 const CONNECTIONS: u32 = 20;

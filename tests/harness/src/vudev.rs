@@ -29,6 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub struct VudevCommand {
     program: PathBuf,
     arguments: Vec<OsString>,
+    devices: usize,
     sockets: Vec<PathBuf>,
     input: Stdio,
     output: Stdio,
@@ -46,6 +47,7 @@ impl VudevCommand {
         Self {
             program: program.to_owned(),
             arguments: Vec::new(),
+            devices: 0,
             sockets: Vec::new(),
             input: Stdio::null(),
             output: Stdio::null(),
@@ -53,12 +55,16 @@ impl VudevCommand {
         }
     }
 
-    /// Adds a device: `--kind options,vhost=socket`.
-    pub fn device(mut self, kind: &str, options: &str, socket: &Path) -> Self {
+    /// Adds a device: `--kind options,vhost=wire`. The wire is a socket's absolute path, or the
+    /// address of a PCI function.
+    pub fn device(mut self, kind: &str, options: &str, wire: &Path) -> Self {
         self.arguments.push(format!("--{kind}").into());
         self.arguments
-            .push(format!("{options},vhost={}", socket.display()).into());
-        self.sockets.push(socket.to_owned());
+            .push(format!("{options},vhost={}", wire.display()).into());
+        self.devices += 1;
+        if wire.is_absolute() {
+            self.sockets.push(wire.to_owned());
+        }
         self
     }
 
@@ -110,7 +116,7 @@ impl VudevCommand {
             command.stdin(input).stdout(output).stderr(errors);
         })?;
         let mut vudev = Vudev { process, log };
-        match vudev.wait_until_ready(&self.sockets) {
+        match vudev.wait_until_ready(&self.sockets, self.devices) {
             Ok(()) => Ok(vudev),
             Err(error) => bail!("{error:#}; vudev said:\n{}", vudev.log()?),
         }
@@ -140,13 +146,13 @@ impl Vudev {
             .collect()
     }
 
-    /// Sockets listen before there are processes behind them, and each device has one of each.
-    fn wait_until_ready(&mut self, sockets: &[PathBuf]) -> Result<()> {
+    /// Sockets listen before there are processes behind them.
+    fn wait_until_ready(&mut self, sockets: &[PathBuf], devices: usize) -> Result<()> {
         for socket in sockets {
             wait_until_listening(socket, &mut self.process, START_LIMIT)?;
         }
         let deadline = Instant::now() + START_LIMIT;
-        while self.devices()?.len() < sockets.len() {
+        while self.devices()?.len() < devices {
             if let Some(status) = self.process.wait_at_most(LOOK_AGAIN)? {
                 bail!(
                     "vudev ended with {} before its devices started",

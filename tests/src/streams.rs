@@ -1,8 +1,7 @@
 //! The host's side of what a guest sends and gets: streams of known contents, their checksums, and
 //! threads to do several at once.
 
-#![allow(dead_code, reason = "each suite uses its part of what they share")]
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "a suite whose own set-up fails has nothing to test"
 )]
@@ -15,18 +14,19 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vudev_tests::sums::{SECTOR, Sum, fill};
+use crate::sums::{SECTOR, Sum, fill};
 
 /// A guest answers within a second; a machine that runs all tests at once is slower.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// Does something beside all else.
 #[expect(clippy::disallowed_methods, reason = "the programs are the other side")]
-pub(crate) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     std::thread::spawn(work)
 }
 
 /// Calls a port of the guest's through the socket of a vsock device.
-pub(crate) fn call(path: &Path, port: u32) -> UnixStream {
+pub fn call(path: &Path, port: u32) -> UnixStream {
     let mut program = UnixStream::connect(path).unwrap();
     program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
     writeln!(program, "CONNECT {port}").unwrap();
@@ -63,7 +63,7 @@ fn exchange(mut program: UnixStream, stamp: u32, sectors: u32) -> String {
 }
 
 /// Exchanges so many sectors with all of them at once; sorted, as the guest's lines are.
-pub(crate) fn exchange_all(programs: Vec<UnixStream>, first: u32, sectors: u32) -> Vec<String> {
+pub fn exchange_all(programs: Vec<UnixStream>, first: u32, sectors: u32) -> Vec<String> {
     for program in &programs {
         program.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
         program.set_write_timeout(Some(ANSWER_LIMIT)).unwrap();
@@ -77,28 +77,30 @@ pub(crate) fn exchange_all(programs: Vec<UnixStream>, first: u32, sectors: u32) 
 }
 
 /// The checksum of a stream, by the program of that name.
-pub(crate) struct Md5(std::process::Child);
+pub struct Md5(std::process::Child);
 
 impl Md5 {
-    pub(crate) fn new() -> Self {
+    /// Of nothing so far.
+    pub fn new() -> Self {
         let mut command = Command::new("md5sum");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(command.spawn().unwrap())
     }
 
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
+    /// Takes in more.
+    pub fn add(&mut self, bytes: &[u8]) {
         self.0.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    /// As the program prints it.
-    pub(crate) fn sum(self) -> String {
+    /// As the program prints it of its standard input.
+    pub fn sum(self) -> String {
         let output = self.0.wait_with_output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 }
 
 /// The checksum of these bytes.
-pub(crate) fn md5(bytes: &[u8]) -> String {
+pub fn md5(bytes: &[u8]) -> String {
     let mut all = Md5::new();
     all.add(bytes);
     all.sum()
