@@ -9,6 +9,7 @@ pub(crate) const NEED_QEMU: [&str; 9] = [
     "guest_net",
     "guest_ports",
     "guest_sockets",
+    "guest_two",
     "guest_vvu",
     "qemu_img",
 ];

@@ -1,11 +1,11 @@
 //! A process with a deadline that does not outlive its owner. It is not for processes that are
 //! simply run to their end: `std::process::Command::output` does that.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -143,9 +143,14 @@ pub(crate) fn readable_before(fd: impl AsFd, deadline: Instant) -> io::Result<bo
 
 /// The same command, run by `setpriv --pdeathsig` where that exists, which keeps the process id.
 fn bound_to_parent(command: &Command) -> Command {
+    // Busybox has a program of that name as well, and it is another: a link to all of busybox.
+    let is_itself = |path: &&str| {
+        let found = fs::canonicalize(path);
+        found.is_ok_and(|path| path.ends_with("setpriv"))
+    };
     let Some(setpriv) = ["/usr/bin/setpriv", "/bin/setpriv"]
         .into_iter()
-        .find(|path| std::path::Path::new(path).exists())
+        .find(is_itself)
     else {
         return copy(command, Command::new(command.get_program()));
     };

@@ -382,11 +382,17 @@ pub struct RunningGuest {
 impl RunningGuest {
     /// Waits until the script has printed a line that contains `wanted`.
     pub fn wait_for(&mut self, wanted: &str) -> Result<String> {
-        let limit = self.deadline.saturating_duration_since(Instant::now());
-        let found = self.lines.until(wanted, limit);
-        let line = self.explain(found)?;
-        self.keep(&line);
-        Ok(line)
+        loop {
+            let next = self.lines.next(self.deadline);
+            let next = next.with_context(|| format!("waiting for {wanted:?}"));
+            let Some(line) = self.explain(next)? else {
+                return self.explain(Err(anyhow::anyhow!("ended without {wanted:?}")));
+            };
+            self.keep(&line);
+            if line.contains(wanted) {
+                return Ok(line);
+            }
+        }
     }
 
     /// Sends a line to the script's standard input.
