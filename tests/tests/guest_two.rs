@@ -57,3 +57,71 @@ fn all_five_devices_of_a_vudev_in_a_device_vm_serve_a_driver_vm_at_the_same_time
     assert_eq!(device.status, Some(0), "{}", device.output);
     assert_same(&driver.output, &Seen::from_lines(&device.output));
 }
+
+/// Serves a disk with a queue and a vector for each of four processors.
+const FOUR_QUEUES: &str = "
+    set -e
+    give-to-vfio 00:10.0
+    dd if=/dev/zero of=/tmp/disk bs=1M count=16 2>/dev/null
+    vudev --block path=/tmp/disk,queues=4,vhost=00:10.0 2>/tmp/log &
+    read -r ended
+    grep -F 'vfio-msix[' /proc/interrupts
+    kill $!
+    wait $! || cat /tmp/log
+    md5sum </tmp/disk
+";
+
+/// Uses all queues, with memory of the higher region and, once that is full, with that of the lower
+/// one.
+const TWO_REGIONS: &str = "
+    set -e
+    grep 'System RAM' /proc/iomem
+    echo queues: $(ls /sys/block/vda/mq | wc -l)
+    vudev-verify /dev/vda 20 1
+    dd if=/dev/zero of=/tmp/fill bs=1M count=1152 2>/dev/null
+    vudev-verify /dev/vda 20 2
+    rm /tmp/fill
+    md5sum </dev/vda
+";
+
+/// From here on memory is above what a 32-bit device reaches: q35 puts there what is above 2 GiB.
+const SECOND_REGION: &str = "100000000-13fffffff : System RAM";
+
+#[test]
+fn a_driver_vm_of_3_gib_in_two_regions_has_four_queues_with_a_vector_each_of_a_smaller_device_vm() {
+    let assets = Assets::find().unwrap();
+    let between = Between::new(&["vu-block"], 3072);
+    let device_vm = between.device_vm(&assets).script(FOUR_QUEUES);
+    let mut device_vm = device_vm.start().unwrap();
+    let driver_vm = with_programs(between.driver_vm(&assets))
+        .block(&between.path("vu-block"), 4)
+        .processors(4)
+        .script(TWO_REGIONS);
+    let driver = driver_vm.run().unwrap();
+    device_vm.send("ended").unwrap();
+    let device = device_vm.finish().unwrap();
+    println!("{}{}", driver.output, device.output);
+    assert_eq!((driver.status, device.status), (Some(0), Some(0)));
+    assert!(driver.output.contains(SECOND_REGION));
+    assert!(driver.output.contains("queues: 4"));
+    assert_eq!(driver.output.matches("wrong sectors: 0").count(), 2);
+    // The last line of both is the disk's.
+    assert_eq!(driver.output.lines().last(), device.output.lines().last());
+    let memory = between.memory_on_disk();
+    assert!(memory < 3 << 30, "{memory} bytes: all of it was touched");
+    for vector in FIRST_KICK..FIRST_KICK + 4 {
+        let interrupts = interrupts(&device.output, vector);
+        assert!(interrupts > 0, "vector {vector}: {}", device.output);
+    }
+}
+
+/// The vectors before are those of the receive queue, the transmit queue and the configuration.
+const FIRST_KICK: usize = 3;
+
+/// How often a vector has come, of a line of /proc/interrupts.
+fn interrupts(output: &str, vector: usize) -> u64 {
+    let name = format!("vfio-msix[{vector}](0000:00:10.0)");
+    let line = output.lines().find(|line| line.contains(&name));
+    let counts = line.unwrap_or_default().split_whitespace().skip(1);
+    counts.map_while(|word| word.parse::<u64>().ok()).sum()
+}

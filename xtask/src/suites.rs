@@ -1,8 +1,9 @@
 //! Facts about the suites that more than one command needs.
 
 /// Suites of `tests/tests` that start QEMU, or its tools, from `target/guest/`.
-pub(crate) const NEED_QEMU: [&str; 9] = [
+pub(crate) const NEED_QEMU: [&str; 10] = [
     "guest",
+    "guest_again",
     "guest_all",
     "guest_disk",
     "guest_escape",

@@ -152,7 +152,12 @@ impl Vudev {
             wait_until_listening(socket, &mut self.process, START_LIMIT)?;
         }
         let deadline = Instant::now() + START_LIMIT;
-        while self.devices()?.len() < devices {
+        // One on a function is ready when it says so: nothing can be seen of it.
+        let on_functions = devices - sockets.len();
+        let ready = |log: &str| log.matches(": ready at ").count();
+        while self.devices()?.len() < devices
+            || (on_functions > 0 && ready(&self.log()?) < devices)
+        {
             if let Some(status) = self.process.wait_at_most(LOOK_AGAIN)? {
                 bail!(
                     "vudev ended with {} before its devices started",

@@ -22,6 +22,9 @@ use vudev_tests::sums::{SECTOR, Sum, fill};
 const HOST: u32 = 2;
 const ANY: u32 = u32::MAX;
 
+/// `SO_VM_SOCKETS_CONNECT_TIMEOUT` of the same.
+const CONNECT_TIMEOUT: libc::c_int = 6;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, what, port, connections, sectors] = arguments.as_slice() else {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
 fn connected(port: u32, connections: u32) -> io::Result<Vec<OwnedFd>> {
     let connect = |_| {
         let socket = stream()?;
+        be_patient(&socket)?;
         address(&socket, HOST, port, libc::connect)?;
         Ok(socket)
     };
@@ -69,6 +73,25 @@ fn stream() -> io::Result<OwnedFd> {
         flags,
         None,
     )?)
+}
+
+/// Linux waits 2 s for a connection, which is too little for a host that is very busy.
+#[expect(unsafe_code, reason = "no crate of ours has this option")]
+fn be_patient(socket: &OwnedFd) -> io::Result<()> {
+    let limit = libc::timeval {
+        tv_sec: 60,
+        tv_usec: 0,
+    };
+    let size = size_of::<libc::timeval>();
+    let size = size.try_into().map_err(io::Error::other)?;
+    let (raw, option) = (socket.as_raw_fd(), CONNECT_TIMEOUT);
+    // SAFETY: the value is a live local of that size, and the descriptor is open.
+    let result =
+        unsafe { libc::setsockopt(raw, libc::AF_VSOCK, option, (&raw const limit).cast(), size) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Calls connect(2) or bind(2) with an address of AF_VSOCK.

@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -67,6 +68,11 @@ impl Between {
         Guest::new(assets)
             .memory(self.memory_mib)
             .memory_file(&self.path("memory"))
+    }
+
+    /// How much of the driver VM's memory is more than a hole in its file.
+    pub(crate) fn memory_on_disk(&self) -> u64 {
+        fs::metadata(self.path("memory")).unwrap().blocks() * 512
     }
 
     fn open_memory(&self) -> OwnedFd {
