@@ -41,7 +41,8 @@ pub fn call(path: &Path, port: u32) -> UnixStream {
 }
 
 /// A program of the host: the checksums of what it got and of what it sent, as `vudev-sockets`
-/// prints them the other way round.
+/// prints them the other way round. The guest is told the end when all that it has sent is here: it
+/// may be switched off then, and what it still had would be lost.
 fn exchange(mut program: UnixStream, stamp: u32, sectors: u32) -> String {
     let mut writer = program.try_clone().unwrap();
     let sending = aside(move || {
@@ -51,15 +52,16 @@ fn exchange(mut program: UnixStream, stamp: u32, sectors: u32) -> String {
             sum.add(&sector);
             writer.write_all(&sector).unwrap();
         }
-        writer.shutdown(Shutdown::Write).unwrap();
         sum.value()
     });
     let mut got = Vec::new();
     program.read_to_end(&mut got).unwrap();
+    let sent = sending.join().unwrap();
+    program.shutdown(Shutdown::Write).unwrap();
     assert_eq!(got.len(), usize::try_from(sectors).unwrap() * SECTOR);
     let mut sum = Sum::default();
     sum.add(&got);
-    format!("{:016x} {:016x}", sum.value(), sending.join().unwrap())
+    format!("{:016x} {sent:016x}", sum.value())
 }
 
 /// Exchanges so many sectors with all of them at once; sorted, as the guest's lines are.

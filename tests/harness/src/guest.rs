@@ -335,7 +335,9 @@ impl Guest {
         };
         let iommu = match self.functions {
             0 => "",
-            _ => " intel_iommu=on",
+            // The timer is tried for so many turns of a loop, behind the IOMMU without another
+            // chance: not enough on a host that is very busy.
+            _ => " intel_iommu=on no_timer_check",
         };
         format!("{console} panic=-1 loglevel=5 random.trust_cpu=on{iommu}")
     }
