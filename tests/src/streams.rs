@@ -81,14 +81,16 @@ pub fn exchange_all(programs: Vec<UnixStream>, first: u32, sectors: u32) -> Vec<
 /// The checksum of a stream, by the program of that name.
 pub struct Md5(std::process::Child);
 
-impl Md5 {
+impl Default for Md5 {
     /// Of nothing so far.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let mut command = Command::new("md5sum");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(command.spawn().unwrap())
     }
+}
 
+impl Md5 {
     /// Takes in more.
     pub fn add(&mut self, bytes: &[u8]) {
         self.0.stdin.as_mut().unwrap().write_all(bytes).unwrap();
@@ -103,7 +105,7 @@ impl Md5 {
 
 /// The checksum of these bytes.
 pub fn md5(bytes: &[u8]) -> String {
-    let mut all = Md5::new();
+    let mut all = Md5::default();
     all.add(bytes);
     all.sum()
 }

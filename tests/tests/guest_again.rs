@@ -145,6 +145,7 @@ impl Scene {
         assert_eq!(device.status, Some(0), "{}", device.output);
         let image = fs::read(self.between.path("disk")).unwrap();
         assert_eq!(driver.output.lines().last(), Some(&*md5(&image)));
+        self.between.stop();
     }
 }
 

@@ -1,11 +1,6 @@
 //! One real guest with all five devices of one `vudev`, used at the same time: what goes in on one
 //! side comes out on the other, for each. What one device alone does is in the other suites.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a suite whose own set-up fails has nothing to test"
-)]
-
 #[path = "support/network.rs"]
 mod network;
 

@@ -147,7 +147,7 @@ fn send(mut stream: TcpStream) -> String {
         .map(|at| u8::try_from(at % 251).unwrap())
         .collect();
     let started = Instant::now();
-    let mut all = Md5::new();
+    let mut all = Md5::default();
     for _ in 0..mib() * (1 << 20) / CHUNK {
         stream.write_all(&chunk).unwrap();
         all.add(&chunk);

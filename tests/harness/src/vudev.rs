@@ -155,8 +155,7 @@ impl Vudev {
         // One on a function is ready when it says so: nothing can be seen of it.
         let on_functions = devices - sockets.len();
         let ready = |log: &str| log.matches(": ready at ").count();
-        while self.devices()?.len() < devices
-            || (on_functions > 0 && ready(&self.log()?) < devices)
+        while self.devices()?.len() < devices || (on_functions > 0 && ready(&self.log()?) < devices)
         {
             if let Some(status) = self.process.wait_at_most(LOOK_AGAIN)? {
                 bail!(

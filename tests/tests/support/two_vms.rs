@@ -1,5 +1,5 @@
-//! Two VMs of stock QEMU and kernel, with our proxies between them: a device VM, in which `vudev`
-//! runs, and a driver VM, whose devices it has.
+//! Two VMs of stock QEMU and kernel, with a `vudev` of proxies between them: a device VM, in which
+//! another `vudev` runs, and a driver VM, whose devices it has.
 
 #![allow(dead_code, reason = "each suite uses its part of what they share")]
 #![allow(
@@ -8,18 +8,16 @@
 )]
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use vudev_proxy::SharedMemory;
-use vudev_proxy::testing::Running;
-use vudev_tests::{Assets, Guest, static_vudev};
+use vudev_tests::{Assets, Guest, Vudev, VudevCommand, static_vudev};
 
 /// What is between them.
 pub(crate) struct Between {
-    proxies: Vec<Running>,
+    names: Vec<String>,
+    vudev: Vudev,
     folder: TempDir,
     memory_mib: u32,
 }
@@ -28,22 +26,21 @@ impl Between {
     /// A proxy for each of these names, for a driver VM with so much memory.
     pub(crate) fn new(names: &[&str], memory_mib: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("vudev-").tempdir().unwrap();
-        let memory = File::create_new(folder.path().join("memory")).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let memory = File::create_new(path("memory")).unwrap();
         memory.set_len(u64::from(memory_mib) << 20).unwrap();
-        drop(memory);
-        let mut this = Self {
-            proxies: Vec::new(),
+        let command = VudevCommand::new().unwrap().argument("--log-level=debug");
+        let command = names.iter().fold(command, |command, name| {
+            let (socket, memory) = (path(&vfio(name)), path("memory"));
+            let options = format!("socket={},ram-file={}", socket.display(), memory.display());
+            command.device("vvu-proxy", &options, &path(name))
+        });
+        Self {
+            names: names.iter().copied().map(str::to_owned).collect(),
+            vudev: command.start().unwrap(),
             folder,
             memory_mib,
-        };
-        for name in names {
-            let own = this.path(&format!("proxy-{name}"));
-            fs::create_dir(&own).unwrap();
-            let memory = SharedMemory::RamFile(this.open_memory());
-            this.proxies.push(Running::start_in(&own, memory));
-            std::os::unix::fs::symlink(own.join("vhost"), this.path(name)).unwrap();
         }
-        this
     }
 
     /// Where front-ends connect, by name: each in this folder.
@@ -58,9 +55,9 @@ impl Between {
     /// The VM with the functions of all proxies, in their order from `00:10.0` on, and `vudev`.
     pub(crate) fn device_vm(&self, assets: &Assets) -> Guest {
         let guest = Guest::new(assets).program(&static_vudev().unwrap());
-        self.proxies
-            .iter()
-            .fold(guest, |guest, proxy| guest.vfio_user(&proxy.vfio()))
+        self.names.iter().fold(guest, |guest, name| {
+            guest.vfio_user(&self.path(&vfio(name)))
+        })
     }
 
     /// The VM whose memory the device VM sees.
@@ -75,9 +72,18 @@ impl Between {
         fs::metadata(self.path("memory")).unwrap().blocks() * 512
     }
 
-    fn open_memory(&self) -> OwnedFd {
-        let mut options = File::options();
-        let file = options.read(true).write(true).open(self.path("memory"));
-        file.unwrap().into()
+    /// What the proxies have logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.vudev.log().unwrap()
     }
+
+    /// All proxies live, and end when they are asked to.
+    pub(crate) fn stop(self) {
+        self.vudev.stop().unwrap();
+    }
+}
+
+/// The socket for the device VM of a proxy.
+fn vfio(name: &str) -> String {
+    format!("{name}-vfio")
 }
