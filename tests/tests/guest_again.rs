@@ -25,7 +25,7 @@ const MEMORY_MIB: u32 = 256;
 
 /// How often each thing happens, if the environment does not say how often: a boot under software
 /// emulation takes seconds.
-const TIMES: u32 = 2;
+const TIMES: u32 = 1;
 /// Says another number; 20 is what was promised.
 const TIMES_VARIABLE: &str = "VUDEV_TIMES";
 
@@ -162,16 +162,14 @@ fn a_disk_goes_on_when_vudev_is_killed_and_when_either_vm_reboots() {
     };
 
     let started = Instant::now();
-    for word in ["kill-device", "kill-all"]
-        .iter()
-        .cycle()
-        .take(times as usize)
-    {
-        scene.device_vm.send(word).unwrap();
-        scene.device_vm.wait_for("serving").unwrap();
-        scene.goes_on(word);
+    for _ in 0..times {
+        for word in ["kill-device", "kill-all"] {
+            scene.device_vm.send(word).unwrap();
+            scene.device_vm.wait_for("serving").unwrap();
+            scene.goes_on(word);
+        }
     }
-    told("vudev killed", started);
+    told("a device killed, and all of vudev", started);
 
     let started = Instant::now();
     for _ in 0..times {
