@@ -1,7 +1,7 @@
 //! Facts about the suites that more than one command needs.
 
 /// Suites of `tests/tests` that start QEMU, or its tools, from `target/guest/`.
-pub(crate) const NEED_QEMU: [&str; 10] = [
+pub(crate) const NEED_QEMU: [&str; 11] = [
     "guest",
     "guest_again",
     "guest_all",
