@@ -157,6 +157,7 @@ fn check_tries_the_files_of_each_device() -> Result<()> {
     let (status, text) = check()?;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("policies.vsock         yes  "), "{text}");
+    assert!(text.contains("policies.net.vvu       yes  "), "{text}");
 
     // Who starts no network cards needs no files for them.
     fs::remove_file(directory.join(ARCH).join("net_device_vhost_user.policy"))?;
@@ -164,6 +165,11 @@ fn check_tries_the_files_of_each_device() -> Result<()> {
     let (status, text) = check()?;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("policies.net           no   "), "{text}");
+    fs::remove_file(directory.join(ARCH).join("rng_device_vvu.policy"))?;
+    fs::remove_file(directory.join("ring/rng_device_vvu.ring"))?;
+    let (status, text) = check()?;
+    assert_eq!(status, Some(0), "{text}");
+    assert!(!text.contains("policies.rng.vvu"), "{text}");
 
     append(&directory.join(ARCH).join("block.policy"), "raed: 1")?;
     let (status, text) = check()?;
@@ -174,7 +180,8 @@ fn check_tries_the_files_of_each_device() -> Result<()> {
         line.contains("  NO   ") && line.contains("did you mean `read`?"),
         "{line}"
     );
-    assert!(text.ends_with(": policies.block not available\n"), "{text}");
+    let both = ": policies.block, policies.block.vvu not available\n";
+    assert!(text.ends_with(both), "{text}");
 
     let output = output(
         &["check", "--jail", "seccomp-policy-dir=none"],
