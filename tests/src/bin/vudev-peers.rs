@@ -42,7 +42,7 @@ fn main() {
     let called = scene.call_the_guest(awaiting);
     heard("ended");
     println!("{}", scene.seen(called).to_lines());
-    eprintln!("{}", scene.stop());
+    eprintln!("{}", scene.stop_emulated());
 }
 
 /// The other side says that it is so far.

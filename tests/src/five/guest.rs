@@ -50,7 +50,7 @@ const SCRIPT: &str = r#"
     }
     vsock() {
         vudev-sockets listen 5000 CONNECTIONS SECTORS >/tmp/ours &
-        until grep -q listening /tmp/ours; do sleep 0.1; done
+        until grep -qs listening /tmp/ours; do sleep 0.1; done
         echo listening >&9
         vudev-sockets connect 1024 CONNECTIONS SECTORS >/tmp/theirs || cat /tmp/theirs
         wait
