@@ -1,6 +1,7 @@
 //! The driver's end of a split virtqueue (virtio 1.3, 2.7) over shared memory and eventfds. It is
 //! lawful unless it is told otherwise: `raw` writes nonsense for hostile tests.
 
+mod fixed;
 mod raw;
 
 use std::{
@@ -187,27 +188,9 @@ impl Ring {
 
     /// Makes a chain available to the device: readable buffers first, then writable ones.
     pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<Token, Error> {
-        let count = readable.len() + writable.len();
-        if count == 0 {
-            return Err(Error::Misuse("a chain has at least one buffer"));
-        }
-        let indirect = self.indirect && count > 1 && count <= TABLE_LENGTH;
-        let slots = self.take_slots(if indirect { 1 } else { count })?;
-        let head = slots[0];
-        if indirect {
-            self.lay_out_table(head, readable, writable)?;
-        } else {
-            let place =
-                |ring: &Self, at: usize, descriptor| ring.write_descriptor(slots[at], &descriptor);
-            self.lay_out(&slots, readable, writable, place)?;
-        }
-        let writable = writable.iter().map(|buffer| u64::from(buffer.length)).sum();
-        self.chains[usize::from(head)] = Some(InFlight {
-            descriptors: slots,
-            writable,
-        });
-        self.make_available(head)?;
-        Ok(Token(head))
+        let token = self.prepare(readable, writable)?;
+        self.make_available(token.0)?;
+        Ok(token)
     }
 
     /// Tells the device about new chains, unless it said that it does not want to be told.
@@ -232,16 +215,9 @@ impl Ring {
 
     /// Takes one chain that the device gave back, if there is one.
     pub fn poll_used(&mut self) -> Result<Option<Used>, Error> {
-        if self.used_index()? == self.next_used {
+        let Some((id, written)) = self.next_used_element()? else {
             return Ok(None);
-        }
-        let mut element = [0; 8];
-        let slot = u64::from(self.next_used % self.size);
-        self.memory
-            .read(self.layout.used + 4 + 8 * slot, &mut element)?;
-        let [a, b, c, d, e, f, g, h] = element;
-        let id = u32::from_le_bytes([a, b, c, d]);
-        let written = u32::from_le_bytes([e, f, g, h]);
+        };
         let token = self.release(id, written)?;
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Some(Used { token, written }))
@@ -389,6 +365,45 @@ impl Ring {
         self.memory.store(self.layout.used + 2, index)
     }
 
+    /// Lays out a chain in free descriptors.
+    fn prepare(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<Token, Error> {
+        let count = readable.len() + writable.len();
+        if count == 0 {
+            return Err(Error::Misuse("a chain has at least one buffer"));
+        }
+        let indirect = self.indirect && count > 1 && count <= TABLE_LENGTH;
+        let slots = self.take_slots(if indirect { 1 } else { count })?;
+        let head = slots[0];
+        if indirect {
+            self.lay_out_table(head, readable, writable)?;
+        } else {
+            let place =
+                |ring: &Self, at: usize, descriptor| ring.write_descriptor(slots[at], &descriptor);
+            self.lay_out(&slots, readable, writable, place)?;
+        }
+        let writable = writable.iter().map(|buffer| u64::from(buffer.length)).sum();
+        self.chains[usize::from(head)] = Some(InFlight {
+            descriptors: slots,
+            writable,
+        });
+        Ok(Token(head))
+    }
+
+    /// The next entry of the used ring, if there is one: a head, and how much was written.
+    fn next_used_element(&self) -> Result<Option<(u32, u32)>, Error> {
+        if self.used_index()? == self.next_used {
+            return Ok(None);
+        }
+        let mut element = [0; 8];
+        let slot = u64::from(self.next_used % self.size);
+        self.memory
+            .read(self.layout.used + 4 + 8 * slot, &mut element)?;
+        let [a, b, c, d, e, f, g, h] = element;
+        let id = u32::from_le_bytes([a, b, c, d]);
+        let written = u32::from_le_bytes([e, f, g, h]);
+        Ok(Some((id, written)))
+    }
+
     fn take_slots(&mut self, needed: usize) -> Result<Vec<u16>, Error> {
         let free = self.free.len();
         let Some(rest) = free.checked_sub(needed) else {
@@ -460,13 +475,22 @@ impl Ring {
     }
 
     fn release(&mut self, id: u32, written: u32) -> Result<Token, Error> {
+        let head = self.laid_out(id, written)?;
+        let chain = self.chains[usize::from(head)].take();
+        let descriptors = chain.map(|chain| chain.descriptors).unwrap_or_default();
+        self.free.extend(descriptors.into_iter().rev());
+        Ok(Token(head))
+    }
+
+    /// The head that a used entry names, if there is such a chain and it has so much room.
+    fn laid_out(&self, id: u32, written: u32) -> Result<u16, Error> {
         let bad = |reason| Error::BadUsed {
             ring: self.index,
             reason,
         };
         let head = u16::try_from(id).map_err(|_| bad(format!("used id {id:#x}")))?;
-        let slot = self.chains.get_mut(usize::from(head));
-        let Some(chain) = slot.and_then(Option::take) else {
+        let slot = self.chains.get(usize::from(head));
+        let Some(chain) = slot.and_then(Option::as_ref) else {
             return Err(bad(format!("used id {head} is not in flight")));
         };
         if u64::from(written) > chain.writable {
@@ -475,8 +499,7 @@ impl Ring {
                 chain.writable
             )));
         }
-        self.free.extend(chain.descriptors.into_iter().rev());
-        Ok(Token(head))
+        Ok(head)
     }
 
     fn ask_for_call(&mut self) -> Result<(), Error> {

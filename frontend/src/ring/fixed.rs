@@ -1,0 +1,38 @@
+//! Chains that are laid out once and sent again and again, as a driver with fixed buffers does:
+//! for figures, where the driver's own work must be small beside the device's. Nothing here counts
+//! what is in flight; the caller knows.
+
+use super::{Buffer, Ring, Token, Used};
+use crate::Error;
+
+impl Ring {
+    /// Lays out a chain that stays laid out; nobody sees it before [`Ring::send`].
+    pub fn lay_out_chain(
+        &mut self,
+        readable: &[Buffer],
+        writable: &[Buffer],
+    ) -> Result<Token, Error> {
+        self.prepare(readable, writable)
+    }
+
+    /// Makes a chain of [`Ring::lay_out_chain`] available, which the device must not have now.
+    pub fn send(&mut self, token: Token) -> Result<(), Error> {
+        self.make_available(token.0)
+    }
+
+    /// Takes one chain that the device gave back and leaves it laid out.
+    pub fn take_used(&mut self) -> Result<Option<Used>, Error> {
+        let Some((id, written)) = self.next_used_element()? else {
+            return Ok(None);
+        };
+        let token = Token(self.laid_out(id, written)?);
+        self.next_used = self.next_used.wrapping_add(1);
+        Ok(Some(Used { token, written }))
+    }
+
+    /// Asks for a call at the next used chain. True when one came meanwhile, and is not called for.
+    pub fn want_call(&mut self) -> Result<bool, Error> {
+        self.ask_for_call()?;
+        Ok(self.used_index()? != self.next_used)
+    }
+}
