@@ -3,6 +3,7 @@
 mod apt;
 mod arm64;
 mod built;
+mod compare;
 mod demo;
 mod fuzz;
 mod guest;
@@ -34,6 +35,8 @@ usage: cargo xtask COMMAND
   lint            fmt, clippy, doc and tidy, all without a warning
   tidy            only the house rules that no other tool knows
   tightness       records what the tests make jailed devices call, and names unused rules
+  compare         measures a release of ours beside the peers that are installed, and writes tables
+                  and plots into target/compare (--rounds, --window, --only)
   arm64           builds all for 64-bit ARM, and tests it there in an emulated machine
   fuzz [TARGET] [--seconds N]
                   feeds what parses foreign bytes with all that a fuzzer thinks of, or one target
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         ["lint"] => lint::run(),
         ["tidy"] => tidy::run(),
         ["tightness", runs @ ..] => tightness::run(runs),
+        ["compare", arguments @ ..] => compare::compare(arguments),
         ["arm64", filters @ ..] => arm64::run(filters),
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["guest"] => guest::ensure().map(|_| ()),

@@ -1,0 +1,274 @@
+//! A driver that keeps a disk busy: a fixed number of requests in flight on each queue, each laid
+//! out once and sent again as soon as it came back. What came back together goes out together, with
+//! one kick; it sleeps when nothing came back, and is called then. Its own work is a fraction of a
+//! microsecond a request.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{Timespec, epoll};
+use vudev_frontend::block::{SECTOR, feature, kind};
+use vudev_frontend::{Buffer, FrontEnd, Token};
+
+use crate::backend::Backend;
+use crate::figures::Histogram;
+
+/// Nothing takes so long but what will never come.
+const LIMIT: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
+
+/// Bytes of a request's header.
+const HEADER: u32 = 16;
+
+/// What is asked of a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    /// Whether it writes, and does not read.
+    pub write: bool,
+    /// Whether each request is where the last one ended, and not anywhere.
+    pub sequential: bool,
+    /// Bytes of a request.
+    pub size: u32,
+    /// Requests in flight on each queue.
+    pub depth: u16,
+    /// Queues in use.
+    pub queues: u16,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Run {
+    /// Requests that were done.
+    pub requests: u64,
+    /// From the first request's start to the last one's end.
+    pub elapsed: Duration,
+    /// How long each took.
+    pub latencies: Histogram,
+}
+
+/// A driver with its requests laid out.
+pub struct Load {
+    front: FrontEnd,
+    job: Job,
+    calls: OwnedFd,
+    /// Of each queue, by its token.
+    slots: Vec<Vec<Slot>>,
+    /// Requests of this size that the disk holds.
+    places: u64,
+    state: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    header: u64,
+    status: u64,
+    sent: Option<Instant>,
+}
+
+impl Load {
+    /// Connects to `backend`, whose disk has `size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the back-end.
+    pub fn new(backend: &Backend, size: u64, job: Job) -> Result<Self> {
+        let Job {
+            depth,
+            queues,
+            size: length,
+            ..
+        } = job;
+        let requests = u64::from(depth) * u64::from(queues);
+        // A table of descriptors for each request, and rings.
+        let memory = requests * (u64::from(length) + 8192) + (1 << 20);
+        let builder = FrontEnd::connect(backend.socket())
+            .memory(memory.next_multiple_of(2 << 20))
+            .queues(queues)
+            .queue_size(128)
+            // As every guest does: else each write is made durable before it is complete.
+            .features(feature::FLUSH);
+        let mut front = builder.start()?;
+        let calls = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for queue in 0..queues {
+            let call = front
+                .ring(queue)
+                .call_event()
+                .context("a ring has a call")?;
+            // Edges: the counter need not be read.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&calls, call, epoll::EventData::new_u64(queue.into()), flags)?;
+        }
+        let mut load = Self {
+            front,
+            job,
+            calls,
+            slots: vec![vec![Slot::default(); 128]; queues.into()],
+            places: size / u64::from(length),
+            state: 1,
+        };
+        load.lay_out()?;
+        Ok(load)
+    }
+
+    fn lay_out(&mut self) -> Result<()> {
+        let Job {
+            write,
+            size,
+            depth,
+            queues,
+            ..
+        } = self.job;
+        let memory = self.front.memory().clone();
+        for queue in 0..queues {
+            for _ in 0..depth {
+                let header = memory.allocate(HEADER.into(), 16)?;
+                let data = memory.allocate(size.into(), 4096)?;
+                let status = memory.allocate(1, 1)?;
+                let kind = if write { kind::OUT } else { kind::IN };
+                memory.write(header, &kind.to_le_bytes())?;
+                let (head, data) = (Buffer::new(header, HEADER), Buffer::new(data, size));
+                let tail = Buffer::new(status, 1);
+                let ring = self.front.ring(queue);
+                let Token(token) = if write {
+                    ring.lay_out_chain(&[head, data], &[tail])?
+                } else {
+                    ring.lay_out_chain(&[head], &[data, tail])?
+                };
+                self.slots[usize::from(queue)][usize::from(token)] = Slot {
+                    header,
+                    status,
+                    sent: None,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Does so many requests.
+    ///
+    /// # Errors
+    ///
+    /// When one fails, or does not come back.
+    pub fn run(&mut self, requests: u64) -> Result<Run> {
+        let mut progress = Progress {
+            left: requests,
+            finished: 0,
+            latencies: Histogram::default(),
+        };
+        let start = Instant::now();
+        for queue in 0..self.job.queues {
+            let slots = self.slots[usize::from(queue)].clone();
+            for (token, _) in (0..).zip(&slots).filter(|(_, slot)| slot.header != 0) {
+                if progress.left > 0 {
+                    progress.left -= 1;
+                    self.send(queue, Token(token), start)?;
+                }
+            }
+            self.front.ring(queue).kick()?;
+        }
+        while progress.finished < requests {
+            let now = Instant::now();
+            let before = progress.finished;
+            for queue in 0..self.job.queues {
+                self.take(queue, now, &mut progress)?;
+            }
+            if progress.finished == before && !self.came_meanwhile()? {
+                self.sleep()?;
+            }
+        }
+        Ok(Run {
+            requests,
+            elapsed: start.elapsed(),
+            latencies: progress.latencies,
+        })
+    }
+
+    /// Takes what has come back on a queue, once around at most, and sends it again.
+    fn take(&mut self, queue: u16, now: Instant, progress: &mut Progress) -> Result<()> {
+        let mut sent = false;
+        for _ in 0..self.job.depth {
+            let Some(used) = self.front.ring(queue).take_used()? else {
+                break;
+            };
+            let slot = self.slots[usize::from(queue)][usize::from(used.token.0)];
+            let mut status = [0];
+            self.front.memory().read(slot.status, &mut status)?;
+            let expected = if self.job.write { 1 } else { self.job.size + 1 };
+            if status != [0] || used.written != expected {
+                bail!(
+                    "a request failed: status {status:?}, {} written",
+                    used.written
+                );
+            }
+            if let Some(sent) = slot.sent {
+                progress.latencies.add(now.saturating_duration_since(sent));
+            }
+            progress.finished += 1;
+            if progress.left > 0 {
+                progress.left -= 1;
+                self.send(queue, used.token, now)?;
+                sent = true;
+            }
+        }
+        if sent {
+            self.front.ring(queue).kick()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, queue: u16, token: Token, now: Instant) -> Result<()> {
+        let place = self.next_place();
+        let slot = &mut self.slots[usize::from(queue)][usize::from(token.0)];
+        slot.sent = Some(now);
+        let sector = place * u64::from(self.job.size) / SECTOR;
+        let memory = self.front.memory();
+        memory.write(slot.header + 8, &sector.to_le_bytes())?;
+        // What no device writes.
+        memory.write(slot.status, &[0xee])?;
+        Ok(self.front.ring(queue).send(token)?)
+    }
+
+    fn next_place(&mut self) -> u64 {
+        if self.job.sequential {
+            self.state = (self.state + 1) % self.places;
+            return self.state;
+        }
+        // Xorshift (Marsaglia 2003): cheap, and without a pattern that anybody reads ahead by.
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state % self.places
+    }
+
+    /// Asks to be called on all queues; whether something came before that was heard.
+    fn came_meanwhile(&mut self) -> Result<bool> {
+        let mut came = false;
+        for queue in 0..self.job.queues {
+            came |= self.front.ring(queue).want_call()?;
+        }
+        Ok(came)
+    }
+
+    fn sleep(&self) -> Result<()> {
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 4];
+        match epoll::wait(&self.calls, &mut events, Some(&LIMIT)) {
+            Ok(0) => bail!("nothing came back for {} s", LIMIT.tv_sec),
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// How far a run is.
+struct Progress {
+    /// To be sent.
+    left: u64,
+    finished: u64,
+    latencies: Histogram,
+}
