@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::at_once;
 use crate::operation::Operation;
 use crate::ring::Ring;
 use crate::simulation::Simulation;
@@ -44,6 +45,28 @@ impl Backend {
             Self::Kernel(ring) => unsafe { ring.push(user_data, operation) },
             // SAFETY: the caller's contract.
             Self::Simulated(simulation) => unsafe { simulation.push(user_data, operation) },
+        }
+    }
+
+    /// See [`at_once::call`].
+    ///
+    /// # Safety
+    ///
+    /// What `operation` points at must be valid now.
+    #[expect(unsafe_code, reason = "passes the contract on")]
+    pub(crate) unsafe fn at_once(&mut self, operation: &Operation, wait: bool) -> i32 {
+        match self {
+            // SAFETY: the caller's contract.
+            Self::Kernel(_) => unsafe { at_once::call(operation, wait) },
+            // SAFETY: the caller's contract.
+            Self::Simulated(simulation) => unsafe { simulation.at_once(operation, wait) },
+        }
+    }
+
+    pub(crate) fn sleeps(&self) -> u64 {
+        match self {
+            Self::Kernel(_) => at_once::sleeps(),
+            Self::Simulated(simulation) => simulation.sleeps(),
         }
     }
 

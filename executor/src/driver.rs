@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::completion::{Backend, Completion};
+use crate::at_once::BYTES_PER_TURN;
+use crate::completion::{Backend, Completion, outcome};
 use crate::operation::Operation;
 use crate::ring::NO_SLOT;
 use crate::stats::Stats;
@@ -85,6 +86,8 @@ pub(crate) struct Driver {
     turn_end: RefCell<Vec<Rc<dyn TurnEnd>>>,
     watchdog: RefCell<Option<Watchdog>>,
     calls: Cell<u64>,
+    /// Bytes that this turn may still move at once.
+    at_once_left: Cell<usize>,
 }
 
 struct Inner {
@@ -130,6 +133,7 @@ impl Driver {
             turn_end: RefCell::default(),
             watchdog: RefCell::default(),
             calls: Cell::new(0),
+            at_once_left: Cell::new(BYTES_PER_TURN),
         })
     }
 
@@ -143,6 +147,10 @@ impl Driver {
 
     pub(crate) fn random(&self) -> u64 {
         self.inner.borrow_mut().backend.random()
+    }
+
+    pub(crate) fn sleeps(&self) -> u64 {
+        self.inner.borrow().backend.sleeps()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -180,6 +188,26 @@ impl Driver {
         let inner = &mut *self.inner.borrow_mut();
         // SAFETY: the caller's contract.
         unsafe { inner.submit(cx, operation, state, reserve) }
+    }
+
+    /// Carries out a read or a write now, without the ring. As if it would wait (EAGAIN) once this
+    /// turn has moved enough; the last one may go beyond that.
+    ///
+    /// # Safety
+    ///
+    /// What `operation` points at must be valid now.
+    #[expect(unsafe_code, reason = "passes the contract on")]
+    pub(crate) unsafe fn at_once(&self, operation: &Operation, wait: bool) -> io::Result<u32> {
+        let left = self.at_once_left.get();
+        if left == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        inner.stats.at_once += 1;
+        // SAFETY: the caller's contract.
+        let moved = outcome(unsafe { inner.backend.at_once(operation, wait) })?;
+        self.at_once_left.set(left.saturating_sub(moved as usize));
+        Ok(moved)
     }
 
     /// Watches `fd` until the slot is abandoned.
@@ -292,6 +320,7 @@ impl Driver {
 
     /// Submits, waits at most `wait`, and wakes whoever's operation completed.
     pub(crate) fn turn(&self, wait: Option<Duration>) -> io::Result<()> {
+        self.at_once_left.set(BYTES_PER_TURN);
         let (mut woken, mut finished) = {
             let inner = &mut *self.inner.borrow_mut();
             inner.retry_cancels();

@@ -233,6 +233,12 @@ impl Handle {
         self.driver.random()
     }
 
+    /// How often this thread has gone to sleep, whoever had it do so: what took long without a
+    /// sleep was others' turn. A system call (`getrusage`) on the kernel's ring.
+    pub fn sleeps(&self) -> u64 {
+        self.driver.sleeps()
+    }
+
     /// Has `work` called when this turn's tasks have run, before the loop submits or sleeps.
     pub fn at_turn_end(&self, work: Rc<dyn TurnEnd>) {
         self.driver.at_turn_end(work);

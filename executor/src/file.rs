@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use libc::iovec;
+
 use crate::buffers::IoBuffers;
 use crate::executor::Handle;
 use crate::op::{Op, Plain, Request};
@@ -54,6 +56,51 @@ impl File {
     /// [`File::write_at`] at the descriptor's own position: pipes, terminals, files to append to.
     pub fn write<B: IoBuffers>(&self, buffers: B) -> impl Vectored<B> + use<B> {
         self.vectored(Direction::Write, buffers, STREAM_POSITION)
+    }
+
+    /// [`File::read_at`] without the ring and without waiting: what the page cache has, by
+    /// `preadv2` with RWF_NOWAIT. What is not there, and what is beyond the bytes that a turn moves
+    /// so, fails with EAGAIN, and a file system that cannot tell with EOPNOTSUPP.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn try_read_at<B: IoBuffers>(&self, buffers: &mut B, offset: u64) -> io::Result<usize> {
+        self.at_once(Direction::Read, buffers.iovecs(), offset, false)
+    }
+
+    /// [`File::write_at`] without the ring and without waiting, as [`File::try_read_at`].
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn try_write_at<B: IoBuffers>(&self, buffers: &B, offset: u64) -> io::Result<usize> {
+        self.at_once(Direction::Write, buffers.iovecs(), offset, false)
+    }
+
+    /// [`File::write_at`] without the ring, however long that takes: everybody waits meanwhile.
+    /// Fails with EAGAIN beyond the bytes that a turn moves so.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn write_at_once<B: IoBuffers>(&self, buffers: &B, offset: u64) -> io::Result<usize> {
+        self.at_once(Direction::Write, buffers.iovecs(), offset, true)
+    }
+
+    fn at_once(
+        &self,
+        direction: Direction,
+        pieces: &[iovec],
+        offset: u64,
+        wait: bool,
+    ) -> io::Result<usize> {
+        let operation = direction.operation(&self.fd, pieces, offset);
+        // SAFETY: whoever owns the pieces is borrowed, for a read as nobody else's, and the call is
+        // over when this returns.
+        #[expect(unsafe_code, reason = "hands pointers to the kernel")]
+        let moved = unsafe { self.handle.driver().at_once(&operation, wait) };
+        moved.map(|bytes| bytes as usize)
     }
 
     fn vectored<B: IoBuffers>(
@@ -152,9 +199,32 @@ impl<B: IoBuffers> Vectored<B> for Op<VectoredRequest<B>> {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Direction {
     Read,
     Write,
+}
+
+impl Direction {
+    fn operation(self, fd: &OwnedFd, pieces: &[iovec], offset: u64) -> Operation {
+        let fd = fd.as_raw_fd();
+        let count = u32::try_from(pieces.len().min(PIECES_MAX)).expect("at most 1024");
+        let pieces = pieces.as_ptr();
+        match self {
+            Self::Read => Operation::ReadVectored {
+                fd,
+                pieces,
+                count,
+                offset,
+            },
+            Self::Write => Operation::WriteVectored {
+                fd,
+                pieces,
+                count,
+                offset,
+            },
+        }
+    }
 }
 
 struct VectoredRequest<B> {
@@ -170,24 +240,8 @@ unsafe impl<B: IoBuffers> Request for VectoredRequest<B> {
     type Output = (io::Result<usize>, B);
 
     fn operation(&mut self) -> Operation {
-        let fd = self.fd.as_raw_fd();
         let pieces = self.buffers.iovecs();
-        let count = u32::try_from(pieces.len().min(PIECES_MAX)).expect("at most 1024");
-        let (pieces, offset) = (pieces.as_ptr(), self.offset);
-        match self.direction {
-            Direction::Read => Operation::ReadVectored {
-                fd,
-                pieces,
-                count,
-                offset,
-            },
-            Direction::Write => Operation::WriteVectored {
-                fd,
-                pieces,
-                count,
-                offset,
-            },
-        }
+        self.direction.operation(&self.fd, pieces, self.offset)
     }
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {

@@ -27,6 +27,7 @@
 //! - A ring may be restricted ([`Allowed`]) and is enabled late ([`Executor::enable`]), so that a
 //!   process can close its jail in between.
 
+mod at_once;
 mod buffers;
 mod completion;
 mod driver;

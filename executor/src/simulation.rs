@@ -26,6 +26,8 @@ pub struct Faults {
 /// How long a simulated wait may last in real time: a device that waits for what no one will do is
 /// a bug of the test, and is told so.
 const STUCK_MS: i32 = 10_000;
+/// How long a write waits that was put off and may wait.
+const PUT_OFF: Duration = Duration::from_millis(2);
 /// How much simulated time one turn takes.
 const TURN: Duration = Duration::from_micros(1);
 
@@ -34,6 +36,7 @@ pub(crate) struct Simulation {
     state: u64,
     start: Instant,
     elapsed: Duration,
+    sleeps: u64,
     pending: Vec<(u64, Operation)>,
     ready: VecDeque<Completion>,
 }
@@ -45,6 +48,7 @@ impl Simulation {
             state: seed,
             start: Instant::now(),
             elapsed: Duration::ZERO,
+            sleeps: 0,
             pending: Vec::new(),
             ready: VecDeque::new(),
         }
@@ -82,6 +86,32 @@ impl Simulation {
     pub(crate) unsafe fn push(&mut self, user_data: u64, operation: &Operation) -> bool {
         self.pending.push((user_data, *operation));
         true
+    }
+
+    /// Carries `operation` out now, unless the seed says that it would wait.
+    ///
+    /// # Safety
+    ///
+    /// What `operation` points at must be valid now.
+    #[expect(unsafe_code, reason = "the contract of who does it without a ring")]
+    pub(crate) unsafe fn at_once(&mut self, operation: &Operation, wait: bool) -> i32 {
+        let is_write = matches!(operation, Operation::WriteVectored { .. });
+        if is_write && !wait {
+            // Most file systems cannot say it.
+            return -libc::EOPNOTSUPP;
+        }
+        if self.happens(self.faults.delayed) {
+            if !wait {
+                return -libc::EAGAIN;
+            }
+            self.elapsed += PUT_OFF;
+            self.sleeps += 1;
+        }
+        self.attempt(operation).unwrap_or(-libc::EAGAIN)
+    }
+
+    pub(crate) fn sleeps(&self) -> u64 {
+        self.sleeps
     }
 
     pub(crate) fn cancel(&mut self, user_data: u64) -> bool {

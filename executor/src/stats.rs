@@ -10,6 +10,8 @@ pub struct Stats {
     pub operations: u64,
     /// Operations completed for good (a multishot poll counts once).
     pub completions: u64,
+    /// Reads and writes tried at once, by a system call and not through the ring.
+    pub at_once: u64,
     /// Signals given through [`crate::Call`].
     pub calls: u64,
     /// Times that completions had not fitted into their queue and were flushed.

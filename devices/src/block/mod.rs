@@ -2,7 +2,8 @@
 //! device. Not image formats: what a format's header means is not looked at.
 //!
 //! Requests of one queue are worked on many at a time. Data goes straight between the file and
-//! guest memory; nothing is allocated for a request.
+//! guest memory; nothing is allocated for a request. What the page cache has, or takes, is read and
+//! written at once; the rest goes through the ring.
 //!
 //! What a request cannot have, the guest is told by its status, and nothing is read or written:
 //!
@@ -27,6 +28,7 @@
 //! The capacity is the file's length, read again by [`Block::refresh`]. A write that was placed
 //! while the disk was longer may make a shortened file longer again, as any writer would.
 
+mod at_once;
 mod bounce;
 mod config;
 mod measure;
@@ -95,7 +97,7 @@ impl Block {
             handle: handle.clone(),
             config: config.clone(),
             id: config.id_bytes(),
-            storage: Storage::new(File::new(handle, file), config.alignment()),
+            storage: Storage::new(handle, File::new(handle, file), config),
             limits: Cell::new(limits),
             features: Cell::new(None),
             writeback: Cell::new(!config.write_through),

@@ -7,9 +7,11 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use vudev_executor::{File, IoBuffers};
+use vudev_executor::{File, Handle, IoBuffers};
 use vudev_virtio::GuestBuffers;
 
+use super::BlockConfig;
+use super::at_once::AtOnce;
 use super::bounce::{BOUNCE_SIZE, Lent, Pool};
 use super::overlap::{Overlaps, Turn};
 use super::request::SECTOR_SIZE;
@@ -22,6 +24,8 @@ pub(super) struct Storage {
     /// What addresses, offsets and lengths must be multiples of.
     alignment: usize,
     bounce: Pool,
+    /// What the page cache has need not go through the ring; none with O_DIRECT.
+    at_once: Option<AtOnce>,
     /// Where a request may be for a part of an aligned block.
     overlaps: Option<Overlaps>,
     pub(super) refusals: Refusals,
@@ -48,9 +52,12 @@ struct Window {
 }
 
 impl Storage {
-    /// `alignment` is what O_DIRECT needs (a power of two), or 1.
-    pub(super) fn new(file: File, alignment: u32) -> Self {
+    /// A disk's storage in `file`, as its description says.
+    pub(super) fn new(handle: &Handle, file: File, config: &BlockConfig) -> Self {
+        // What O_DIRECT needs (a power of two), or 1.
+        let alignment = config.alignment();
         Self {
+            at_once: (!config.direct).then(|| AtOnce::new(handle, &file)),
             file,
             alignment: alignment as usize,
             bounce: Pool::new(alignment),
@@ -124,6 +131,10 @@ impl Storage {
     }
 
     async fn read_straight(&self, into: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
+        let at_once = self.at_once.as_ref();
+        if let Some(read) = at_once.and_then(|it| it.read(&self.file, into, offset)) {
+            return self.advance(into, read);
+        }
         let (result, buffers) = self.file.read_at(into.take(), offset).await;
         *into = buffers;
         match result {
@@ -133,6 +144,10 @@ impl Storage {
     }
 
     async fn write_straight(&self, from: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
+        let at_once = self.at_once.as_ref();
+        if let Some(written) = at_once.and_then(|it| it.write(&self.file, from, offset)) {
+            return self.advance(from, written);
+        }
         let (result, buffers) = self.file.write_at(from.take(), offset).await;
         *from = buffers;
         match result {
