@@ -105,8 +105,10 @@ fn plot(title: &str, lines: &[Line], of: Figure) -> Result<String> {
 
 /// The axis below, with lines up through the bars.
 fn axis(svg: &mut String, tick: f64, end: f64, scale: f64, bottom: f64) -> Result<()> {
-    let mut value = 0.0;
-    while value <= end {
+    let mut at = 0.0;
+    while at * tick <= end {
+        // Tenths have no exact sum.
+        let value = (at * tick * 1000.0).round() / 1000.0;
         let x = LEFT + value * scale;
         writeln!(
             svg,
@@ -114,7 +116,7 @@ fn axis(svg: &mut String, tick: f64, end: f64, scale: f64, bottom: f64) -> Resul
              <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{value}</text>",
             bottom + 18.0
         )?;
-        value += tick;
+        at += 1.0;
     }
     Ok(())
 }
