@@ -98,7 +98,7 @@ impl Scene {
         });
         let net = self.wires.net.is_some().then(|| {
             let listener = TcpListener::bind((HOST, TO_HOST)).unwrap();
-            (aside(move || receive(&listener)), aside(send))
+            aside(move || exchange_over_tcp(&listener))
         });
         Awaiting { theirs, net }
     }
@@ -128,7 +128,7 @@ impl Scene {
         Called {
             sockets,
             door: door.join().unwrap(),
-            net: net.map(|(received, sent)| (received.join().unwrap(), sent.join().unwrap())),
+            net: net.map(|both| both.join().unwrap()),
         }
     }
 
@@ -192,7 +192,7 @@ impl Scene {
 /// The host's side of what the guest begins.
 pub struct Awaiting {
     theirs: JoinHandle<Vec<String>>,
-    net: Option<(JoinHandle<String>, JoinHandle<String>)>,
+    net: Option<JoinHandle<(String, String)>>,
 }
 
 /// What was exchanged with the guest.
@@ -272,8 +272,20 @@ fn through_a_port(mut door: UnixStream) -> (UnixStream, String) {
     (door, sum)
 }
 
-fn receive(listener: &TcpListener) -> String {
-    let (mut stream, _) = listener.accept().unwrap();
+/// Both ways at once; the checksums of what came and of what was sent.
+///
+/// The guest calls first. A host that called one whose interface is not up yet would ask for its
+/// address in vain (ARP), once a second and three times. The guest finds such questions when it
+/// comes up, and Linux drops its answers: the interface has no queueing discipline yet. Until the
+/// host asks again, all that it has for the guest waits, answers to pings among it; and if that
+/// was the third question, the host gives up and drops them.
+fn exchange_over_tcp(listener: &TcpListener) -> (String, String) {
+    let (stream, _) = listener.accept().unwrap();
+    let sending = aside(send);
+    (receive(stream), sending.join().unwrap())
+}
+
+fn receive(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len(), DATA);
