@@ -1,7 +1,10 @@
 //! What the benchmarks share: back-ends as a user would start them, drivers whose own work is small
-//! beside theirs, processor time, and figures. No benchmark is here, and no promise.
+//! beside theirs, contests, processor time, and figures. No benchmark is here, and no promise.
 
 pub mod backend;
+pub mod contest;
 pub mod figures;
 pub mod load;
+pub mod peer;
 pub mod processor;
+pub mod pump;
