@@ -1,4 +1,4 @@
-//! The run queue and the loop.
+//! The loop.
 //!
 //! A turn: one batch of ready tasks → turn-end work → one enter that submits everything and waits
 //! for a completion or the next deadline → reap → wake → timers.
@@ -9,16 +9,15 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
-
-use async_task::Runnable;
 
 use crate::completion::Backend;
 use crate::driver::{Driver, TurnEnd};
 use crate::ring::{Config, Ring, RingError};
+use crate::run_queue::{Place, Ready, RunQueue};
 use crate::simulation::{Faults, Simulation};
 use crate::stats::Stats;
 use crate::timer::Sleep;
@@ -31,6 +30,7 @@ const CLEANUP_BATCHES_MAX: usize = 64;
 /// is in flight.
 pub struct Executor {
     handle: Handle,
+    queue: RunQueue,
 }
 
 impl Executor {
@@ -60,16 +60,14 @@ impl Executor {
     }
 
     fn with_backend(backend: Backend, operations: u32, reserved: u32) -> Self {
-        let queue = RunQueue {
-            owner: this_thread(),
-            ready: Mutex::default(),
-        };
+        let queue = RunQueue::new();
         Self {
             handle: Handle {
                 driver: Driver::new(backend, operations, reserved),
-                queue: Arc::new(queue),
+                tasks: queue.place(),
                 reserve: false,
             },
+            queue,
         }
     }
 
@@ -103,8 +101,8 @@ impl Executor {
         let output = {
             let mut root = pin!(root);
             loop {
-                self.handle.queue.run_batch(&mut batch);
-                if woken.0.swap(false, Ordering::Relaxed)
+                self.queue.run_batch(&mut batch);
+                if woken.take()
                     && let Poll::Ready(output) = root.as_mut().poll(&mut cx)
                 {
                     break output;
@@ -113,15 +111,24 @@ impl Executor {
             }
         };
         // The root is gone, so its tasks are cancelled: running them once drops their futures.
-        self.handle.queue.run_cancelled(&mut batch);
+        self.run_cancelled(&mut batch);
         self.handle.driver.end_turn();
         Ok(output)
     }
 
+    /// Lets cancelled tasks drop their futures, which may cancel others in turn.
+    fn run_cancelled(&self, batch: &mut VecDeque<Ready>) {
+        for _ in 0..CLEANUP_BATCHES_MAX {
+            if !self.queue.run_batch(batch) {
+                return;
+            }
+        }
+    }
+
     fn turn(&self, root_woken: &AtomicBool) -> io::Result<()> {
-        let Handle { driver, queue, .. } = &self.handle;
+        let driver = &self.handle.driver;
         driver.end_turn();
-        let idle = queue.is_empty() && !root_woken.load(Ordering::Relaxed);
+        let idle = self.queue.is_empty() && !root_woken.load(Ordering::Relaxed);
         let wait = if idle {
             let timers = driver.timers.borrow();
             // No look at the clock where there is no deadline.
@@ -157,7 +164,7 @@ impl Drop for Executor {
     fn drop(&mut self) {
         self.handle.driver.close();
         // What the last completions woke: tasks already cancelled, whose futures drop here.
-        self.handle.queue.run_cancelled(&mut VecDeque::new());
+        self.run_cancelled(&mut VecDeque::new());
         self.handle.driver.forget_waiters();
     }
 }
@@ -166,7 +173,7 @@ impl Drop for Executor {
 #[derive(Clone)]
 pub struct Handle {
     driver: Rc<Driver>,
-    queue: Arc<RunQueue>,
+    tasks: Place,
     reserve: bool,
 }
 
@@ -176,10 +183,10 @@ impl Handle {
     where
         F: Future<Output: 'static> + 'static,
     {
-        let queue = self.queue.clone();
-        let schedule = move |runnable| queue.push(runnable);
-        let (runnable, task) = async_task::spawn_local(future, schedule);
-        runnable.schedule();
+        // Where to, the task itself knows: what schedules it holds nothing that had to be counted.
+        let task = async_task::Builder::new().metadata(self.tasks);
+        let (ready, task) = task.spawn_local(|_| future, Place::wake);
+        ready.schedule();
         Task(task)
     }
 
@@ -261,7 +268,7 @@ impl Handle {
 /// A spawned future's output. Dropping it cancels the future; there is no detaching, so that the
 /// end of the root is the end of all.
 #[must_use = "a dropped task is cancelled"]
-pub struct Task<T>(async_task::Task<T>);
+pub struct Task<T>(async_task::Task<T, Place>);
 
 impl<T> Task<T> {
     /// Whether the future has ended.
@@ -278,60 +285,19 @@ impl<T> Future for Task<T> {
     }
 }
 
-/// Tasks that are ready. The mutex is never contended: it makes wakers honestly `Send`.
-struct RunQueue {
-    owner: usize,
-    ready: Mutex<VecDeque<Runnable>>,
-}
-
-impl RunQueue {
-    fn push(&self, runnable: Runnable) {
-        let here = this_thread();
-        assert!(
-            here == self.owner,
-            "tasks are woken on their executor's thread"
-        );
-        self.ready().push_back(runnable);
-    }
-
-    /// Runs what is ready now: what becomes ready meanwhile waits until the kernel has had its say.
-    fn run_batch(&self, batch: &mut VecDeque<Runnable>) -> bool {
-        std::mem::swap(&mut *self.ready(), batch);
-        let any = !batch.is_empty();
-        for runnable in batch.drain(..) {
-            runnable.run();
-        }
-        any
-    }
-
-    /// Lets cancelled tasks drop their futures, which may cancel others in turn.
-    fn run_cancelled(&self, batch: &mut VecDeque<Runnable>) {
-        for _ in 0..CLEANUP_BATCHES_MAX {
-            if !self.run_batch(batch) {
-                return;
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ready().is_empty()
-    }
-
-    fn ready(&self) -> MutexGuard<'_, VecDeque<Runnable>> {
-        self.ready
-            .lock()
-            .expect("nothing panics while it holds the queue")
-    }
-}
-
-/// Tells threads that live at the same time apart, at the cost of an address: `thread::current`
-/// counts references, and this is asked at every wake.
-fn this_thread() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.with(|mark| std::ptr::from_ref(mark).addr())
-}
-
 struct RootWaker(AtomicBool);
+
+impl RootWaker {
+    /// Whether it was woken since the last question. A store and no exchange: a wake that comes in
+    /// between is answered by the poll that follows.
+    fn take(&self) -> bool {
+        let woken = self.0.load(Ordering::Relaxed);
+        if woken {
+            self.0.store(false, Ordering::Relaxed);
+        }
+        woken
+    }
+}
 
 impl Wake for RootWaker {
     fn wake(self: Arc<Self>) {

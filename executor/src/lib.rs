@@ -43,6 +43,7 @@ mod operation;
 mod probe;
 mod process;
 mod ring;
+mod run_queue;
 mod simulation;
 mod socket;
 mod stats;

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, compiler_fence};
 use std::sync::{Mutex, Once, PoisonError};
 
 /// How long a call may block at most. One that blocks at all is to an eventfd that its owner has
@@ -50,13 +50,16 @@ impl Watchdog {
             calling,
             armed,
         } = self.state;
-        // The handler runs on this same thread, so the order of these two lines is all it takes:
-        // it either sees `calling` and arms, or has left `armed` false for us to see.
+        // The handler runs on this same thread, so the order of these lines is all it takes, and
+        // no exchange: it either sees `calling` and arms, or has left `armed` false for us to see.
         calling.store(true, Ordering::Relaxed);
-        if !armed.swap(true, Ordering::Relaxed) {
+        compiler_fence(Ordering::SeqCst);
+        if !armed.load(Ordering::Relaxed) {
+            armed.store(true, Ordering::Relaxed);
             arm(timer.load(Ordering::Relaxed));
         }
         let result = call();
+        compiler_fence(Ordering::SeqCst);
         calling.store(false, Ordering::Relaxed);
         result
     }

@@ -1,0 +1,95 @@
+//! Tasks that are ready. Not when they run: that is the executor's.
+//!
+//! A queue belongs to its thread, and a task knows only the queue's name there: a number to copy,
+//! where a shared queue would cost each wake half a dozen atomic operations. A waker may be sent to
+//! another thread all the same, which knows no queue of that name: the task's own check of its
+//! thread is the panic then.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_task::Runnable;
+use slab::Slab;
+
+/// What a task carries with it: where it goes when it is woken.
+pub(crate) type Ready = Runnable<Place>;
+
+/// The queues of this thread, each under its name.
+type Queues = Slab<(u64, VecDeque<Ready>)>;
+
+thread_local!(static QUEUES: RefCell<Queues> = const { RefCell::new(Slab::new()) });
+
+/// Queues that were made by all threads.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// Names a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    slot: usize,
+    /// Tells it from earlier ones in the same slot, and from those of other threads.
+    name: u64,
+}
+
+impl Place {
+    /// Puts a task that was woken into its queue. One whose queue is gone is cancelled.
+    pub(crate) fn wake(ready: Ready) {
+        let place = *ready.metadata();
+        let late = QUEUES.with_borrow_mut(|queues| match place.of(queues) {
+            Some(queue) => {
+                queue.push_back(ready);
+                None
+            }
+            None => Some(ready),
+        });
+        // Its future's destructor is foreign code, so no borrow is held here.
+        drop(late);
+    }
+
+    fn of(self, queues: &mut Queues) -> Option<&mut VecDeque<Ready>> {
+        let (name, queue) = queues.get_mut(self.slot)?;
+        (*name == self.name).then_some(queue)
+    }
+}
+
+/// The owner of a queue.
+pub(crate) struct RunQueue(Place);
+
+impl RunQueue {
+    pub(crate) fn new() -> Self {
+        let name = MADE.fetch_add(1, Ordering::Relaxed);
+        let slot = QUEUES.with_borrow_mut(|queues| queues.insert((name, VecDeque::new())));
+        Self(Place { slot, name })
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.0
+    }
+
+    /// Runs what is ready now, and says whether anything was: what becomes ready meanwhile waits
+    /// until the kernel has had its say.
+    pub(crate) fn run_batch(&self, batch: &mut VecDeque<Ready>) -> bool {
+        self.with(|ready| std::mem::swap(ready, batch));
+        let any = !batch.is_empty();
+        for ready in batch.drain(..) {
+            ready.run();
+        }
+        any
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.with(|ready| ready.is_empty())
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut VecDeque<Ready>) -> T) -> T {
+        QUEUES.with_borrow_mut(|queues| look(self.0.of(queues).expect("its owner lives")))
+    }
+}
+
+impl Drop for RunQueue {
+    fn drop(&mut self) {
+        let left = QUEUES.with_borrow_mut(|queues| queues.try_remove(self.0.slot));
+        // Tasks' destructors are foreign code, so no borrow is held here.
+        drop(left);
+    }
+}
