@@ -36,7 +36,7 @@ pub struct Executor {
 impl Executor {
     /// Takes a ring, enabled later by [`Executor::enable`].
     pub fn new(ring: Ring) -> Self {
-        let (operations, reserved) = (ring.config().operations, ring.config().reserved);
+        let (operations, reserved) = ring.slots();
         Self::with_backend(Backend::Kernel(ring), operations, reserved)
     }
 

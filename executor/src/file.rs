@@ -19,7 +19,8 @@ use crate::operation::{Operation, PIECES_MAX, STREAM_POSITION};
 /// [`File::read_at`], `IORING_OP_WRITEV` for [`File::write`] and [`File::write_at`],
 /// `IORING_OP_FSYNC` for [`File::sync`], `IORING_OP_FALLOCATE` for [`File::allocate`],
 /// `IORING_OP_POLL_ADD` for [`File::readable`], [`File::writable`] and [`File::hung_up`]. What it
-/// does not allow fails with `EACCES`.
+/// does not allow fails with `EACCES`. Where it allows `IORING_OP_READ` and `IORING_OP_WRITE` too,
+/// what has one piece goes by those, which cost less.
 #[derive(Clone)]
 pub struct File {
     handle: Handle,

@@ -111,7 +111,28 @@ impl RingError {
 /// be restricted before it does anything.
 pub struct Ring {
     uring: IoUring,
-    config: Config,
+    operations: u32,
+    reserved: u32,
+    plain: Plain,
+}
+
+/// Whether what has one piece may go as a plain read or write: the kernel then need not fetch a
+/// list of pieces, which is a twelfth of a cached read.
+#[derive(Clone, Copy)]
+struct Plain {
+    read: bool,
+    write: bool,
+}
+
+impl Plain {
+    /// As far as the ring allows it.
+    fn new(allowed: Option<&Allowed>) -> Self {
+        let may = |opcode| allowed.is_none_or(|allowed| allowed.opcodes.contains(&opcode));
+        Self {
+            read: may(opcode::Read::CODE),
+            write: may(opcode::Write::CODE),
+        }
+    }
 }
 
 /// `user_data` of entries that own no slot.
@@ -168,12 +189,15 @@ impl Ring {
         }
         Ok(Self {
             uring,
-            config: config.clone(),
+            operations: config.operations,
+            reserved: config.reserved,
+            plain: Plain::new(config.allowed.as_ref()),
         })
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    /// [`Config::operations`] and [`Config::reserved`].
+    pub(crate) fn slots(&self) -> (u32, u32) {
+        (self.operations, self.reserved)
     }
 
     /// Ties the ring to the calling task. Needs `io_uring_register`, so it comes before seccomp.
@@ -188,9 +212,11 @@ impl Ring {
     /// What `operation` points at must stay valid until its last completion is reaped.
     #[expect(unsafe_code, reason = "hands pointers to the kernel")]
     pub(crate) unsafe fn push(&mut self, user_data: u64, operation: &Operation) -> bool {
-        let entry = entry(operation).user_data(user_data);
-        // SAFETY: the caller's contract is `push_entry`'s.
-        unsafe { self.push_entry(&entry) }
+        // SAFETY: the caller's contract is that of both.
+        unsafe {
+            let entry = plain_entry(self.plain, operation).unwrap_or_else(|| entry(operation));
+            self.push_entry(&entry.user_data(user_data))
+        }
     }
 
     /// Queues the cancellation of `user_data`; `false` as [`Ring::push`].
@@ -292,6 +318,8 @@ impl Ring {
 pub const OPCODES: &[u8] = &[
     opcode::Readv::CODE,
     opcode::Writev::CODE,
+    opcode::Read::CODE,
+    opcode::Write::CODE,
     opcode::Fsync::CODE,
     opcode::Fallocate::CODE,
     opcode::PollAdd::CODE,
@@ -301,6 +329,42 @@ pub const OPCODES: &[u8] = &[
     opcode::Shutdown::CODE,
     opcode::AsyncCancel::CODE,
 ];
+
+/// A vectored operation as a plain one, if it has one piece and may be.
+///
+/// # Safety
+///
+/// What `operation` points at is valid.
+#[expect(unsafe_code, reason = "reads what the kernel would")]
+unsafe fn plain_entry(plain: Plain, operation: &Operation) -> Option<squeue::Entry> {
+    match *operation {
+        Operation::ReadVectored {
+            fd,
+            pieces,
+            count: 1,
+            offset,
+        } if plain.read => {
+            // SAFETY: there is one piece; the caller's contract.
+            let piece = unsafe { *pieces };
+            let len = u32::try_from(piece.iov_len).ok()?;
+            let entry = opcode::Read::new(Fd(fd), piece.iov_base.cast(), len);
+            Some(entry.offset(offset).build())
+        }
+        Operation::WriteVectored {
+            fd,
+            pieces,
+            count: 1,
+            offset,
+        } if plain.write => {
+            // SAFETY: there is one piece; the caller's contract.
+            let piece = unsafe { *pieces };
+            let len = u32::try_from(piece.iov_len).ok()?;
+            let entry = opcode::Write::new(Fd(fd), piece.iov_base.cast(), len);
+            Some(entry.offset(offset).build())
+        }
+        _ => None,
+    }
+}
 
 fn entry(operation: &Operation) -> squeue::Entry {
     match *operation {

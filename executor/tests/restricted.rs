@@ -39,6 +39,23 @@ fn an_opcode_outside_the_list_is_refused_with_eacces() {
 }
 
 #[test]
+fn one_piece_is_a_plain_read_or_write_where_the_list_has_them() {
+    let executor = restricted(&[opcode::Read::CODE, opcode::Write::CODE], 0);
+    let file = File::new(executor.handle(), disk(b"data"));
+    executor
+        .run(async {
+            let (read, mut bytes) = file.read_at(Bytes::zeroed(4), 0).await;
+            assert_eq!((read.unwrap(), bytes.as_slice()), (4, &b"data"[..]));
+            bytes.set_range(1..3);
+            let (written, _) = file.write_at(bytes, 0).await;
+            assert_eq!(written.unwrap(), 2);
+            let (read, bytes) = file.read_at(Bytes::zeroed(4), 0).await;
+            assert_eq!((read.unwrap(), bytes.as_slice()), (4, &b"atta"[..]));
+        })
+        .unwrap();
+}
+
+#[test]
 fn the_executor_lives_with_its_own_opcodes_and_one_flag() {
     let executor = restricted(OPCODES, SKIP_SUCCESS);
     let handle = executor.handle();
