@@ -19,7 +19,8 @@ use vudev_harness::VudevCommand;
 const PEER: &str = "vhost-device-rng";
 /// More than any kernel makes: none, in effect.
 const LIMITS: &str = "max-bytes=1G,period=1";
-/// Buffers that the device has at a time.
+/// Entries of the queue, and buffers that the device has at a time.
+const QUEUE_SIZE: u16 = 16;
 const DEPTH: usize = 16;
 /// Promised: a part of the peer's time.
 const OF_THE_PEER: f64 = 1.0 / 3.0;
@@ -64,7 +65,8 @@ fn start_peer(program: &Path, socket: &Path) -> Result<vudev_harness::Child> {
 }
 
 fn read(socket: &Path, bytes: u32, times: u64) -> Duration {
-    let mut front = FrontEnd::connect(socket).start().expect("it listens");
+    let front = FrontEnd::connect(socket).queue_size(QUEUE_SIZE);
+    let mut front = front.start().expect("it listens");
     let chain = |_| {
         let address = front.memory().allocate(bytes.into(), 1).expect("room");
         let writable = vec![Buffer::new(address, bytes)];
