@@ -93,3 +93,51 @@ impl Drop for RunQueue {
         drop(left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::future::poll_fn;
+    use std::rc::Rc;
+    use std::task::{Poll, Waker};
+
+    use crate::Executor;
+
+    #[test]
+    fn a_task_that_is_woken_after_its_executor_ended_is_cancelled() {
+        let executor = Executor::with_operations(8).unwrap();
+        let handle = executor.handle().clone();
+        let (waker, held) = (Rc::new(RefCell::new(None::<Waker>)), Rc::new(()));
+        let (stored, kept) = (waker.clone(), held.clone());
+        let task = handle.spawn(async move {
+            let _kept = kept;
+            poll_fn::<(), _>(|cx| {
+                stored.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            })
+            .await;
+        });
+        executor.run(handle.yield_now()).unwrap();
+        drop(executor);
+        // Another queue in the same slot is not taken for the one that is gone.
+        let next = Executor::with_operations(8).unwrap();
+        assert_eq!(Rc::strong_count(&held), 2, "the task's owner still has it");
+        waker.take().expect("it ran").wake();
+        assert_eq!(Rc::strong_count(&held), 1, "and it is dropped, not kept");
+        next.run(next.handle().yield_now()).unwrap();
+        drop(task);
+    }
+
+    #[test]
+    fn two_executors_of_a_thread_run_their_own_tasks_only() {
+        let executors = [(); 2].map(|()| Executor::with_operations(8).unwrap());
+        let ran = [(); 2].map(|()| Rc::new(Cell::new(false)));
+        let spawn = |(executor, ran): (&Executor, &Rc<Cell<bool>>)| {
+            let ran = ran.clone();
+            executor.handle().spawn(async move { ran.set(true) })
+        };
+        let _tasks: Vec<_> = executors.iter().zip(&ran).map(spawn).collect();
+        executors[1].run(executors[1].handle().yield_now()).unwrap();
+        assert_eq!(ran.each_ref().map(|ran| ran.get()), [false, true]);
+    }
+}
