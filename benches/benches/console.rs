@@ -3,6 +3,7 @@
 //! standard output that goes nowhere. Beside it `vhost-device-console` with the same front-end and
 //! the same output, where it is installed. Input is not measured: a human types it.
 
+use std::cell::LazyCell;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use vudev_benches::contest::{Contest, Report};
 use vudev_benches::peer;
 use vudev_benches::pump::{Chain, pump};
 use vudev_frontend::{Buffer, FrontEnd, console::TRANSMIT};
-use vudev_harness::VudevCommand;
+use vudev_harness::{Child, VudevCommand};
 
 const PEER: &str = "vhost-device-console";
 /// Promised at 4 KiB: a part of the peer's time.
@@ -24,39 +25,48 @@ fn main() -> Result<()> {
     let mut report = Report::default();
     let folder = tempfile::tempdir()?;
     let ours = folder.path().join("vudev");
-    let nowhere = || std::fs::File::create("/dev/null");
     let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
-    let vudev = VudevCommand::of(program)
-        .serial("type=stdout", &ours)
-        .output(nowhere()?)
-        .start()?;
-    let peer = peer::find(PEER)
-        .map(|program| start_peer(&program, folder.path()))
-        .transpose()?;
+    // Not before it is wanted: the benchmarks may only be listed. Its output goes nowhere.
+    let vudev = LazyCell::new(|| {
+        let command = VudevCommand::of(program).serial("type=stdout", &ours);
+        command.start().expect("vudev starts")
+    });
+    let peer = peer::find(PEER);
+    let peer = peer.map(|program| {
+        LazyCell::new({
+            let folder = folder.path();
+            move || start_peer(&program, folder)
+        })
+    });
     let theirs = folder.path().join("peer0");
     for (bytes, depth) in [(64, 1), (64, 16), (4096, 1), (4096, 16)] {
         let mut contest = Contest::new(format!("console {bytes} bytes at depth {depth}"))
             .moves(Throughput::Bytes(bytes.into()))
-            .of("vudev", |times| write(&ours, bytes, depth, times));
-        if peer.is_some() {
-            contest = contest.of(PEER, |times| write(&theirs, bytes, depth, times));
+            .of("vudev", |times| {
+                LazyCell::force(&vudev);
+                write(&ours, bytes, depth, times)
+            });
+        if let Some(peer) = &peer {
+            contest = contest.of(PEER, |times| {
+                LazyCell::force(peer);
+                write(&theirs, bytes, depth, times)
+            });
             if bytes == 4096 {
                 contest = contest.promise(PEER, OF_THE_PEER);
             }
         }
         contest.run(&mut criterion, &mut report);
     }
-    vudev.stop()?;
     criterion.final_summary();
     report.close(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("console.txt"))?;
     Ok(())
 }
 
-fn start_peer(program: &Path, folder: &Path) -> Result<vudev_harness::Child> {
+fn start_peer(program: &Path, folder: &Path) -> Child {
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(folder.join("peer"));
     // It numbers its sockets.
-    peer::start(PEER, &command, &folder.join("peer0"))
+    peer::start(PEER, &command, &folder.join("peer0")).expect("the peer starts")
 }
 
 fn write(socket: &Path, bytes: u32, depth: usize, times: u64) -> Duration {

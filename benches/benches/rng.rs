@@ -3,6 +3,7 @@
 //! front-end, where it is installed, and `getrandom` into one buffer after the other, which is the
 //! kernel's part.
 
+use std::cell::LazyCell;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use vudev_benches::contest::{Contest, Report};
 use vudev_benches::peer;
 use vudev_benches::pump::{Chain, pump};
 use vudev_frontend::{Buffer, FrontEnd};
-use vudev_harness::VudevCommand;
+use vudev_harness::{Child, VudevCommand};
 
 const PEER: &str = "vhost-device-rng";
 /// More than any kernel makes: none, in effect.
@@ -31,37 +32,48 @@ fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let ours = folder.path().join("vudev");
     let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
-    let vudev = VudevCommand::of(program)
-        .device("rng", LIMITS, &ours)
-        .start()?;
+    // Not before it is wanted: the benchmarks may only be listed.
+    let vudev = LazyCell::new(|| {
+        let command = VudevCommand::of(program).device("rng", LIMITS, &ours);
+        command.start().expect("vudev starts")
+    });
     let theirs = folder.path().join("peer");
-    let peer = peer::find(PEER)
-        .map(|program| start_peer(&program, &theirs))
-        .transpose()?;
+    let peer = peer::find(PEER);
+    let peer = peer.map(|program| {
+        LazyCell::new({
+            let theirs = &theirs;
+            move || start_peer(&program, theirs)
+        })
+    });
     // It numbers its sockets.
-    let theirs = folder.path().join("peer0");
+    let numbered = folder.path().join("peer0");
     for bytes in [64, 4096] {
         let mut contest = Contest::new(format!("rng {bytes} bytes"))
             .moves(Throughput::Bytes(bytes.into()))
-            .of("vudev", |times| read(&ours, bytes, times));
-        if peer.is_some() {
+            .of("vudev", |times| {
+                LazyCell::force(&vudev);
+                read(&ours, bytes, times)
+            });
+        if let Some(peer) = &peer {
             contest = contest
-                .of(PEER, |times| read(&theirs, bytes, times))
+                .of(PEER, |times| {
+                    LazyCell::force(peer);
+                    read(&numbered, bytes, times)
+                })
                 .promise(PEER, OF_THE_PEER);
         }
         let bare = contest.of("getrandom", move |times| bare(bytes, times));
         bare.run(&mut criterion, &mut report);
     }
-    vudev.stop()?;
     criterion.final_summary();
     report.close(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("rng.txt"))?;
     Ok(())
 }
 
-fn start_peer(program: &Path, socket: &Path) -> Result<vudev_harness::Child> {
+fn start_peer(program: &Path, socket: &Path) -> Child {
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(socket);
-    peer::start(PEER, &command, &socket.with_file_name("peer0"))
+    peer::start(PEER, &command, &socket.with_file_name("peer0")).expect("the peer starts")
 }
 
 fn read(socket: &Path, bytes: u32, times: u64) -> Duration {

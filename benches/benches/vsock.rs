@@ -3,9 +3,10 @@
 //! `vhost-device-vsock` with the same front-end and the same program, where it is installed. The
 //! program reads all that comes; the time is until it has the last byte.
 
+use std::cell::LazyCell;
 use std::io::Read as _;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,36 +34,46 @@ fn main() -> Result<()> {
     let (ours, theirs) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let options = format!("cid={CID},uds-path={}", ours.path().join("v").display());
     let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
-    let command = VudevCommand::of(program);
-    let vudev = command
-        .device("vsock", &options, &socket(ours.path()))
-        .start()?;
+    // Not before it is wanted: the benchmarks may only be listed.
+    let vudev = LazyCell::new(|| {
+        let command = VudevCommand::of(program);
+        let command = command.device("vsock", &options, &socket(ours.path()));
+        command.start().expect("vudev starts")
+    });
     let peer = peer::find(PEER);
-    let peer = peer
-        .map(|program| start_peer(&program, theirs.path()))
-        .transpose()?;
+    let peer = peer.map(|program| {
+        LazyCell::new({
+            let theirs = theirs.path();
+            move || start_peer(&program, theirs)
+        })
+    });
     for bytes in [4096, 65536] {
         let mut contest = Contest::new(format!("vsock {bytes} bytes"))
             .moves(Throughput::Bytes(bytes as u64))
-            .of("vudev", |times| send(ours.path(), bytes, times));
-        if peer.is_some() {
+            .of("vudev", |times| {
+                LazyCell::force(&vudev);
+                send(ours.path(), bytes, times)
+            });
+        if let Some(peer) = &peer {
             contest = contest
-                .of(PEER, |times| send(theirs.path(), bytes, times))
+                .of(PEER, |times| {
+                    LazyCell::force(peer);
+                    send(theirs.path(), bytes, times)
+                })
                 .promise(PEER, OF_THE_PEER);
         }
         contest.run(&mut criterion, &mut report);
     }
-    vudev.stop()?;
     criterion.final_summary();
     report.close(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("vsock.txt"))?;
     Ok(())
 }
 
-fn socket(folder: &Path) -> std::path::PathBuf {
+fn socket(folder: &Path) -> PathBuf {
     folder.join("vsock")
 }
 
-fn start_peer(program: &Path, folder: &Path) -> Result<Child> {
+fn start_peer(program: &Path, folder: &Path) -> Child {
     let (socket, host) = (socket(folder), folder.join("v"));
     let (socket, host) = (socket.display(), host.display());
     let mut command = Command::new(program);
@@ -70,7 +81,7 @@ fn start_peer(program: &Path, folder: &Path) -> Result<Child> {
         "--vm",
         &format!("guest-cid={CID},socket={socket},uds-path={host}"),
     ]);
-    peer::start(PEER, &command, &folder.join("vsock"))
+    peer::start(PEER, &command, &folder.join("vsock")).expect("the peer starts")
 }
 
 /// One connection, and so many packets.
