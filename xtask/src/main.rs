@@ -13,13 +13,13 @@ mod lint;
 mod outcome;
 mod process;
 mod source;
+mod static_programs;
 mod suites;
 mod test;
 mod tidy;
 mod tightness;
 mod tools;
 mod user;
-mod whole;
 mod workspace;
 
 use std::process::ExitCode;
@@ -41,7 +41,7 @@ usage: cargo xtask COMMAND
   fuzz [TARGET] [--seconds N]
                   feeds what parses foreign bytes with all that a fuzzer thinks of, or one target
   guest           fetches and assembles the guest that demo and test use (they do it themselves)
-  static          builds the vudev that device VMs of the tests run (test does it itself)
+  static          builds the programs that device VMs of the tests run (test does it itself)
 ";
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         ["arm64", filters @ ..] => arm64::run(filters),
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["guest"] => guest::ensure().map(|_| ()),
-        ["static"] => whole::ensure(),
+        ["static"] => static_programs::ensure(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

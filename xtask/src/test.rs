@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::outcome::Outcome;
 use crate::process::{run as run_loudly, say};
 use crate::user::OrdinaryUser;
-use crate::{guest, tools, whole, workspace};
+use crate::{guest, static_programs, tools, workspace};
 
 /// Reasons for a skip that CI accepts: it is root, so what needs root is skipped in the run as an
 /// ordinary user only. Anything else means that CI did not test what it should.
@@ -28,7 +28,7 @@ pub(crate) fn run(filters: &[&str]) -> Result<()> {
     guest::ensure()?;
     say("building everything");
     run_loudly(workspace::cargo().args(["build", "--workspace", "--all-targets"]))?;
-    whole::ensure()?;
+    static_programs::ensure()?;
 
     let mut total = Outcome::default();
     total += step("tests", filters, None)?;
