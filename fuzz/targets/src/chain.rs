@@ -18,9 +18,9 @@ const PLACES: u64 = 64;
 pub(crate) fn walk(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let choice = input.u8();
-    let chosen = |bit: u8, feature: u64| if choice & bit == 0 { feature } else { 0 };
+    let unless = |bit: u8, feature: u64| if choice & bit == 0 { feature } else { 0 };
     let features =
-        feature::VERSION_1 | chosen(1, feature::INDIRECT_DESC) | chosen(2, feature::EVENT_IDX);
+        feature::VERSION_1 | unless(1, feature::INDIRECT_DESC) | unless(2, feature::EVENT_IDX);
     let guest = Guest::new(MEMORY);
     let ring = guest.ring_with(SIZE, features);
     for index in 0..SIZE {

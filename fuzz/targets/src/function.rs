@@ -24,6 +24,7 @@ use vudev_virtio::{
 use crate::descriptors::{event, memory};
 use crate::executor::{run, turns};
 use crate::input::Input;
+use crate::messages::{framed, payload};
 
 /// Deeds of one input, at most.
 const DEEDS_MAX: usize = 128;
@@ -321,8 +322,7 @@ impl Lying {
             (18, vec![1 << 32]),
         ];
         for (number, longs) in messages {
-            let payload: Vec<u8> = longs.iter().flat_map(|long| long.to_ne_bytes()).collect();
-            self.say(&framed(number, 1, &payload));
+            self.say(&framed(number, 1, &payload(&[], &longs)));
             turns(handle, 4).await;
         }
         self.interrupt(3);
@@ -437,12 +437,4 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
         message[8..12].copy_from_slice(&input.array::<4>());
     }
     message
-}
-
-fn framed(number: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(payload.len()).expect("short");
-    let words = [number, flags, size];
-    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    bytes.extend_from_slice(payload);
-    bytes
 }

@@ -11,6 +11,7 @@ mod executor;
 mod front_end;
 mod function;
 mod input;
+mod messages;
 mod options;
 mod peer;
 mod policy;

@@ -13,6 +13,7 @@ use vudev_proxy::{Parts, Proxy, SharedMemory};
 use crate::descriptors::{Files, event};
 use crate::executor::{run, turns};
 use crate::input::Input;
+use crate::messages::{framed, payload};
 use crate::peer::{Peer, Place};
 
 /// Deeds of one input, at most.
@@ -384,27 +385,13 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
         6 => 9,
         _ => input.u32(),
     };
-    let size = match kind & 8 {
-        0 => u32::try_from(payload.len()).expect("short"),
-        _ => input.u16().into(),
-    };
-    let mut bytes = Vec::new();
-    for word in [u32::from(number), flags, size] {
-        bytes.extend(word.to_ne_bytes());
+    let mut message = framed(number.into(), flags, payload);
+    if kind & 8 != 0 {
+        message[8..12].copy_from_slice(&u32::from(input.u16()).to_ne_bytes());
     }
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-fn payload(words: &[u32], longs: &[u64]) -> Vec<u8> {
-    let words = words.iter().flat_map(|word| word.to_ne_bytes());
-    words
-        .chain(longs.iter().flat_map(|long| long.to_ne_bytes()))
-        .collect()
+    message
 }
 
 fn access(offset: u64, region: u32, count: u32) -> Vec<u8> {
-    let words = [region, count];
-    let words = words.iter().flat_map(|word| word.to_ne_bytes());
-    offset.to_ne_bytes().into_iter().chain(words).collect()
+    [payload(&[], &[offset]), payload(&[region, count], &[])].concat()
 }

@@ -21,7 +21,7 @@ fn fuzz() -> PathBuf {
         .to_owned()
 }
 
-/// Names of the files of a folder, in order.
+/// The files of a folder, in order.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| {
         panic!("{}: {error}", folder.display());
@@ -141,26 +141,19 @@ targets! {
 #[test]
 fn every_target_is_tried_here_and_has_its_file_for_the_fuzzer() {
     assert_eq!(NAMES, TARGETS.map(|target| target.name));
+    let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
     for name in NAMES {
-        let text = fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        let file = format!("fuzz_targets/{name}.rs");
+        let text = fs::read_to_string(fuzz().join(&file)).unwrap();
         assert!(text.contains(&format!("run(\"{name}\", bytes)")), "{name}");
+        let program = format!("[[bin]]\nname = \"{name}\"\npath = \"{file}\"\n");
+        assert!(manifest.contains(&program), "{name}");
     }
-    let of_folder = |folder: &str| {
-        let names = files(&fuzz().join(folder));
-        names
-            .iter()
-            .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
-            .collect()
-    };
     let mut names = NAMES.to_vec();
     names.sort_unstable();
-    let (in_files, with_inputs): (Vec<_>, Vec<_>) =
-        (of_folder("fuzz_targets"), of_folder("inputs"));
-    assert_eq!(
-        (in_files, with_inputs),
-        (
-            names.iter().map(ToString::to_string).collect(),
-            names.iter().map(ToString::to_string).collect()
-        )
-    );
+    for folder in ["fuzz_targets", "inputs"] {
+        let files = files(&fuzz().join(folder));
+        let stems = files.iter().map(|file| file.file_stem().unwrap());
+        assert!(stems.eq(names.iter().copied()), "{folder}: {files:?}");
+    }
 }
