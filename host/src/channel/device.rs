@@ -14,7 +14,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketType,
 };
 
-use super::{DOWN_MAX, Down, START_DESCRIPTORS_MAX, Start, Up, WireError};
+use super::{DOWN_MAX, Down, PacketError, START_DESCRIPTORS_MAX, Start, Up};
 
 /// How long a device waits to tell what must be told: a supervisor that does not read for so
 /// long is stuck, and will see the exit status.
@@ -39,7 +39,7 @@ pub(crate) enum ChannelError {
     Io(#[from] io::Error),
     /// What came is not what belongs there.
     #[error("control channel: {0}")]
-    Wire(#[from] WireError),
+    Packet(#[from] PacketError),
     /// The supervisor is gone.
     #[error("the supervisor has ended")]
     Closed,
@@ -83,7 +83,7 @@ impl Channel {
             .flags
             .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
         {
-            return Err(WireError::TooLarge.into());
+            return Err(PacketError::TooLarge.into());
         }
         if received.bytes == 0 {
             return Err(ChannelError::Closed);

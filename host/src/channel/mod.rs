@@ -9,10 +9,10 @@
 
 pub(crate) mod device;
 pub(crate) mod logger;
-mod wire;
+mod packet;
 
-pub(crate) use wire::{
-    DOWN_MAX, Down, LISTENER, RUNNING_DOWN_MAX, SIGSYS, Start, Transport, UP_MAX, Up, WireError,
+pub(crate) use packet::{
+    DOWN_MAX, Down, LISTENER, PacketError, RUNNING_DOWN_MAX, SIGSYS, Start, Transport, UP_MAX, Up,
 };
 
 /// The most descriptors of a [`Down::Start`]: those of its wire (a socket, or container, group and

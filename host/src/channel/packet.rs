@@ -155,7 +155,7 @@ pub(crate) enum Up {
 
 /// A packet that the other end must not have sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum WireError {
+pub(crate) enum PacketError {
     /// No tag byte at all.
     #[error("an empty packet")]
     Empty,
@@ -184,7 +184,7 @@ pub(crate) enum WireError {
 
 impl Down {
     /// The packet's bytes.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, WireError> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, PacketError> {
         let bytes = match self {
             Self::Start(start) => {
                 let mut bytes = vec![START];
@@ -207,15 +207,15 @@ impl Down {
             }
         };
         if bytes.len() > DOWN_MAX {
-            Err(WireError::TooLarge)
+            Err(PacketError::TooLarge)
         } else {
             Ok(bytes)
         }
     }
 
     /// Of the packet's bytes.
-    pub(crate) fn decode(packet: &[u8]) -> Result<Self, WireError> {
-        let (tag, payload) = packet.split_first().ok_or(WireError::Empty)?;
+    pub(crate) fn decode(packet: &[u8]) -> Result<Self, PacketError> {
+        let (tag, payload) = packet.split_first().ok_or(PacketError::Empty)?;
         match (*tag, payload) {
             (START, json) => serde_json::from_slice(json)
                 .map(Self::Start)
@@ -226,7 +226,7 @@ impl Down {
                 .map(Self::Notice)
                 .map_err(|error| malformed(NOTICE, &error.to_string())),
             (CONNECTED, payload) => decode_connected(payload),
-            (tag, _) => Err(WireError::UnknownTag(tag)),
+            (tag, _) => Err(PacketError::UnknownTag(tag)),
         }
     }
 }
@@ -280,8 +280,8 @@ impl Up {
     }
 
     /// Of the packet's bytes. Texts are printable lines afterwards.
-    pub(crate) fn decode(packet: &[u8]) -> Result<Self, WireError> {
-        let (tag, payload) = packet.split_first().ok_or(WireError::Empty)?;
+    pub(crate) fn decode(packet: &[u8]) -> Result<Self, PacketError> {
+        let (tag, payload) = packet.split_first().ok_or(PacketError::Empty)?;
         match *tag {
             READY if payload.is_empty() => Ok(Self::Ready),
             READY => Err(malformed(READY, "a payload where none belongs")),
@@ -294,12 +294,12 @@ impl Up {
             LISTENER if payload.is_empty() => Ok(Self::Listener),
             LISTENER => Err(malformed(LISTENER, "a payload where none belongs")),
             CONNECT => decode_connect(payload),
-            tag => Err(WireError::UnknownTag(tag)),
+            tag => Err(PacketError::UnknownTag(tag)),
         }
     }
 }
 
-fn decode_connected(payload: &[u8]) -> Result<Down, WireError> {
+fn decode_connected(payload: &[u8]) -> Result<Down, PacketError> {
     let wrong = |_| malformed(CONNECTED, "not the size of an answer");
     let [a, b, c, d, rest @ ..] = <[u8; 8]>::try_from(payload).map_err(wrong)?;
     Ok(Down::Connected {
@@ -308,7 +308,7 @@ fn decode_connected(payload: &[u8]) -> Result<Down, WireError> {
     })
 }
 
-fn decode_connect(payload: &[u8]) -> Result<Up, WireError> {
+fn decode_connect(payload: &[u8]) -> Result<Up, PacketError> {
     let wrong = |_| malformed(CONNECT, "not the size of a question");
     let [target, a, b, c, d, rest @ ..] = <[u8; 9]>::try_from(payload).map_err(wrong)?;
     Ok(Up::Connect {
@@ -321,7 +321,7 @@ fn decode_connect(payload: &[u8]) -> Result<Up, WireError> {
 /// The longest name of a step, in bytes.
 const STEP_MAX: usize = 128;
 
-fn decode_step(payload: &[u8]) -> Result<Up, WireError> {
+fn decode_step(payload: &[u8]) -> Result<Up, PacketError> {
     let short = || malformed(STEP_FAILED, "too short");
     let (errno, rest) = payload.split_first_chunk::<4>().ok_or_else(short)?;
     let (length, rest) = rest.split_first().ok_or_else(short)?;
@@ -335,7 +335,7 @@ fn decode_step(payload: &[u8]) -> Result<Up, WireError> {
     })
 }
 
-fn decode_log(payload: &[u8]) -> Result<Up, WireError> {
+fn decode_log(payload: &[u8]) -> Result<Up, PacketError> {
     let short = || malformed(LOG, "too short");
     let (number, rest) = payload.split_first().ok_or_else(short)?;
     let (dropped, text) = rest.split_first_chunk::<4>().ok_or_else(short)?;
@@ -360,8 +360,8 @@ fn level(number: u8) -> Option<Level> {
     Level::iter().find(|level| level_number(*level) == number)
 }
 
-fn malformed(tag: u8, reason: &str) -> WireError {
-    WireError::Malformed {
+fn malformed(tag: u8, reason: &str) -> PacketError {
+    PacketError::Malformed {
         tag,
         reason: reason.to_owned(),
     }
@@ -478,8 +478,8 @@ mod tests {
 
     #[test]
     fn what_is_not_a_packet_is_refused() {
-        assert_eq!(Up::decode(&[]), Err(WireError::Empty));
-        assert_eq!(Up::decode(&[99]), Err(WireError::UnknownTag(99)));
+        assert_eq!(Up::decode(&[]), Err(PacketError::Empty));
+        assert_eq!(Up::decode(&[99]), Err(PacketError::UnknownTag(99)));
         for packet in [
             &[READY, 0][..],
             &[LOG, 3, 0, 0],
@@ -491,7 +491,7 @@ mod tests {
             &[CONNECT, 1],
         ] {
             assert!(
-                matches!(Up::decode(packet), Err(WireError::Malformed { .. })),
+                matches!(Up::decode(packet), Err(PacketError::Malformed { .. })),
                 "{packet:?}"
             );
         }
@@ -502,7 +502,7 @@ mod tests {
             &[CONNECTED, 1, 2, 3, 4],
         ] {
             assert!(
-                matches!(Down::decode(packet), Err(WireError::Malformed { .. })),
+                matches!(Down::decode(packet), Err(PacketError::Malformed { .. })),
                 "{packet:?}"
             );
         }

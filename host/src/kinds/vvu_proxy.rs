@@ -1,29 +1,24 @@
-//! `--vvu-proxy`: the device side of virtio-vhost-user, and how a process serves it. It is no
-//! device, and knows none: a device VM serves front-ends through it. What it does is `vudev-proxy`.
+//! `--vvu-proxy`: the options of the device side of virtio-vhost-user, and how it is made of them.
+//! It is no device, and knows none: a device VM serves front-ends through it. What it does is
+//! `vudev-proxy`.
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::rc::Rc;
 
-use futures_util::future::select;
 use rustix::fs::{FileType, OFlags};
 use serde::{Deserialize, Serialize};
-use vudev_executor::{Handle, Latch};
 use vudev_proxy::pci::Identity;
-use vudev_proxy::pci::layout::VHOST_QUEUES_MAX;
 use vudev_proxy::{OPERATIONS, Parts, Proxy, ProxyError, SharedMemory};
 
 use super::{Open, open};
-use crate::kind::{CreateError, Given, Listen, Notice, Opened};
+use crate::kind::{CreateError, Given, Listen, Opened};
 use crate::listen::describe;
 use crate::options::{
     Key, Kind, OptionError, Table, VHOST, Values, is_like_pci_address, repeat, shown,
 };
 use crate::registry::{Created, ProcessKind};
-use crate::role::serve::{Serve, ServeError, Served};
-use crate::role::wire::Wire;
 
 /// The kind of `--vvu-proxy`.
 #[derive(Debug)]
@@ -192,31 +187,6 @@ impl From<ProxyError> for CreateError {
             },
             ProxyError::SharedMemory(error) => Self::Description(error.to_string()),
         }
-    }
-}
-
-impl Served for Proxy {
-    fn operations(&self) -> u32 {
-        OPERATIONS
-    }
-
-    /// Those that a device of the device VM's may have.
-    fn queues(&self) -> u16 {
-        VHOST_QUEUES_MAX
-    }
-
-    /// Nothing that a notice tells of is a proxy's.
-    fn hear(&self, _notice: Notice) {}
-
-    fn serve(self: Rc<Self>, _handle: Handle, wire: Wire, stop: Rc<Latch>) -> Serve {
-        Box::pin(async move {
-            let Wire::Socket(front_ends) = wire else {
-                return Err(ServeError::NoSocket);
-            };
-            // Nothing is in flight that somebody would miss: both ends see their sockets close.
-            select(pin!(self.run(front_ends)), pin!(stop.wait())).await;
-            Ok(())
-        })
     }
 }
 

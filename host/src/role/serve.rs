@@ -1,5 +1,5 @@
-//! The event loop of a device's process: one front-end after another through the same wire, until
-//! the supervisor says stop. What a front-end says is the session's business.
+//! The event loop of a process that serves: one front-end after another through the same wire,
+//! until the supervisor says stop. What a front-end says is the session's business, or the proxy's.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use vudev_executor::{Handle, Latch};
+use vudev_proxy::pci::layout::VHOST_QUEUES_MAX;
+use vudev_proxy::{OPERATIONS, Proxy};
 use vudev_transports::vvu::FunctionError;
 use vudev_transports::{Session, Transport, unix, vvu};
 use vudev_virtio::Device;
@@ -153,6 +155,31 @@ impl<K: DeviceKind> Served for Serving<K> {
                     self.attend(&handle, &stop, accept).await
                 }
             }
+        })
+    }
+}
+
+impl Served for Proxy {
+    fn operations(&self) -> u32 {
+        OPERATIONS
+    }
+
+    /// Those that a device of the device VM's may have.
+    fn queues(&self) -> u16 {
+        VHOST_QUEUES_MAX
+    }
+
+    /// Nothing that a notice tells of is a proxy's.
+    fn hear(&self, _notice: Notice) {}
+
+    fn serve(self: Rc<Self>, _handle: Handle, wire: Wire, stop: Rc<Latch>) -> Serve {
+        Box::pin(async move {
+            let Wire::Socket(front_ends) = wire else {
+                return Err(ServeError::NoSocket);
+            };
+            // Nothing is in flight that somebody would miss: both ends see their sockets close.
+            select(pin!(self.run(front_ends)), pin!(stop.wait())).await;
+            Ok(())
         })
     }
 }

@@ -22,7 +22,7 @@ use super::packets::{Packet, Packets};
 use super::reach::Reach;
 use super::start::Names;
 use super::windows::Windows;
-use crate::channel::{Down, Up, WireError};
+use crate::channel::{Down, PacketError, Up};
 use crate::kind::Notice;
 use crate::options::SeccompMode;
 
@@ -218,15 +218,15 @@ impl Child {
     }
 
     /// Until it closes its channel. Dropped, it leaves in the channel what was not heard.
-    async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), WireError> {
+    async fn listen(&self, handle: &Handle, words: &mut LastWords) -> Result<(), PacketError> {
         if self.mode == Some(SeccompMode::Log) {
             self.listen_for_listener(handle, words).await?;
         }
         while let Some(packet) = self.packets.look().await? {
             match packet.plain()? {
-                Up::Listener => return Err(WireError::NotDue),
+                Up::Listener => return Err(PacketError::NotDue),
                 Up::Connect { .. } if self.progress.get() != Progress::Ready => {
-                    return Err(WireError::NotDue);
+                    return Err(PacketError::NotDue);
                 }
                 Up::Connect {
                     ticket,
@@ -259,19 +259,19 @@ impl Child {
         &self,
         handle: &Handle,
         words: &mut LastWords,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), PacketError> {
         while let Some(Packet { up, descriptors }) = self.packets.look().await? {
             match (up, descriptors) {
                 (Up::Listener, true) => {
                     let taken = <[OwnedFd; 1]>::try_from(self.packets.take_descriptors());
-                    let [listener] = taken.map_err(|_| WireError::Descriptors)?;
+                    let [listener] = taken.map_err(|_| PacketError::Descriptors)?;
                     let (lines, name) = (Rc::clone(&self.lines), self.name.clone());
                     let answer = denied::let_go_on(handle.clone(), listener, lines, name);
                     self.answering.replace(Some(handle.spawn(answer)));
                     return Ok(());
                 }
                 (Up::Listener | Up::Ready | Up::Connect { .. }, _) | (_, true) => {
-                    return Err(WireError::NotDue);
+                    return Err(PacketError::NotDue);
                 }
                 (up, false) => {
                     let in_time = self.wait_for_turn(handle, &self.pace).await;

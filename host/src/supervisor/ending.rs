@@ -7,7 +7,7 @@ use std::time::Duration;
 use vudev_executor::ExitStatus;
 use vudev_jail::SigsysReport;
 
-use crate::channel::WireError;
+use crate::channel::PacketError;
 use crate::options::SeccompMode;
 
 /// What a device said before it ended. The last word of each kind counts.
@@ -20,7 +20,7 @@ pub(crate) struct LastWords {
     /// A system call that its policy forbids.
     pub(crate) sigsys: Option<SigsysReport>,
     /// What it must not have said; it was killed for it, if it still lived.
-    pub(crate) broken: Option<WireError>,
+    pub(crate) broken: Option<PacketError>,
 }
 
 /// What the supervisor had asked of it.
@@ -260,7 +260,7 @@ mod tests {
             ),
         ] {
             let words = LastWords {
-                broken: Some(WireError::Empty),
+                broken: Some(PacketError::Empty),
                 ..LastWords::default()
             };
             assert_eq!(judged(Asked::Nothing, status, &words).1, told);

@@ -21,7 +21,7 @@ use rustix::net::{
 };
 use vudev_executor::{File, Handle};
 
-use crate::channel::{UP_MAX, Up, WireError};
+use crate::channel::{PacketError, UP_MAX, Up};
 
 /// The most descriptors that are taken from a packet: those of the greatest that is due, and one
 /// to tell that there were more.
@@ -53,7 +53,7 @@ impl Packets {
 
     /// Waits for the next packet and looks at it; `None` when the other end is closed. Dropped, it
     /// has lost nothing.
-    pub(super) async fn look(&self) -> Result<Option<Packet>, WireError> {
+    pub(super) async fn look(&self) -> Result<Option<Packet>, PacketError> {
         loop {
             // Before each: a device that fills its channel must not keep the loop from others.
             if self.0.readable().await.is_err() {
@@ -68,7 +68,7 @@ impl Packets {
     }
 
     /// Looks at the next packet if there is one; one with descriptors is an error.
-    pub(super) fn look_now(&self) -> Result<Option<Up>, WireError> {
+    pub(super) fn look_now(&self) -> Result<Option<Up>, PacketError> {
         match self.seen()? {
             Seen::Packet(packet) => packet.plain().map(Some),
             Seen::End | Seen::Nothing => Ok(None),
@@ -129,7 +129,7 @@ impl Packets {
         Ok(())
     }
 
-    fn seen(&self) -> Result<Seen, WireError> {
+    fn seen(&self) -> Result<Seen, PacketError> {
         let mut bytes = [0; UP_MAX];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let looked = loop {
@@ -153,11 +153,11 @@ impl Packets {
             return Ok(Seen::End);
         }
         if looked.flags.contains(ReturnFlags::TRUNC) {
-            return Err(WireError::TooLarge);
+            return Err(PacketError::TooLarge);
         }
         match Up::decode(&bytes[..looked.bytes]) {
             Ok(up) => Ok(Seen::Packet(Packet { up, descriptors })),
-            Err(_) if descriptors => Err(WireError::Descriptors),
+            Err(_) if descriptors => Err(PacketError::Descriptors),
             Err(error) => Err(error),
         }
     }
@@ -165,9 +165,9 @@ impl Packets {
 
 impl Packet {
     /// What it says, if it brings no descriptors.
-    pub(super) fn plain(self) -> Result<Up, WireError> {
+    pub(super) fn plain(self) -> Result<Up, PacketError> {
         if self.descriptors {
-            return Err(WireError::Descriptors);
+            return Err(PacketError::Descriptors);
         }
         Ok(self.up)
     }

@@ -14,7 +14,7 @@ use rustix::net::{
 use serde_json::Value;
 use vudev_jail::{Spawn, SpawnError};
 
-use crate::channel::{CHANNEL, Down, START_DESCRIPTORS_MAX, Start, Transport, WireError};
+use crate::channel::{CHANNEL, Down, PacketError, START_DESCRIPTORS_MAX, Start, Transport};
 use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
 use crate::listen::{Claim, Listening, SocketGuard};
 use crate::options::{DeviceRequest, OptionError, RunOptions, Values};
@@ -77,7 +77,7 @@ pub(super) enum StartError {
     Send(#[source] io::Error),
     /// Its description does not fit.
     #[error("describe it: {0}")]
-    Wire(#[from] WireError),
+    Packet(#[from] PacketError),
 }
 
 /// Opens and binds everything, in the order of the command line.
