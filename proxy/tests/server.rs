@@ -19,8 +19,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 use vudev_executor::{Executor, Socket};
 use vudev_proxy::WireError;
-use vudev_proxy::testing::Raw;
-use vudev_proxy::testing::{access, command, dma_map, dma_unmap, header, version, words};
+use vudev_proxy::testing::{Raw, access, command, dma_map, dma_unmap, header, version, words};
 use vudev_proxy::vfio_user::{
     DmaMap, DmaUnmap, Function, RegionInfo, ServerError, SetInterrupts, serve,
 };

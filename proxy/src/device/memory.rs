@@ -16,6 +16,9 @@ use crate::vhost_user::{MemoryRegion, TableError, flatten};
 /// BARs are mapped by pages.
 const PAGE: u64 = 4096;
 
+/// Bytes of the greatest BAR, which leaves 64-bit addresses for others beside it.
+const BYTES_MAX: u64 = 1 << 62;
+
 /// Where the driver VM's memory comes from.
 pub enum SharedMemory {
     /// The file that it lies in, as a whole: `memory-backend-file` with `share=on`.
@@ -81,7 +84,7 @@ impl Window {
     pub(super) fn new(shared: SharedMemory) -> Result<Self, SharedMemoryError> {
         match shared {
             SharedMemory::Trapped { bytes } => {
-                if !bytes.is_power_of_two() || !(PAGE..=1 << 62).contains(&bytes) {
+                if !bytes.is_power_of_two() || !(PAGE..=BYTES_MAX).contains(&bytes) {
                     return Err(SharedMemoryError::Size(bytes));
                 }
                 let source = Source::Table(RefCell::new(None));
@@ -96,7 +99,7 @@ impl Window {
                 )
                 .map_err(SharedMemoryError::RamFile)?;
                 let bytes = size.checked_next_power_of_two().unwrap_or(0).max(PAGE);
-                if bytes > 1 << 62 {
+                if bytes > BYTES_MAX {
                     return Err(SharedMemoryError::Size(size));
                 }
                 let source = Source::File {

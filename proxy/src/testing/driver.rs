@@ -4,9 +4,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::virtio::QueueRegisters;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::{pread, pwrite};
+
+use crate::virtio::QueueRegisters;
 
 /// Memory of the device VM.
 pub struct Area(OwnedFd);
