@@ -11,7 +11,7 @@ mod support;
 
 use std::fs::File;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -383,7 +383,7 @@ fn pages_of_one_file_cost_one_mapping_and_no_descriptors() {
     (1..pages).for_each(|page| map(&mut client, page));
     assert_eq!(running.descriptors(), descriptors);
     assert!(running.mappings() <= mappings + 2, "{}", running.mappings());
-    let grown = running.private_memory() - private;
+    let grown = running.private_memory().saturating_sub(private);
     assert!(grown < 2048, "{grown} KiB for {pages} pages");
     drop(client);
     running.stop();
@@ -432,8 +432,7 @@ fn a_stop_ends_the_proxy_at_once_though_both_sides_are_there() {
         mut vm,
         front,
     } = connected(Some(RAM));
-    let kick = give(&mut vm, &front, request::SET_VRING_KICK, 0);
-    assert!(kick.as_raw_fd() >= 0);
+    let _kick = give(&mut vm, &front, request::SET_VRING_KICK, 0);
     let begun = Instant::now();
     running.stop();
     let took = begun.elapsed();
