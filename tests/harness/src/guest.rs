@@ -196,8 +196,7 @@ impl Guest {
 
     /// Adds a disk of QEMU's own, an image.
     pub fn own_disk(mut self, image: &Path) -> Self {
-        let path = image.to_string_lossy().replace(',', ",,");
-        let drive = format!("if=virtio,format=raw,cache=unsafe,file={path}");
+        let drive = format!("if=virtio,format=raw,cache=unsafe,file={}", value(image));
         self.devices.extend(["-drive".to_owned(), drive]);
         self
     }
@@ -271,8 +270,7 @@ impl Guest {
     fn chardev(&mut self, socket: &Path) -> String {
         let name = format!("c{}", self.back_ends);
         self.back_ends += 1;
-        // A comma inside a value is written twice in QEMU's options.
-        let path = socket.to_string_lossy().replace(',', ",,");
+        let path = value(socket);
         let reconnect = match self.reconnects {
             true => format!(",reconnect-ms={RECONNECT_MS}"),
             false => String::new(),
@@ -288,10 +286,7 @@ impl Guest {
         let mut qemu = self.assets.qemu()?;
         let size = format!("id=m0,size={}M,share=on", self.memory_mib);
         let memory = match &self.memory_file {
-            Some(path) => {
-                let path = path.to_string_lossy().replace(',', ",,");
-                format!("memory-backend-file,{size},mem-path={path}")
-            }
+            Some(path) => format!("memory-backend-file,{size},mem-path={}", value(path)),
             None => format!("memory-backend-memfd,{size}"),
         };
         let accelerator = env::var(ACCELERATOR_VARIABLE).unwrap_or_else(|_| "tcg".to_owned());
@@ -444,7 +439,7 @@ impl RunningGuest {
     }
 
     fn keep(&mut self, line: &str) {
-        // A line that was told before its end had come (see `Lines::until`) leaves an empty one.
+        // Neither what the harness says to itself nor an empty line is the script's result.
         if !line.starts_with("@@") && !line.is_empty() {
             self.output.push_str(line);
             self.output.push('\n');
@@ -475,6 +470,11 @@ impl Drop for RunningGuest {
             }
         }
     }
+}
+
+/// A path in QEMU's options, where a comma inside a value is written twice.
+fn value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 /// The last lines of a log.

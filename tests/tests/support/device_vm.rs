@@ -18,7 +18,7 @@ use vudev_tests::{Guest, RunningGuest};
 /// Does what it is told, line by line.
 const SCRIPT: &str = "
     echo @listening
-    while read -r line; do eval \"$line\"; echo \"@done $? @\"; done
+    while read -r line; do eval \"$line\"; echo \"@done $?\"; done
 ";
 
 /// A function: its proxy, and the front-end that is to come through it.
@@ -66,10 +66,9 @@ impl DeviceVm {
     /// Runs a line of shell and tells its status.
     pub(crate) fn status(&mut self, line: &str) -> i32 {
         self.0.send(line).unwrap();
-        // To the end of it: a line is told as soon as it has what is waited for.
-        let done = self.0.wait_for(" @").unwrap();
+        let done = self.0.wait_for("@done ").unwrap();
         let (_, status) = done.split_once("@done ").unwrap();
-        status.trim_end_matches(" @").parse().unwrap()
+        status.parse().unwrap()
     }
 
     /// Runs a line of shell that must succeed.
