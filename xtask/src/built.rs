@@ -6,6 +6,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+/// `RUSTFLAGS` of a program that needs no file beside itself. With `--target`, which keeps them
+/// away from build scripts and macros: those cannot be static.
+pub(crate) const STATIC_FLAGS: &str = "-C target-feature=+crt-static";
+
 /// A program that cargo has built.
 pub(crate) struct Executable {
     /// The name of its target.

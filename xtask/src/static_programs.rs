@@ -13,18 +13,16 @@ use crate::workspace;
 /// The product, and the device that tries to break out of its jail.
 const PROGRAMS: [(&str, &str); 2] = [("vudev", "vudev"), ("vudev-tests", "vudev-escape")];
 
-/// The programs, made anew where they are not what the sources say. `--target` keeps the flags away
-/// from build scripts and macros, which cannot be static; a guest has them in its memory, so that
-/// they come without what only a debugger reads.
+/// The programs, made anew where they are not what the sources say. A guest has them in its memory,
+/// so that they come without what only a debugger reads.
 pub(crate) fn ensure() -> Result<()> {
     say("building the programs of device VMs");
-    let flags = "-C target-feature=+crt-static";
     let folder = workspace::target()?.join(STATIC_FOLDER);
     fs::create_dir_all(&folder)?;
     for (package, name) in PROGRAMS {
         let programs = built::build(
             workspace::cargo()
-                .env("RUSTFLAGS", flags)
+                .env("RUSTFLAGS", built::STATIC_FLAGS)
                 .env("CARGO_PROFILE_DEV_DEBUG", "0")
                 .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
                 .args(["build", "-p", package, "--bin", name])

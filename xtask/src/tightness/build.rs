@@ -49,12 +49,11 @@ pub(super) struct Program {
 }
 
 impl Build {
-    /// Builds it. `--target` keeps the flags away from build scripts and macros, which cannot be
-    /// static.
+    /// Builds it.
     pub(super) fn make(self) -> Result<Program> {
         let (name, flags) = match self.linkage {
             Linkage::Dynamic => ("dynamic", ""),
-            Linkage::Static => ("static", "-C target-feature=+crt-static"),
+            Linkage::Static => ("static", built::STATIC_FLAGS),
         };
         let (profile, profile_flags): (_, &[&str]) = match self.profile {
             Profile::Debug => ("debug", &[]),
