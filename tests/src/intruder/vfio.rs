@@ -60,6 +60,11 @@ const UNMAP_DMA: i64 = 0x3b72;
 
 const NOT_THERE: &[i32] = &[libc::EBADF];
 
+/// What they are called: all that is asked of VFIO.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ATTEMPTS.iter().map(|attempt| attempt.name)
+}
+
 pub(super) static ATTEMPTS: &[Attempt] = &[
     refused(
         "ioctl VFIO_IOMMU_MAP_DMA to show the function other memory",
