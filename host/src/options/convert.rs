@@ -2,9 +2,8 @@
 //! an element belongs to is [`super::values`]'s matter.
 
 use vudev_jail::nearest;
-use vudev_transports::vvu::PciAddress;
+use vudev_transports::vvu::{AddressError, PciAddress};
 
-use super::address::{Shape, pci_shape};
 use super::error::repeat;
 use super::grammar::{At, Element, Raw, split};
 use super::number::{number, show_size, size};
@@ -195,13 +194,13 @@ fn available_words(choices: &[Choice]) -> String {
 
 fn pci_address(text: String) -> Result<Value, Wrong> {
     const REMEDY: &str = "write [DOMAIN:]BUS:DEVICE.FUNCTION in hexadecimal, 00:05.0 say";
-    match pci_shape(&text) {
-        Shape::Address(_) => Ok(Value::Text(text)),
-        Shape::OutOfRange(why) => Err(Wrong::new(
+    match text.parse::<PciAddress>() {
+        Ok(_) => Ok(Value::Text(text)),
+        Err(AddressError::OutOfRange(why)) => Err(Wrong::new(
             format!("{} is no PCI address, {why}", repeat(&text)),
             REMEDY,
         )),
-        Shape::Other => Err(Wrong::new(
+        Err(AddressError::Shape) => Err(Wrong::new(
             format!("{} is no PCI address", repeat(&text)),
             REMEDY,
         )),
@@ -209,13 +208,13 @@ fn pci_address(text: String) -> Result<Value, Wrong> {
 }
 
 fn vhost(text: String) -> Result<Value, Wrong> {
-    match pci_shape(&text) {
-        Shape::Address(address) => Ok(Value::Function(address)),
-        Shape::OutOfRange(why) => Err(Wrong::new(
+    match text.parse::<PciAddress>() {
+        Ok(address) => Ok(Value::Function(address)),
+        Err(AddressError::OutOfRange(why)) => Err(Wrong::new(
             format!("{} looks like a PCI address, but {why}", repeat(&text)),
             format!("write ./{text} if it is the path of a socket"),
         )),
-        Shape::Other => checked_path(text),
+        Err(AddressError::Shape) => checked_path(text),
     }
 }
 

@@ -169,7 +169,8 @@ impl Scene {
         self.vudev.signal(Signal::TERM).unwrap();
         let status = self.vudev.wait(limit).unwrap();
         let log = self.vudev.log().unwrap();
-        assert!(status.success() || !as_promised, "{status}: {log}");
+        let late = !as_promised && status.code() == Some(1) && log.contains("did not end in time");
+        assert!(status.success() || late, "{status}: {log}");
         for device in devices {
             assert!(!Path::new(&format!("/proc/{device}")).exists(), "{device}");
         }
