@@ -10,17 +10,20 @@ use libc::iovec;
 
 use crate::buffers::IoBuffers;
 use crate::executor::Handle;
+use crate::message::Message;
 use crate::op::{Op, Plain, Request};
 use crate::operation::{Operation, PIECES_MAX, STREAM_POSITION};
+use crate::socket::MessageRequest;
 
 /// An open descriptor whose operations go through a ring. Clones share it.
 ///
 /// What a ring that is restricted must allow: `IORING_OP_READV` for [`File::read`] and
 /// [`File::read_at`], `IORING_OP_WRITEV` for [`File::write`] and [`File::write_at`],
 /// `IORING_OP_FSYNC` for [`File::sync`], `IORING_OP_FALLOCATE` for [`File::allocate`],
-/// `IORING_OP_POLL_ADD` for [`File::readable`], [`File::writable`] and [`File::hung_up`]. What it
-/// does not allow fails with `EACCES`. Where it allows `IORING_OP_READ` and `IORING_OP_WRITE` too,
-/// what has one piece goes by those, which cost less.
+/// `IORING_OP_POLL_ADD` for [`File::readable`], [`File::writable`], [`File::hung_up`] and
+/// [`File::has_input`], `IORING_OP_RECVMSG` for [`File::has_unread`]. What it does not allow fails
+/// with `EACCES`. Where it allows `IORING_OP_READ` and `IORING_OP_WRITE` too, what has one piece
+/// goes by those, which cost less.
 #[derive(Clone)]
 pub struct File {
     handle: Handle,
@@ -168,6 +171,26 @@ impl File {
         self.plain(Operation::poll_once(fd, 0), |events| {
             events & u32::from((libc::POLLHUP | libc::POLLERR).cast_unsigned()) != 0
         })
+    }
+
+    /// Completes as [`File::readable`] does: `true` if there are bytes, and not only their end. A
+    /// terminal tells these apart, and a socket does not ([`File::has_unread`]).
+    pub fn has_input(&self) -> impl Future<Output = io::Result<bool>> + Unpin + 'static + use<> {
+        let fd = self.fd.as_raw_fd();
+        self.plain(Operation::poll_once(fd, libc::POLLIN), |events| {
+            events & u32::from(libc::POLLIN.cast_unsigned()) != 0
+        })
+    }
+
+    /// Whether bytes have come to a socket that have not been read. It does not wait for any, and
+    /// leaves them where they are. What is no socket answers ENOTSOCK.
+    pub async fn has_unread(&self) -> io::Result<bool> {
+        let request = MessageRequest::peek(self.fd.clone(), Message::with_capacity(1));
+        match Op::new(&self.handle, request).await.0 {
+            Ok(bytes) => Ok(bytes > 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn plain<T: 'static>(

@@ -119,12 +119,21 @@ impl Message {
 
     /// Points the header at everything to be received into.
     pub(crate) fn header_to_receive(&mut self) -> *mut msghdr {
+        self.header_with_control(CONTROL_BYTES)
+    }
+
+    /// Points the header at bytes only: a look at descriptors would make new ones.
+    pub(crate) fn header_to_peek(&mut self) -> *mut msghdr {
+        self.header_with_control(0)
+    }
+
+    fn header_with_control(&mut self, control_len: usize) -> *mut msghdr {
         let parts = &mut *self.parts;
         parts.descriptors.clear();
         parts.len = 0;
         parts.truncated = false;
         let len = parts.receive_limit;
-        parts.point(len, CONTROL_BYTES);
+        parts.point(len, control_len);
         &raw mut parts.header
     }
 

@@ -73,13 +73,25 @@ impl<T: Future<Output = (io::Result<usize>, Message)> + Unpin + 'static> Exchang
 
 enum Direction {
     Receive,
+    Peek,
     Send,
 }
 
-struct MessageRequest {
+pub(crate) struct MessageRequest {
     fd: Rc<OwnedFd>,
     direction: Direction,
     message: Message,
+}
+
+impl MessageRequest {
+    /// Looks at what has come, and leaves it there. Descriptors are not looked at.
+    pub(crate) fn peek(fd: Rc<OwnedFd>, message: Message) -> Self {
+        Self {
+            fd,
+            direction: Direction::Peek,
+            message,
+        }
+    }
 }
 
 // SAFETY: what the header points at is on the heap, owned by `message`; the descriptor is kept.
@@ -95,6 +107,11 @@ unsafe impl Request for MessageRequest {
                 header: self.message.header_to_receive(),
                 flags: libc::MSG_CMSG_CLOEXEC.cast_unsigned(),
             },
+            Direction::Peek => Operation::ReceiveMessage {
+                fd,
+                header: self.message.header_to_peek(),
+                flags: (libc::MSG_PEEK | libc::MSG_DONTWAIT).cast_unsigned(),
+            },
             Direction::Send => Operation::SendMessage {
                 fd,
                 header: self.message.header_to_send(),
@@ -107,8 +124,8 @@ unsafe impl Request for MessageRequest {
     fn complete(mut self, result: io::Result<u32>) -> Self::Output {
         let result = result.map(|bytes| bytes as usize);
         match (&self.direction, &result) {
-            (Direction::Receive, Ok(len)) => self.message.received(*len),
-            (Direction::Receive, Err(_)) => {}
+            (Direction::Receive | Direction::Peek, Ok(len)) => self.message.received(*len),
+            (Direction::Receive | Direction::Peek, Err(_)) => {}
             (Direction::Send, _) => self.message.sent(),
         }
         (result, self.message)

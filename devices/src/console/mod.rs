@@ -26,7 +26,9 @@
 //! | the descriptor is gone for ever | it is lost | it is lost |
 //! | the disk is full | it is lost | it is lost |
 //!
-//! One port of several is closed while it has no client, and a Linux guest waits there anyway.
+//! One port of several is closed while it has no client, and a Linux guest waits there anyway. A
+//! client that has left, but has said what the guest has not read yet, takes no output and keeps
+//! the port open (`link.rs`).
 //!
 //! The log says that output is lost, how much so far whenever that has doubled, and how much it was
 //! when output is written again. A guest that waits holds up only its own queue: a stop, the other
@@ -289,9 +291,10 @@ impl Made {
             (None, true) => format!("port {number}: "),
         };
         let can_block = matches!(&end, End::File(fd) if terminal::can_block(fd));
-        let (link, keeper) = Link::new(handle, end, news, label.clone());
+        let is_read = is_both_ways && input.is_none();
+        let (link, keeper) = Link::new(handle, end, is_read, news, label.clone());
         let input = match input {
-            Some(input) => Some(Link::new(handle, End::File(input), news, label.clone()).0),
+            Some(input) => Some(Link::new(handle, End::File(input), true, news, label.clone()).0),
             None => is_both_ways.then(|| Rc::clone(&link)),
         };
         // Datagrams arrive or do not; it is no connection that opens the port.

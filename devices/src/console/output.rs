@@ -367,7 +367,7 @@ impl Output {
             let label = &self.manner.label;
             log::warn!("{label}the output is gone, what the guest prints is thrown away: {error}");
         }
-        self.link.lose(end.generation);
+        self.link.leave(end.generation);
         self.manner.overflow == Overflow::Drop && attempts == ATTEMPTS_MAX
     }
 
