@@ -140,7 +140,7 @@ impl Scene {
         let Called { sockets, door, net } = called;
         Seen {
             sockets,
-            door: door.1,
+            door,
             file: md5(&fs::read(self.path("file")).unwrap()),
             disk_sum: format!("{:016x}", sum.value()),
             disk_md5: md5(&image),
@@ -199,8 +199,7 @@ pub struct Awaiting {
 /// What was exchanged with the guest.
 pub struct Called {
     sockets: Vec<String>,
-    /// Open until the guest has ended: what it has not read yet need not outlive the client.
-    door: (UnixStream, String),
+    door: String,
     net: Option<(String, String)>,
 }
 
@@ -259,7 +258,7 @@ fn pattern(stamp: u32) -> Vec<u8> {
     bytes
 }
 /// Both ways at once; the checksum of what came.
-fn through_a_port(mut door: UnixStream) -> (UnixStream, String) {
+fn through_a_port(mut door: UnixStream) -> String {
     door.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
     let mut writer = door.try_clone().unwrap();
     let sending = aside(move || {
@@ -269,8 +268,7 @@ fn through_a_port(mut door: UnixStream) -> (UnixStream, String) {
     let mut bytes = vec![0; DATA];
     door.read_exact(&mut bytes).unwrap();
     sending.join().unwrap();
-    let sum = md5(&bytes);
-    (door, sum)
+    md5(&bytes)
 }
 
 /// Both ways at once; the checksums of what came and of what was sent.
