@@ -64,8 +64,8 @@ fn jailed_devices_serve_by_pci_address_and_a_function_outlives_whoever_drives_it
     let (_entropy, entropy) = entropy;
     vm.refuses(
         "--rng vhost=00:12.0",
-        "--rng: vhost: column 7: PCI function 0000:00:12.0 is bound to virtio-pci: in \
-         /sys/bus/pci/devices/0000:00:12.0, write vfio-pci into driver_override",
+        "--rng: vhost: column 7: PCI function 0000:00:12.0 (1af4:107d) is bound to virtio-pci: \
+         in /sys/bus/pci/devices/0000:00:12.0, write vfio-pci into driver_override",
     );
     vm.refuses(
         "--rng vhost=00:1e.0",

@@ -162,6 +162,8 @@ fn a_list_in_a_circle_or_into_the_header_is_refused() {
     assert!(matches!(header, LayoutError::BrokenList { pointer: 0x3c }));
     let none = broken(&|bytes| bytes[0x06] = 0);
     assert_eq!(none, LayoutError::NoCapabilities);
+    let gone = Layout::parse(&[0xff; CONFIGURATION_SIZE], &[0; BARS]).unwrap_err();
+    assert_eq!(gone, LayoutError::NoAnswer);
     let empty = broken(&|bytes| bytes[0x34] = 0);
     assert_eq!(empty, LayoutError::Missing(What::Registers(Window::Common)));
 }

@@ -142,6 +142,12 @@ pub struct Layout {
 /// Why a function is not one that we can drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
+    /// The configuration space reads as ones, as that of a function that is gone.
+    #[error(
+        "the function does not answer: its proxy or VMM side is gone: start the proxy and then \
+         the device VM again"
+    )]
+    NoAnswer,
     /// The status register says that there are none.
     #[error("the function has no PCI capabilities: it is not a modern virtio device")]
     NoCapabilities,
@@ -241,11 +247,19 @@ impl Layout {
         configuration: &[u8; CONFIGURATION_SIZE],
         bars: &[u64; BARS],
     ) -> Result<Self, LayoutError> {
-        let mut found = Found::default();
-        for at in List::new(configuration)? {
-            found.take(Capability::new(configuration, at?)?);
-        }
-        found.check(bars)
+        Found::all(configuration)?.check(bars)
+    }
+
+    /// Whether a function has doorbells, which no other virtio device has.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or its list is broken.
+    pub(super) fn has_doorbells(
+        configuration: &[u8; CONFIGURATION_SIZE],
+    ) -> Result<bool, LayoutError> {
+        let found = Found::all(configuration)?;
+        Ok(found.windows[Window::Doorbell as usize].is_some())
     }
 
     /// Where a window lies.
@@ -265,6 +279,10 @@ impl<'a> List<'a> {
     fn new(configuration: &'a [u8; CONFIGURATION_SIZE]) -> Result<Self, LayoutError> {
         let status = usize::from(STATUS);
         let status = u16::from_le_bytes([configuration[status], configuration[status + 1]]);
+        // Some of its bits are reserved, and zero where there is a function.
+        if status == u16::MAX {
+            return Err(LayoutError::NoAnswer);
+        }
         if status & CAPABILITIES_LIST == 0 {
             return Err(LayoutError::NoCapabilities);
         }
@@ -364,6 +382,14 @@ struct Found {
 }
 
 impl Found {
+    fn all(configuration: &[u8; CONFIGURATION_SIZE]) -> Result<Self, LayoutError> {
+        let mut found = Self::default();
+        for at in List::new(configuration)? {
+            found.take(Capability::new(configuration, at?)?);
+        }
+        Ok(found)
+    }
+
     fn take(&mut self, capability: Option<Capability>) {
         // Bars above 5 are reserved, and to be passed over (virtio, 4.1.4).
         let Some(capability) = capability.filter(|found| usize::from(found.bar) < BARS) else {

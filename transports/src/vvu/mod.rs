@@ -20,6 +20,7 @@ mod rings;
 mod set_up;
 #[cfg(feature = "testing")]
 pub mod software;
+mod sysfs;
 mod transmit;
 mod vfio;
 

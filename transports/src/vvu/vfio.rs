@@ -3,11 +3,11 @@
 //! before its jail closes, for memory is pinned for who maps it. Not a driver.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -23,6 +23,7 @@ use super::ioctls;
 use super::mapped::{MappedFunction, Parts};
 use super::rings::{DMA_ADDRESS, DMA_SIZE};
 use super::set_up::vectors_max;
+use super::sysfs::group_of;
 
 /// `VFIO_API_VERSION`.
 const API_VERSION: i32 = 0;
@@ -38,15 +39,40 @@ pub enum VfioError {
     /// It is not there.
     #[error("there is no PCI function {0}: lspci lists them")]
     Missing(PciAddress),
+    /// It is something else, most likely the VM's own disk.
+    #[error(
+        "PCI function {address} ({id}) is no virtio-vhost-user device: lspci -d 1af4:107d lists \
+         those of vudev's proxies"
+    )]
+    AnotherDevice {
+        /// The function.
+        address: PciAddress,
+        /// Its vendor and device.
+        id: String,
+    },
+    /// It is to be bound to VFIO, once that is there.
+    #[error(
+        "PCI function {0} is meant for vfio-pci, which this kernel has not loaded: modprobe \
+         vfio-pci"
+    )]
+    NotLoaded(PciAddress),
+    /// It is to be bound to VFIO, which is there.
+    #[error(
+        "PCI function {0} is meant for vfio-pci, which does not have it: write {0} into \
+         /sys/bus/pci/drivers_probe; if vfio-pci refuses it, dmesg tells why"
+    )]
+    NotTaken(PciAddress),
     /// Another driver has it, or none.
     #[error(
-        "PCI function {address} is bound to {driver}: in {folder}, write vfio-pci into \
+        "PCI function {address} ({id}) is bound to {driver}: in {folder}, write vfio-pci into \
          driver_override, and {address} into driver/unbind if there is one; then {address} into \
          /sys/bus/pci/drivers_probe"
     )]
     NotBound {
         /// The function.
         address: PciAddress,
+        /// Its vendor and device.
+        id: String,
         /// What it is bound to.
         driver: String,
         /// Its folder in sysfs.
@@ -132,11 +158,7 @@ impl Opened {
     ///
     /// When there is none, when it is not bound to vfio-pci, and when VFIO refuses it.
     pub fn open(address: PciAddress) -> Result<Self, VfioError> {
-        Self::open_below(
-            address,
-            Path::new("/sys/bus/pci/devices"),
-            Path::new("/dev/vfio"),
-        )
+        Self::open_below(address, Path::new("/sys/bus/pci"), Path::new("/dev/vfio"))
     }
 
     /// The same, with the places where the kernel shows what there is.
@@ -218,29 +240,6 @@ impl Opened {
     }
 }
 
-/// The group of a function that is bound to VFIO.
-fn group_of(address: PciAddress, sysfs: &Path) -> Result<u32, VfioError> {
-    let folder = sysfs.join(address.to_string());
-    if !folder.exists() {
-        return Err(VfioError::Missing(address));
-    }
-    let last = |link: PathBuf| -> Option<String> {
-        let target = fs::read_link(link).ok()?;
-        Some(target.file_name()?.to_str()?.to_owned())
-    };
-    let driver = last(folder.join("driver"));
-    if driver.as_deref() != Some("vfio-pci") {
-        return Err(VfioError::NotBound {
-            address,
-            driver: driver.unwrap_or_else(|| "no driver".to_owned()),
-            folder: folder.display().to_string(),
-        });
-    }
-    last(folder.join("iommu_group"))
-        .and_then(|group| group.parse().ok())
-        .ok_or(VfioError::NoGroup(address))
-}
-
 fn open(path: &Path, remedy: &'static str) -> Result<OwnedFd, VfioError> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
     opened.map(OwnedFd::from).map_err(|source| VfioError::Open {
@@ -312,37 +311,21 @@ fn dma(container: &OwnedFd) -> Result<Rc<GuestMemory>, VfioError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
 
-    /// A function as sysfs shows it, and what is said of it.
-    fn refused(driver: Option<&str>, group: Option<&str>) -> String {
+    #[test]
+    fn a_function_without_vfio_or_that_is_not_there_is_refused_with_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let address: PciAddress = "00:05.0".parse().unwrap();
-        let function = folder.path().join(address.to_string());
-        fs::create_dir(&function).unwrap();
-        for (name, target) in [("driver", driver), ("iommu_group", group)] {
-            if let Some(target) = target {
-                symlink(Path::new("/somewhere").join(target), function.join(name)).unwrap();
-            }
-        }
-        let refused = Opened::open_below(address, folder.path(), folder.path());
-        refused.unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_function_that_is_not_ready_is_refused_with_the_remedy() {
-        let bound = refused(Some("virtio-pci"), Some("3"));
-        assert!(bound.contains("bound to virtio-pci"), "{bound}");
-        assert!(bound.contains("driver_override"), "{bound}");
-        let unbound = refused(None, Some("3"));
-        assert!(unbound.contains("bound to no driver"), "{unbound}");
-        for group in [None, Some("three")] {
-            let alone = refused(Some("vfio-pci"), group);
-            assert!(alone.contains("intel_iommu=on"), "{alone}");
-        }
-        let no_vfio = refused(Some("vfio-pci"), Some("3"));
+        let function = folder.path().join("devices").join(address.to_string());
+        fs::create_dir_all(&function).unwrap();
+        symlink("/somewhere/vfio-pci", function.join("driver")).unwrap();
+        symlink("/somewhere/3", function.join("iommu_group")).unwrap();
+        let no_vfio = Opened::open_below(address, folder.path(), folder.path());
+        let no_vfio = no_vfio.unwrap_err().to_string();
         assert!(
             no_vfio.contains("is the module vfio-pci loaded?"),
             "{no_vfio}"
