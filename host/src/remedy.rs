@@ -51,6 +51,8 @@ mod tests {
                 "{step}: {told}"
             );
         }
+        let initramfs = told("pivot_root", Errno::INVAL);
+        assert!(initramfs.contains("switch_root first"), "{initramfs}");
         assert_eq!(of_step("clone3", Errno::NOMEM), None);
     }
 }

@@ -86,11 +86,11 @@ impl Proxy {
         let sessions = handle.spawn(serve_front_ends(device.clone(), front_ends));
         loop {
             let connection = accept(device, clients).await;
-            log::info!("the device VM's VMM has connected");
             let end = vfio_user::serve(&handle, connection, &**device).await;
-            device.client_left();
+            let was_client = device.client_left();
             match end {
-                Ok(()) => log::info!("the device VM's VMM has left"),
+                Ok(()) if was_client => log::info!("the device VM's VMM has left"),
+                Ok(()) => log::debug!("somebody looked whether a proxy listens"),
                 Err(error) => device.complain(format_args!("the vfio-user client: {error}")),
             }
             debug_assert!(!sessions.is_finished(), "front-ends are served for ever");
@@ -100,32 +100,38 @@ impl Proxy {
 
 /// One front-end after the other, each when the driver is ready for it.
 async fn serve_front_ends(device: Rc<Device>, listening: Socket) {
-    // Kept beyond the driver's wish for a front-end: one that comes just then waits for the next.
-    let mut accepting = Box::pin(accept(&device, &listening));
     loop {
-        let over = device.wait_backend_up().await;
-        let Some(connection) = until(&over, accepting.as_mut()).await else {
-            continue;
+        let connection = accept(&device, &listening).await;
+        let over = if device.is_backend_up() {
+            log::info!("a front-end has connected, and is served");
+            device.wait_backend_up().await
+        } else {
+            log::info!("a front-end has connected, and waits for vudev in the device VM");
+            let over = device.wait_backend_up().await;
+            log::info!("the front-end is served");
+            over
         };
-        accepting = Box::pin(accept(&device, &listening));
         device.front_end_up();
-        log::info!("a front-end has connected");
         device.take_traps();
         let session = vhost_user::serve(&device, connection);
         let ended = until(&over, pin!(session)).await;
         log::debug!("traps of this session: {}", device.take_traps());
         let Some(error) = ended else {
-            log::info!("the driver has ended the front-end's session");
+            log::info!("the front-end's session is over: vudev in the device VM has ended it");
             continue;
         };
         match error {
-            SessionError::Driver(_) | SessionError::Transmission(_) => device.needs_reset(&error),
+            SessionError::Driver(_) | SessionError::Transmission(_) => {
+                log::info!("the front-end has lost its device");
+                device.needs_reset(&error);
+            }
             SessionError::Left => {
                 log::info!("the front-end has left");
                 device.front_end_left();
             }
             _ => {
-                device.complain(format_args!("the front-end's session ended: {error}"));
+                // Not rarer than the line of its coming.
+                log::warn!("the front-end has left: {error}");
                 device.front_end_left();
             }
         }

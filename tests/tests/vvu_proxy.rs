@@ -356,6 +356,29 @@ fn clients_that_send_nonsense_leave_nothing_behind_and_the_next_is_served() {
     running.stop();
 }
 
+#[test]
+fn the_log_tells_who_is_there_and_who_waits_and_nothing_of_who_only_looked() {
+    let running = Running::proxy(Some(RAM));
+    let (socket, vfio) = (running.socket(), running.path("vfio"));
+    let ready = format!("ready at {socket:?}, socket {vfio:?} (process ");
+    running.wait_for(&ready, 1);
+    // As another vudev does that is started with the same socket.
+    drop(UnixStream::connect(&vfio).unwrap());
+    running.wait_for("somebody looked", 1);
+    let front = Connection::open(socket).unwrap();
+    running.wait_for("and waits for vudev in the device VM", 1);
+    assert!(!running.log().contains("VMM has"), "{}", running.log());
+    let mut vm = DeviceVm::start(&vfio);
+    vm.bring_up();
+    running.wait_for("the front-end is served", 1);
+    drop(front);
+    vm.await_status(0);
+    running.wait_until_left(1);
+    drop(vm);
+    running.wait_for("VMM has left", 1);
+    running.stop();
+}
+
 /// The client's end comes to the proxy some time after ours.
 fn await_descriptors(running: &Running, expected: &[String]) {
     let deadline = Instant::now() + Duration::from_secs(5);

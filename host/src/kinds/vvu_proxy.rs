@@ -213,9 +213,8 @@ fn ram_file(values: &Values) -> Result<OwnedFd, OptionError> {
     let path = values.path(RAM_FILE);
     let make_it = || {
         format!(
-            "make it with truncate -s SIZE {0}, SIZE being that of the driver VM's memory; or \
-             start that VM first, with memory-backend-file,mem-path={0},share=on and a chardev \
-             that has reconnect-ms",
+            "make it with truncate -s SIZE {0}, SIZE being that of the driver VM's memory, whose \
+             QEMU takes it with memory-backend-file,mem-path={0},share=on",
             path.display()
         )
     };

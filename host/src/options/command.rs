@@ -282,6 +282,9 @@ impl CommandLine<'_> {
                     _ if FLAGS.iter().any(|known| same_name(known, flag)) => {
                         self.flag(&argument, arguments, &mut partial)?;
                     }
+                    "help" if words.is_empty() => {
+                        return Self::alone(Command::Help(Topic::Device(table)), arguments);
+                    }
                     // Rather a flag without its dashes.
                     _ if words.is_empty() && !argument.starts_with('-') => {
                         return Err(self.unknown(table.device, self.nearest_flag(table.device)));

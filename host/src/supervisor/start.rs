@@ -214,7 +214,7 @@ impl Everything {
         let Opened {
             description,
             descriptors: own,
-            listens: _,
+            listens,
             aliases: _,
             reach,
             terminals,
@@ -226,10 +226,14 @@ impl Everything {
         self.made.extend(made);
         let Wire {
             transport,
-            place,
+            mut place,
             mut descriptors,
             guard,
         } = bound.wire;
+        for listen in listens {
+            let path = part(&request.values, listen.part).path(listen.key);
+            place.push_str(&format!(", {} {path:?}", listen.key));
+        }
         let split = |Listening { descriptor, guard }| (descriptor, guard);
         let (sockets, guards): (Vec<_>, Vec<_>) = bound.own.into_iter().map(split).unzip();
         descriptors.extend(own.into_iter().chain(sockets));

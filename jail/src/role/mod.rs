@@ -35,6 +35,7 @@ use self::landlock::restrict_with_landlock;
 pub use self::limits::Limits;
 use self::limits::limit_resources;
 use self::parent::die_with_parent;
+pub(crate) use self::root::STEP_PIVOT;
 use self::root::empty_root;
 use self::signals::{report_sigsys, unblock_fault_signals};
 use crate::policy::Program;
@@ -71,7 +72,7 @@ pub(crate) const STEPS_OF_NAMESPACES: [&str; 6] = [
     root::STEP_PRIVATE,
     root::STEP_TMPFS,
     root::STEP_MOVE,
-    root::STEP_PIVOT,
+    STEP_PIVOT,
     capabilities::STEP_SECUREBITS,
     capabilities::STEP_BOUNDING_SET,
 ];

@@ -16,7 +16,7 @@ use super::StepError;
 pub(super) const STEP_PRIVATE: &str = "make mounts private";
 pub(super) const STEP_TMPFS: &str = "make the empty root";
 pub(super) const STEP_MOVE: &str = "mount the empty root";
-pub(super) const STEP_PIVOT: &str = "pivot_root";
+pub(crate) const STEP_PIVOT: &str = "pivot_root";
 pub(super) const STEP_NESTING: &str = "cover the empty root";
 pub(super) const STEP_UNMOUNT: &str = "unmount the host's root";
 

@@ -237,6 +237,11 @@ fn hint_of_limit(step: &str, errno: Errno) -> Option<&'static str> {
         ("clone3", Errno::NOSYS) => {
             Some("the seccomp profile of the container that this runs in must allow clone3")
         }
+        // pivot_root(2): "The current root is on the rootfs (initial ramfs) mount".
+        (crate::role::STEP_PIVOT, Errno::INVAL) => Some(
+            "the root is the kernel's initramfs, which cannot be left: move to a tmpfs and \
+             switch_root first, see docs/vvu.md",
+        ),
         // A process can have one listener, and whoever manages the container may be it.
         (crate::role::STEP_LISTENER, Errno::BUSY) => {
             Some("something else listens to system calls here already, and one alone can")

@@ -71,6 +71,8 @@ pub(crate) struct Device {
     shared_memory: Window,
     traps: Traps,
     complained: Cell<Option<Instant>>,
+    /// Whether the VMM of the device VM is there.
+    has_client: Cell<bool>,
 }
 
 impl Device {
@@ -100,11 +102,17 @@ impl Device {
             shared_memory,
             traps: Traps::default(),
             complained: Cell::new(None),
+            has_client: Cell::new(false),
         }))
     }
 
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Whether the driver waits for a front-end.
+    pub(crate) fn is_backend_up(&self) -> bool {
+        !self.over.borrow().is_set()
     }
 
     /// Waits for the driver to set BACKEND_UP; what is set when that is over.
@@ -247,10 +255,12 @@ impl Device {
     }
 
     /// The VMM of the device VM is gone: so is its memory, and whoever waited for interrupts.
-    pub(crate) fn client_left(&self) {
+    /// Whether it was one, and nobody who only looked.
+    pub(crate) fn client_left(&self) -> bool {
         vfio_user::Function::reset(self);
         self.dma.borrow_mut().clear();
         self.msix.forget();
+        self.has_client.take()
     }
 }
 
@@ -317,5 +327,10 @@ impl vfio_user::Function for Device {
         self.reset_device();
         self.msix.reset();
         self.configuration.borrow_mut().reset();
+    }
+
+    fn agreed(&self) {
+        self.has_client.set(true);
+        log::info!("the device VM's VMM has connected");
     }
 }

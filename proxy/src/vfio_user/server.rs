@@ -65,6 +65,9 @@ pub trait Function {
 
     /// Resets it.
     fn reset(&self);
+
+    /// A client is there that speaks the protocol: who only looks whether somebody listens is none.
+    fn agreed(&self) {}
 }
 
 /// Why a session ended, other than by the client's leaving.
@@ -204,6 +207,7 @@ impl Session {
                 data_size,
             } => {
                 self.versions_agreed = true;
+                function.agreed();
                 let data = answer(&proposal, data_size);
                 encode(header, &Reply::Version { data: &data }, &mut self.reply);
                 Ok(None)

@@ -391,6 +391,7 @@ fn help_and_version_are_found_wherever_they_stand() {
         &["--help", "disk"],
         &["--help=disk"],
         &["help", "--disk"],
+        &["disk", "help"],
     ] {
         match parse(arguments).expect("good") {
             Command::Help(Topic::Device(table)) => assert_eq!(table.device, "disk"),
