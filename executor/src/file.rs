@@ -64,7 +64,9 @@ impl File {
 
     /// [`File::read_at`] without the ring and without waiting: what the page cache has, by
     /// `preadv2` with RWF_NOWAIT. What is not there, and what is beyond the bytes that a turn moves
-    /// so, fails with EAGAIN, and a file system that cannot tell with EOPNOTSUPP.
+    /// so, fails with EAGAIN, and a file system that cannot tell with EOPNOTSUPP; [`File::read_at`]
+    /// does it then. A system call of this process, so it needs a rule of the policy and none of
+    /// the ring's list.
     ///
     /// # Errors
     ///

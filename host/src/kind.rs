@@ -25,7 +25,8 @@ pub trait DeviceKind: 'static {
     const NAME: &'static str;
 
     /// The first part of its policies' names, `foo` of `foo_device_vhost_user.policy` and of
-    /// `foo_device_vhost_user.ring`. The transport chooses the rest.
+    /// `foo_device_vhost_user.ring`. The transport chooses the rest: `foo_device_vvu` are those of
+    /// `vhost=PCI-ADDRESS`.
     const POLICY: &'static str;
 
     /// What crosses to the device's process beside descriptors, as JSON: plain data that serde can

@@ -69,7 +69,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes a function for a device of `queues` queues.
+    /// Takes a function for a device of `queues` queues: as many as [`Opened::map`] was told, and
+    /// as the device's `Identity::queue_sizes` has. More than the function forwards are refused by
+    /// [`Listener::accept`].
     ///
     /// # Errors
     ///
