@@ -167,7 +167,7 @@ fn a_proxy_that_cannot_be_is_refused_with_the_remedy() -> Result<()> {
         (
             "socket=s,vhost=v,ram-file=empty",
             &["--socket=s", "--vhost=v", "--ram-file=empty"],
-            &["is empty", "or start that VM first"],
+            &["is empty", "truncate -s SIZE empty"],
         ),
         (
             "socket=s,vhost=v,bar-size=3M",
