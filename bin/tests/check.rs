@@ -17,6 +17,9 @@ use tempfile::TempDir;
 /// First of the 65,536 ids of a container that root makes; they belong to nobody.
 const IDS: u32 = 1_000_000;
 
+/// A user and group that are not root's, and nobody's.
+const ORDINARY: u32 = 61_234;
+
 /// Runs a shell script as root of a user namespace of its own: a container, made by root with ids
 /// that are not root's, or by an ordinary user with its one id. `$0` in it is `vudev`.
 fn in_container(script: &str) -> Result<Output> {
@@ -236,13 +239,13 @@ fn where_proc_is_not_mounted_the_json_is_an_object_all_the_same() -> Result<()> 
 /// The README tells of it.
 #[test]
 fn the_usual_limit_of_locked_memory_is_enough_for_twenty_disks() -> Result<()> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -l 8192 && exec \"$0\" check", PROGRAM]);
     // Root may lock what it likes.
-    let user = match rustix::process::geteuid().is_root() {
-        true => "setpriv --reuid 61234 --regid 61234 --clear-groups",
-        false => "",
-    };
-    let script = format!("ulimit -l 8192 && exec {user} \"$0\" check");
-    let output = Command::new("sh").args(["-c", &script, PROGRAM]).output()?;
+    if rustix::process::geteuid().is_root() {
+        command.uid(ORDINARY).gid(ORDINARY);
+    }
+    let output = command.output()?;
     let line = line(&output, "memlock")?;
     assert!(
         line.contains("yes  8192 KiB: for 20 disks, where"),
