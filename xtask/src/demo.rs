@@ -12,7 +12,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tempfile::TempDir;
 use vudev_harness::{Assets, Guest, VudevCommand};
 
-use crate::process::{run, say, text};
+use crate::process::{run as run_loudly, say, text};
 use crate::{guest, workspace};
 
 /// Room for the 64 MiB that the smoke script writes, and to play with.
@@ -51,8 +51,16 @@ cmp /tmp/written /tmp/read
 [ $((after - before)) -ge 131072 ]
 "#;
 
+/// Shows it to who is at the terminal, or to a script.
+pub(crate) fn run(words: &[&str]) -> Result<()> {
+    match words {
+        [] => interactive(),
+        _ => smoke(),
+    }
+}
+
 /// Boots a guest to a shell on our console.
-pub(crate) fn interactive() -> Result<()> {
+fn interactive() -> Result<()> {
     let stage = Stage::set()?;
     let _terminal = SavedTerminal::save();
     say("starting vudev and a guest; `exit` in the guest's shell ends both");
@@ -73,7 +81,7 @@ pub(crate) fn interactive() -> Result<()> {
 }
 
 /// Runs a script in a guest on our console and disk, and prints what it saw.
-pub(crate) fn smoke() -> Result<()> {
+fn smoke() -> Result<()> {
     let stage = Stage::set()?;
     say("starting vudev and a guest");
     let screen = stage.folder.path().join("screen");
@@ -124,7 +132,7 @@ impl Stage {
     fn set() -> Result<Self> {
         let assets = guest::ensure()?;
         say("building vudev");
-        run(workspace::cargo().args(["build", "--release", "--package", "vudev"]))?;
+        run_loudly(workspace::cargo().args(["build", "--release", "--package", "vudev"]))?;
         let vudev = workspace::target()?.join("release/vudev");
         let folder = tempfile::Builder::new().prefix("vudev-demo-").tempdir()?;
         assets.make_ext4(&folder.path().join("disk.img"), DISK_MIB)?;

@@ -3,6 +3,7 @@
 mod apt;
 mod arm64;
 mod built;
+mod commands;
 mod compare;
 mod demo;
 mod fuzz;
@@ -26,49 +27,22 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-const USAGE: &str = "\
-usage: cargo xtask COMMAND
-
-  demo            builds vudev, starts it with a console and a disk, and boots a guest to a shell
-  demo --smoke    the same, but runs a script in the guest and prints what it saw
-  test            builds and tests everything: units, contracts, guests; as root also as a user
-  lint            fmt, clippy, doc and tidy, all without a warning
-  tidy            only the house rules that no other tool knows
-  tightness       records what the tests make jailed devices call, and names unused rules
-  compare         measures a release of ours beside the peers that are installed, and writes tables
-                  and plots into target/compare (--rounds, --window, --only)
-  arm64           builds all for 64-bit ARM, and tests it there in an emulated machine
-  fuzz [TARGET] [--seconds N]
-                  feeds what parses foreign bytes with all that a fuzzer thinks of, or one target
-  guest           fetches and assembles the guest that demo and test use (they do it themselves)
-  static          builds the programs that device VMs of the tests run (test does it itself)
-";
+use self::commands::Asked;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
-        ["demo"] => demo::interactive(),
-        ["demo", "--smoke"] => demo::smoke(),
-        ["test", filters @ ..] => test::run(filters),
-        ["lint"] => lint::run(),
-        ["tidy"] => tidy::run(),
-        ["tightness", runs @ ..] => tightness::run(runs),
-        ["compare", arguments @ ..] => compare::compare(arguments),
-        ["arm64", filters @ ..] => arm64::run(filters),
-        ["fuzz", arguments @ ..] => fuzz::run(arguments),
-        ["guest"] => guest::ensure().map(|_| ()),
-        ["static"] => static_programs::ensure(),
-        ["help" | "--help" | "-h"] => {
-            print!("{USAGE}");
-            Ok(())
+    match commands::read(&words) {
+        Ok(Asked::Chore(run, words)) => exit_code(run(words)),
+        Ok(Asked::Help(text)) => {
+            println!("{text}");
+            ExitCode::SUCCESS
         }
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::from(2)
         }
-    };
-    exit_code(done)
+    }
 }
 
 fn exit_code(done: Result<()>) -> ExitCode {

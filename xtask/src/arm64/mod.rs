@@ -6,6 +6,7 @@
 mod boot;
 mod build;
 mod excluded;
+mod filter;
 mod parts;
 mod report;
 
@@ -27,6 +28,7 @@ pub(crate) fn run(filters: &[&str]) -> Result<()> {
         "{} suites are built ({build_seconds} s)",
         built.suites.len()
     ));
+    filter::check(filters, &built.suites)?;
     let booted = Instant::now();
     let report = boot::run(&parts, &built, filters)?;
     for (reason, tests) in report.excluded() {
