@@ -65,7 +65,8 @@ fn device(trace: impl BufRead) -> Result<Option<(String, BTreeMap<Call, u64>)>> 
     Ok(kind.filter(|_| jailed).map(|kind| (kind, calls)))
 }
 
-/// The kind in the packet that tells a role what it is to be, if its policies are our own.
+/// The kind in the packet that tells a role what it is to be, if its policies are our own: as its
+/// policies spell it, which have no dash in their names.
 fn started_as(line: &str) -> Option<String> {
     let (_, packet) = line.split_once(r#"iov_base="\1{"#)?;
     let packet = packet.replace(r#"\""#, "\"");
@@ -78,7 +79,7 @@ fn started_as(line: &str) -> Option<String> {
     let (kind, _) = kind.split_once('"')?;
     own.iter()
         .all(|field| packet.contains(field))
-        .then(|| kind.to_owned())
+        .then(|| kind.replace('-', "_"))
 }
 
 /// `[ 426] io_uring_enter(0x5, 0x1, 0, 0x9, 0, 0x80) = 0`; a call that did not return has no end.
@@ -127,6 +128,9 @@ mod tests {
         let expected = [((close, [7, 0, 0, 0, 0, 0]), 1), ((exit, [0; 6]), 1)];
         assert_eq!(calls, BTreeMap::from(expected));
         assert_eq!(device(&b"[   3] close(0x3) = 0\n"[..]).unwrap(), None);
+        let proxy = trace.replace(r#"\"block\""#, r#"\"vvu-proxy\""#);
+        let (kind, _) = device(proxy.as_bytes()).unwrap().unwrap();
+        assert_eq!(kind, "vvu_proxy");
         let others = trace.replace("null", "{}");
         assert_eq!(device(others.as_bytes()).unwrap(), None);
     }
