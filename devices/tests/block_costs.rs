@@ -15,14 +15,15 @@ use rustix::process::{Resource, Rlimit, getuid, setrlimit};
 use vudev_devices::block::BlockConfig;
 use vudev_executor::{Executor, Faults, Handle};
 use vudev_frontend::Buffer;
+use vudev_virtio::spec::feature;
 
 mod common;
 
 use common::disk::{
-    DISCARD, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, FLUSH, IN, OK, OUT, SECTOR, UNMAP, UNTOLD,
-    WRITE_ZEROES, disk, disk_with, header, image, pattern, range,
+    DISCARD, Disk, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, FLUSH, IN, OK, OUT, SECTOR, UNMAP, UNTOLD,
+    WRITE_ZEROES, block, disk, disk_with, header, image, pattern, range,
 };
-use common::run;
+use common::{Rig, run};
 
 /// What so many requests at once have cost.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +45,11 @@ async fn costs(
     kind: u32,
     depth: usize,
 ) -> Costs {
-    let mut disk = disk(handle, file, config);
+    costs_of(disk(handle, file, config), kind, depth).await
+}
+
+async fn costs_of(mut disk: Disk, kind: u32, depth: usize) -> Costs {
+    let handle = &disk.handle.clone();
     // Whatever is made on first use is made now, and the pages are cached.
     let all = disk.read(0, 8 * depth * SECTOR).await;
     assert_eq!(all.status, OK);
@@ -195,6 +200,28 @@ fn a_write_that_had_to_wait_sends_those_after_it_through_the_ring_for_a_while() 
         assert_eq!(counts(), (at_once + 1, operations + 20));
     });
     run.unwrap();
+}
+
+/// Without event indices the driver wants every call that it gets: a call for each completion
+/// would be counted, where with them the first one says it all.
+#[test]
+fn a_turn_s_completions_are_told_by_one_call_to_a_driver_without_event_indices_too() {
+    let features = F_FLUSH | feature::FRAMEWORK & !feature::EVENT_IDX;
+    for kind in [IN, OUT] {
+        for depth in DEPTHS {
+            let file = image(8 * depth);
+            let costs = run(async |handle| {
+                let block = block(&handle, &file, BlockConfig::default());
+                let disk = Rig::prepare_with(&handle, block, features).started();
+                costs_of(disk, kind, depth).await
+            });
+            if is_tmpfs(&file) {
+                println!("SKIPPED: needs a temporary folder whose reads need no worker thread");
+                return;
+            }
+            assert_eq!(costs.calls, 1, "{kind} {costs:?}");
+        }
+    }
 }
 
 #[test]

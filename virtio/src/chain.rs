@@ -8,8 +8,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
-use vudev_executor::IoBuffers as _;
-
 use crate::memory::{Descriptor, GuestBuffers, GuestMemory, MemoryError, RingView};
 use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
 
@@ -204,6 +202,7 @@ impl Ledger {
 }
 
 /// Takes the chain that begins at `head`. Each descriptor is copied once, and the copy checked.
+#[inline]
 pub(crate) fn walk(
     ring: &RingView,
     memory: &Rc<GuestMemory>,
@@ -218,9 +217,9 @@ pub(crate) fn walk(
         bytes: 0,
         pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),
     };
-    if let Some(descriptor) = walk.table(ring.size(), ring.size(), head, |index| {
-        Ok(ring.descriptor(index))
-    })? {
+    let table = ring.table();
+    let fetch = |index| Ok(table.descriptor(index));
+    if let Some(descriptor) = walk.table(ring.size(), ring.size(), head, fetch)? {
         if !indirect {
             return Err(ChainError::IndirectNotNegotiated);
         }
@@ -255,6 +254,7 @@ struct Walk {
 impl Walk {
     /// Follows the chain within one table of `len` entries. Gives the indirect descriptor that it
     /// ends with, if it does: one may follow direct ones (2.7.5.3.2).
+    #[inline]
     fn table(
         &mut self,
         len: u16,
@@ -308,19 +308,24 @@ impl Walk {
             .ok()
             .filter(|&len| len <= limit)
             .ok_or(ChainError::TooLong { limit })?;
-        memory.check_range(address, u64::from(bytes))?;
-        let nested = self.table(len, len, 0, |index| {
-            let mut entry = [0; DESCRIPTOR_BYTES];
-            let at = usize::from(index) * DESCRIPTOR_BYTES;
-            memory.read(address + at as u64, &mut entry)?;
-            Ok(Descriptor::parse(entry))
-        })?;
+        let nested = if let Some(table) = memory.descriptors(address, len) {
+            self.table(len, len, 0, |index| Ok(table.descriptor(index)))?
+        } else {
+            memory.check_range(address, u64::from(bytes))?;
+            self.table(len, len, 0, |index| {
+                let mut entry = [0; DESCRIPTOR_BYTES];
+                let at = usize::from(index) * DESCRIPTOR_BYTES;
+                memory.read(address + at as u64, &mut entry)?;
+                Ok(Descriptor::parse(entry))
+            })?
+        };
         match nested {
             Some(_) => Err(ChainError::IndirectNested),
             None => Ok(()),
         }
     }
 
+    #[inline]
     fn buffer(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), ChainError> {
         let &Descriptor {
             address,
@@ -342,7 +347,7 @@ impl Walk {
         } else {
             return Err(ChainError::ReadableAfterWritable { index });
         }
-        let pieces = self.readable.iovecs().len() + self.writable.iovecs().len();
+        let pieces = self.readable.pieces() + self.writable.pieces();
         if pieces > self.pieces_max {
             let limit = self.pieces_max;
             return Err(ChainError::TooManyPieces { limit });

@@ -15,7 +15,7 @@ pub mod testing;
 pub use chain::{Chain, ChainError};
 pub use device::{ConfigReadOnly, Device, Identity, IdentityError};
 pub use memory::{
-    Framed, GuestBuffers, GuestMemory, MemoryError, REGIONS_MAX, Region, RegionLayout,
+    Framed, GuestBuffers, GuestMemory, LastByte, MemoryError, REGIONS_MAX, Region, RegionLayout,
     ShortBuffers, install_sigbus_guard,
 };
 pub use queue::{Queue, QueueControl, QueueError, QueueParts, RingAddresses};

@@ -263,6 +263,51 @@ fn an_indirect_table_may_be_longer_than_a_small_queue_as_linux_sends_them() {
     queue.complete(chain, 0);
 }
 
+/// A table at an odd address, and one whose second descriptor is cut by the edge of two regions.
+#[test]
+fn an_indirect_table_is_read_wherever_it_lies() {
+    let executor = Executor::with_operations(8).unwrap();
+    let guest = Guest::new(MEMORY);
+    let ring = guest.ring(SIZE);
+    let odd = guest.allocate(64, 16) + 1;
+    let cut = guest.allocate(64, 16);
+    let whole = guest.layout();
+    let region = |from: u64, to: u64| {
+        let at = from - whole.guest_address;
+        let layout = RegionLayout {
+            guest_address: from,
+            user_address: whole.user_address + at,
+            size: to - from,
+            offset: at,
+        };
+        Region::map(layout, guest.file().try_clone().unwrap()).unwrap()
+    };
+    let edge = cut + 20;
+    let regions = vec![
+        region(whole.guest_address, edge),
+        region(edge, whole.guest_address + whole.size),
+    ];
+    let parts = QueueParts {
+        memory: Rc::new(GuestMemory::new(regions).unwrap()),
+        ..ring.parts(executor.handle(), 0)
+    };
+    let (mut queue, _control) = Queue::start(executor.handle(), parts).unwrap();
+    for table in [odd, cut] {
+        guest.write(table, &raw(GUEST_BASE, 3, NEXT, 1).to_bytes());
+        guest.write(
+            table + 16,
+            &raw(GUEST_BASE + 8, 5, NEXT | WRITE, 2).to_bytes(),
+        );
+        guest.write(table + 32, &raw(GUEST_BASE + 16, 1, WRITE, 0).to_bytes());
+        ring.set_descriptor(0, raw(table, 48, INDIRECT, 0));
+        ring.publish(0);
+        let chain = queue.try_next().unwrap().unwrap();
+        assert_eq!((chain.readable.len(), chain.writable.len()), (3, 6));
+        assert_eq!(chain.writable.iovecs().len(), 2);
+        queue.complete(chain, 0);
+    }
+}
+
 #[test]
 fn a_chain_over_hundreds_of_tiny_regions_is_bounded_in_its_pieces() {
     const TINY: u64 = 100;

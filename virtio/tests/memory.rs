@@ -246,7 +246,10 @@ fn a_range_is_translated_whole_and_split_at_the_edges_of_regions() {
         let len = len.into();
         assert_eq!(refused, MemoryError::OutOfRange { address, len });
     }
-    assert_eq!(memory.buffers(&[]).unwrap().len(), 0);
+    for nothing in [&[][..], &[(PAGE, 0)], &[(0, 0), (PAGE, 0)]] {
+        let buffers = memory.buffers(nothing).unwrap();
+        assert!(buffers.is_empty() && buffers.iovecs().is_empty());
+    }
 }
 
 #[test]
@@ -256,6 +259,21 @@ fn ranges_that_follow_one_another_become_one_piece() {
     let buffers = memory.buffers(&ranges).unwrap();
     let lengths: Vec<_> = buffers.iovecs().iter().map(|one| one.iov_len).collect();
     assert_eq!((lengths, buffers.len()), (vec![20, 10], 30));
+}
+
+#[test]
+fn the_last_byte_is_written_where_it_lies_whatever_became_of_the_others() {
+    let memory = memory();
+    // One byte in the region before, and two in the next.
+    let mut buffers = memory.buffers(&[(2 * PAGE - 1, 3)]).unwrap();
+    let last = buffers.split_last().unwrap();
+    buffers.write(b"ab").unwrap();
+    assert!(buffers.split_last().is_none());
+    drop(buffers);
+    last.write(b'c');
+    let mut bytes = [0; 4];
+    memory.read(2 * PAGE - 1, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"abc\0");
 }
 
 #[test]
@@ -301,6 +319,7 @@ mod model {
         SplitOff(usize),
         SplitAndKeepTail(usize),
         Truncate(usize),
+        SplitLast,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -311,6 +330,7 @@ mod model {
             (0..200_usize).prop_map(Step::SplitOff),
             (0..200_usize).prop_map(Step::SplitAndKeepTail),
             (0..200_usize).prop_map(Step::Truncate),
+            Just(Step::SplitLast),
         ]
     }
 
@@ -349,6 +369,9 @@ mod model {
                     assert_eq!(contents(std::mem::replace(buffers, tail)), *model);
                     *model = rest;
                 }
+            }
+            Step::SplitLast => {
+                assert_eq!(buffers.split_last().is_some(), model.pop().is_some());
             }
             Step::Truncate(len) => {
                 buffers.truncate(len);

@@ -132,15 +132,12 @@ impl Block {
     /// Carries out a chain's request and tells its status; the bytes written to the chain.
     async fn answer(&self, chain: &mut Chain) -> u32 {
         // The status is the last byte, however the chain is cut (5.2.6, 2.7.4.2).
-        let Some(room) = chain.writable.len().checked_sub(1) else {
+        let Some(told) = chain.writable.split_last() else {
             return 0;
         };
-        let Ok(mut told) = chain.writable.split_off(room) else {
-            return 0;
-        };
+        let room = chain.writable.len();
         let status = self.carry_out(chain).await;
-        // One byte was split off for it.
-        let _ = told.write(&[status as u8]);
+        told.write(status as u8);
         used_length(room, chain.writable.len())
     }
 

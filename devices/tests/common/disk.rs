@@ -40,14 +40,18 @@ pub(crate) fn disk(handle: &Handle, file: &File, config: BlockConfig) -> Disk {
 }
 
 pub(crate) fn disk_with(handle: &Handle, file: &File, config: BlockConfig, features: u64) -> Disk {
+    Rig::start(handle, block(handle, file, config), features)
+}
+
+/// A disk on all of `file`; one queue.
+pub(crate) fn block(handle: &Handle, file: &File, config: BlockConfig) -> Block {
     let config = BlockConfig {
         // A device has no length of its own.
         capacity: config.capacity.max(file.metadata().unwrap().len()),
         queues: 1,
         ..config
     };
-    let block = Block::new(handle, &config, file.try_clone().unwrap()).unwrap();
-    Rig::start(handle, block, features)
+    Block::new(handle, &config, file.try_clone().unwrap()).unwrap()
 }
 
 /// A file of so many sectors, the bytes of each made of its number.

@@ -48,14 +48,16 @@ struct Running {
 impl<D: Device> Rig<D> {
     /// Starts all queues of `device` with `own` features of it and those of the framework.
     pub(crate) fn start(handle: &Handle, device: D, own: u64) -> Self {
-        let mut rig = Self::prepare(handle, device, own);
-        (0..rig.rings.len()).for_each(|index| rig.start_queue(index));
-        rig
+        Self::prepare(handle, device, own).started()
     }
 
     /// [`Rig::start`], but no queue runs yet.
     pub(crate) fn prepare(handle: &Handle, device: D, own: u64) -> Self {
-        let features = own | feature::FRAMEWORK;
+        Self::prepare_with(handle, device, own | feature::FRAMEWORK)
+    }
+
+    /// [`Rig::prepare`], with these features and no others.
+    pub(crate) fn prepare_with(handle: &Handle, device: D, features: u64) -> Self {
         let memory = Rc::new(GuestMemory::new());
         memory.add_region(MEMORY_SIZE).unwrap();
         let rings: Vec<Ring> = (0..)
@@ -77,6 +79,12 @@ impl<D: Device> Rig<D> {
             starts: vec![0; rings.len()],
             rings,
         }
+    }
+
+    /// With all queues running.
+    pub(crate) fn started(mut self) -> Self {
+        (0..self.rings.len()).for_each(|index| self.start_queue(index));
+        self
     }
 
     pub(crate) fn start_queue(&mut self, index: usize) {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use libc::iovec;
 use vudev_executor::IoBuffers;
 
-use super::{GuestMemory, MemoryError, Region};
+use super::{GuestMemory, MemoryError};
 
 /// How many spare iovec vectors a memory keeps: the depth that a busy device reaches, two a chain.
 /// More than these are freed.
@@ -20,6 +20,9 @@ const POOL_VECTORS_MAX: usize = 1024;
 /// chains does not hold memory for ever. A Linux block driver sends at most 128 or so.
 const POOL_IOVECS_MAX: usize = 256;
 
+/// The most bytes of buffers: a chain has fewer than 2^32 (2.7.5.2).
+const LEN_MAX: usize = u32::MAX as usize;
+
 /// Buffers in guest memory, consumed from the front. They keep their memory mapped, and can be
 /// handed to the executor's files and sockets.
 pub struct GuestBuffers {
@@ -27,8 +30,25 @@ pub struct GuestBuffers {
     iovecs: Vec<iovec>,
     /// Iovecs before this one are used up.
     first: usize,
-    /// Bytes left. A chain has fewer than 2^32, so this holds on every architecture.
+    /// Bytes left: at most [`LEN_MAX`].
     len: usize,
+}
+
+/// A byte of guest memory, split off by [`GuestBuffers::split_last`].
+#[derive(Debug)]
+pub struct LastByte {
+    memory: Rc<GuestMemory>,
+    host: usize,
+}
+
+impl LastByte {
+    /// Writes it.
+    pub fn write(self, byte: u8) {
+        let slice = self.memory.host_slice(self.host, 1);
+        slice
+            .expect("it lies in the memory it was made from")
+            .copy_from(&[byte]);
+    }
 }
 
 /// A device asked for more bytes than the guest gave.
@@ -147,6 +167,21 @@ impl GuestBuffers {
         Ok(tail)
     }
 
+    /// Splits off the last byte, if there is one: where a request's status goes.
+    pub fn split_last(&mut self) -> Option<LastByte> {
+        let last = self.iovecs.get_mut(self.first..)?.last_mut()?;
+        last.iov_len -= 1;
+        let host = last.iov_base.addr() + last.iov_len;
+        if last.iov_len == 0 {
+            self.iovecs.pop();
+        }
+        self.len -= 1;
+        Some(LastByte {
+            memory: self.memory.clone(),
+            host,
+        })
+    }
+
     /// Moves past the first `count` bytes.
     ///
     /// # Errors
@@ -168,11 +203,17 @@ impl GuestBuffers {
 
     /// Takes all of it, and leaves nothing: to hand the buffers to an operation and put them back.
     pub fn take(&mut self) -> Self {
-        let empty = Self::empty(&self.memory);
-        mem::replace(self, empty)
+        let rest = Self {
+            memory: self.memory.clone(),
+            iovecs: Vec::new(),
+            first: 0,
+            len: 0,
+        };
+        mem::replace(self, rest)
     }
 
     /// No bytes yet, of `memory`.
+    #[inline]
     pub(crate) fn empty(memory: &Rc<GuestMemory>) -> Self {
         Self {
             memory: memory.clone(),
@@ -182,47 +223,31 @@ impl GuestBuffers {
         }
     }
 
-    /// Adds a range of guest memory at the end; the whole of it, or nothing and an error.
-    pub(crate) fn push(&mut self, address: u64, len: u32) -> Result<(), MemoryError> {
-        let outside = MemoryError::OutOfRange {
-            address,
-            len: u64::from(len),
-        };
-        let total = u32::try_from(self.len)
-            .ok()
-            .and_then(|had| had.checked_add(len));
-        let Some(total) = total.and_then(|total| usize::try_from(total).ok()) else {
-            return Err(outside);
-        };
-        let memory = self.memory.clone();
-        let len = u64::from(len);
-        // A range that spans regions and ends outside must leave no pieces here.
-        if !memory.lies_in_one(address, len) {
-            memory.check_range(address, len)?;
-        }
-        memory.pieces(address, len, |region, offset, count| {
-            self.push_piece(region, offset, count);
-        })?;
-        self.len = total;
-        Ok(())
+    /// How many pieces of memory were added.
+    #[inline]
+    pub(crate) fn pieces(&self) -> usize {
+        self.iovecs.len()
     }
 
-    /// Adds one piece. Where it goes on where the last one ended, in the same region, the two
-    /// become one: how a driver frames its bytes has no meaning (2.7.4.2), and the kernel likes
-    /// few iovecs.
-    fn push_piece(&mut self, region: &Region, offset: usize, count: usize) {
-        let base = region.host().wrapping_add(offset);
-        if offset > 0
-            && let Some(last) = self.iovecs.last_mut()
-            && ptr::addr_eq(last.iov_base.wrapping_byte_add(last.iov_len), base)
-        {
-            last.iov_len += count;
-            return;
+    /// Adds a range of guest memory at the end; the whole of it, or nothing and an error.
+    #[inline]
+    pub(crate) fn push(&mut self, address: u64, len: u32) -> Result<(), MemoryError> {
+        let Self {
+            memory,
+            iovecs,
+            first: _,
+            len: had,
+        } = self;
+        let count = len as usize;
+        let total = had.checked_add(count).filter(|&it| it <= LEN_MAX);
+        let len = u64::from(len);
+        let total = total.ok_or(MemoryError::OutOfRange { address, len })?;
+        match memory.in_one(address, len) {
+            Some((host, offset)) => push_piece(iovecs, host, offset, count),
+            None => push_pieces(memory, iovecs, address, len)?,
         }
-        self.iovecs.push(iovec {
-            iov_base: base.cast(),
-            iov_len: count,
-        });
+        *had = total;
+        Ok(())
     }
 
     fn want(&self, wanted: usize) -> Result<(), ShortBuffers> {
@@ -262,6 +287,39 @@ impl GuestBuffers {
     }
 }
 
+/// Adds the piece that is mapped at `host`, `offset` behind the beginning of its region. Where it
+/// goes on where the last one ended, in the same region, the two become one: how a driver frames
+/// its bytes has no meaning (2.7.4.2), and the kernel likes few iovecs.
+#[inline]
+fn push_piece(iovecs: &mut Vec<iovec>, host: *mut u8, offset: usize, count: usize) {
+    if offset > 0
+        && let Some(last) = iovecs.last_mut()
+        && ptr::addr_eq(last.iov_base.wrapping_byte_add(last.iov_len), host)
+    {
+        last.iov_len += count;
+        return;
+    }
+    iovecs.push(iovec {
+        iov_base: host.cast(),
+        iov_len: count,
+    });
+}
+
+/// Adds the pieces of a range that no region has whole.
+#[cold]
+fn push_pieces(
+    memory: &GuestMemory,
+    iovecs: &mut Vec<iovec>,
+    address: u64,
+    len: u64,
+) -> Result<(), MemoryError> {
+    // A range that ends outside must leave no pieces here.
+    memory.check_range(address, len)?;
+    memory.pieces(address, len, |region, offset, count| {
+        push_piece(iovecs, region.host().wrapping_add(offset), offset, count);
+    })
+}
+
 impl Drop for GuestBuffers {
     fn drop(&mut self) {
         self.memory.pool.give_back(mem::take(&mut self.iovecs));
@@ -281,7 +339,7 @@ impl fmt::Debug for GuestBuffers {
 
 #[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
 // SAFETY: the iovecs stand in a heap vector that only `&mut self` changes, so moving `self` moves
-// nothing they rely on. Each was made by `push_piece` from a checked range of a region, and only
+// nothing they rely on. Each was made by `push` from a checked range of a region, and only
 // ever made shorter from either end; `memory` keeps every region mapped, readable and writable.
 unsafe impl IoBuffers for GuestBuffers {
     fn iovecs(&self) -> &[iovec] {
@@ -294,6 +352,7 @@ unsafe impl IoBuffers for GuestBuffers {
 pub(super) struct Pool(RefCell<Vec<Vec<iovec>>>);
 
 impl Pool {
+    #[inline]
     fn vector(&self) -> Vec<iovec> {
         self.0.borrow_mut().pop().unwrap_or_default()
     }

@@ -93,6 +93,7 @@ impl Drop for Watched {
 }
 
 /// Whether any mapping of this process ever lost a page.
+#[inline]
 pub(super) fn any_lost() -> bool {
     PAGES_LOST.load(Ordering::Relaxed) != 0
 }

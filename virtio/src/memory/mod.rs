@@ -12,12 +12,13 @@ mod ring_view;
 mod words;
 
 use std::cell::Cell;
+use std::ptr;
 use std::rc::Rc;
 
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
-pub use self::buffers::{GuestBuffers, ShortBuffers};
+pub use self::buffers::{GuestBuffers, LastByte, ShortBuffers};
 pub use self::framed::Framed;
 pub use self::guard::install_sigbus_guard;
 pub use self::region::{Region, RegionLayout};
@@ -39,8 +40,37 @@ pub struct GuestMemory {
     /// (where mapped, which region), in the order of the first.
     by_host: Vec<(usize, usize)>,
     /// The region found last: most lookups hit it again.
-    recent: Cell<usize>,
+    recent: Cell<Span>,
     pool: Pool,
+}
+
+/// A region as lookups want it, without a way through pointers.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// Its guest address.
+    start: u64,
+    /// Its bytes: none of no region.
+    size: u64,
+    /// Where it is mapped.
+    host: *mut u8,
+    /// Which one it is.
+    index: usize,
+}
+
+impl Span {
+    const NONE: Self = Self {
+        start: 0,
+        size: 0,
+        host: ptr::null_mut(),
+        index: 0,
+    };
+
+    /// How far behind its beginning `address` is, if that is one of its own.
+    #[inline]
+    fn offset_of(&self, address: u64) -> Option<u64> {
+        let offset = address.wrapping_sub(self.start);
+        (offset < self.size).then_some(offset)
+    }
 }
 
 /// Why memory was refused.
@@ -160,7 +190,7 @@ impl GuestMemory {
         Ok(Self {
             regions,
             by_host,
-            recent: Cell::new(0),
+            recent: Cell::new(Span::NONE),
             pool: Pool::default(),
         })
     }
@@ -181,6 +211,7 @@ impl GuestMemory {
 
     /// Whether a file shrank under us: see [`install_sigbus_guard`]. Known only once an access of
     /// this process ran into it.
+    #[inline]
     pub fn is_lost(&self) -> bool {
         guard::any_lost() && self.regions.iter().any(Region::is_lost)
     }
@@ -241,11 +272,18 @@ impl GuestMemory {
         self.pieces(address, len, |_, _, _| {})
     }
 
-    /// Whether one region has the whole range, as nearly every range of a sane guest.
-    fn lies_in_one(&self, address: u64, len: u64) -> bool {
-        let end = address.checked_add(len);
-        let region = self.region_at(address);
-        region.is_some_and(|region| end.is_some_and(|end| end <= region.guest_end()))
+    /// Where a range is mapped, if it has bytes and one region has it whole, as nearly every range
+    /// of a sane guest; and how far behind the region's beginning.
+    #[inline]
+    fn in_one(&self, address: u64, len: u64) -> Option<(*mut u8, usize)> {
+        let span = self.span_at(address)?;
+        let offset = span.offset_of(address)?;
+        if len == 0 || len > span.size - offset {
+            return None;
+        }
+        // Within a region offsets fit `usize`, since all of it is mapped.
+        let offset = usize::try_from(offset).ok()?;
+        Some((span.host.wrapping_add(offset), offset))
     }
 
     /// Calls `each` with the pieces of a range, split at the edges of regions, and fails once it
@@ -274,23 +312,48 @@ impl GuestMemory {
     }
 
     fn region_at(&self, address: u64) -> Option<&Region> {
-        let holds = |region: &&Region| {
-            region.layout().guest_address <= address && address < region.guest_end()
-        };
-        if let Some(region) = self.regions.get(self.recent.get()).filter(holds) {
-            return Some(region);
+        self.span_at(address).map(|span| &self.regions[span.index])
+    }
+
+    #[inline]
+    fn span_at(&self, address: u64) -> Option<Span> {
+        let recent = self.recent.get();
+        if recent.offset_of(address).is_some() {
+            return Some(recent);
         }
+        self.find(address)
+    }
+
+    #[cold]
+    fn find(&self, address: u64) -> Option<Span> {
         let after = self
             .regions
             .partition_point(|region| region.layout().guest_address <= address);
         let index = after.checked_sub(1)?;
-        let region = self.regions.get(index).filter(holds)?;
-        self.recent.set(index);
-        Some(region)
+        let span = self.span(index);
+        span.offset_of(address)?;
+        self.recent.set(span);
+        Some(span)
+    }
+
+    fn span(&self, index: usize) -> Span {
+        let region = &self.regions[index];
+        Span {
+            start: region.layout().guest_address,
+            size: region.layout().size,
+            host: region.host(),
+            index,
+        }
     }
 
     /// The bytes behind an iovec of ours.
+    #[inline]
     fn host_slice(&self, host: usize, len: usize) -> Option<VolatileSlice<'_, DirtyLog>> {
+        let recent = self.recent.get();
+        let offset = host.wrapping_sub(recent.host.addr());
+        if (offset as u64) < recent.size {
+            return self.regions[recent.index].slice(offset, len);
+        }
         let after = self.by_host.partition_point(|&(start, _)| start <= host);
         let &(start, index) = self.by_host.get(after.checked_sub(1)?)?;
         self.regions[index].slice(host - start, len)

@@ -2,6 +2,7 @@
 //! table, bounds-checked once, then read and written atomically. Not the discipline of indices:
 //! that is the queue's.
 
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -19,32 +20,43 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
-    /// From the table's layout: le64 addr, le32 len, le16 flags, le16 next.
+    /// From the table's bytes.
     pub(crate) fn parse(bytes: [u8; DESCRIPTOR_BYTES]) -> Self {
-        let [
-            a0,
-            a1,
-            a2,
-            a3,
-            a4,
-            a5,
-            a6,
-            a7,
-            l0,
-            l1,
-            l2,
-            l3,
-            f0,
-            f1,
-            n0,
-            n1,
-        ] = bytes;
+        let (words, _) = bytes.as_chunks();
+        let word = |at: usize| u64::from_ne_bytes(words[at]);
+        Self::from_words(word(0), word(1))
+    }
+
+    /// From the table's layout: le64 addr, le32 len, le16 flags, le16 next.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes words apart")]
+    fn from_words(first: u64, second: u64) -> Self {
+        let second = u64::from_le(second);
         Self {
-            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
+            address: u64::from_le(first),
+            len: second as u32,
+            flags: (second >> 32) as u16,
+            next: (second >> 48) as u16,
         }
+    }
+}
+
+/// Descriptors in shared memory, one after the other: a ring's own, or an indirect table.
+pub(crate) struct DescriptorTable<'a> {
+    base: *mut u8,
+    len: u16,
+    /// Who keeps it mapped.
+    _memory: PhantomData<&'a GuestMemory>,
+}
+
+impl DescriptorTable<'_> {
+    /// Copies one of them, each word of it once.
+    #[inline]
+    pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
+        assert!(index < self.len, "the walk checks what a guest names");
+        let offset = usize::from(index) * DESCRIPTOR_BYTES;
+        let word = |offset| u64_at(self.base, offset).load(Ordering::Relaxed);
+        Descriptor::from_words(word(offset), word(offset + 8))
     }
 }
 
@@ -119,26 +131,24 @@ impl RingView {
         self.mask + 1
     }
 
-    /// A descriptor of the table.
-    pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
-        let offset = usize::from(index & self.mask) * DESCRIPTOR_BYTES;
-        let word = |offset| {
-            u64_at(self.descriptors, offset)
-                .load(Ordering::Relaxed)
-                .to_ne_bytes()
-        };
-        let mut bytes = [0; DESCRIPTOR_BYTES];
-        bytes[..8].copy_from_slice(&word(offset));
-        bytes[8..].copy_from_slice(&word(offset + 8));
-        Descriptor::parse(bytes)
+    /// The ring's own descriptors.
+    #[inline]
+    pub(crate) fn table(&self) -> DescriptorTable<'_> {
+        DescriptorTable {
+            base: self.descriptors,
+            len: self.size(),
+            _memory: PhantomData,
+        }
     }
 
     /// What the driver last published: reads of entries before this index see what it wrote.
+    #[inline]
     pub(crate) fn available_index(&self) -> u16 {
         u16::from_le(u16_at(self.available, 2).load(Ordering::Acquire))
     }
 
     /// The head that the driver put at free-running index `at`.
+    #[inline]
     pub(crate) fn available_head(&self, at: u16) -> u16 {
         let slot = usize::from(at & self.mask);
         let offset = RING_HEADER_BYTES + slot * AVAILABLE_ENTRY_BYTES;
@@ -162,6 +172,7 @@ impl RingView {
     }
 
     /// Writes the used entry at free-running index `at`; not yet the driver's to see.
+    #[inline]
     pub(crate) fn set_used_entry(&self, at: u16, head: u16, written: u32) {
         let slot = usize::from(at & self.mask);
         let offset = RING_HEADER_BYTES + slot * USED_ENTRY_BYTES;
@@ -170,6 +181,7 @@ impl RingView {
     }
 
     /// Publishes the used entries before `index`, and every byte written for them.
+    #[inline]
     pub(crate) fn set_used_index(&self, index: u16) {
         u16_at(self.used, 2).store(index.to_le(), Ordering::Release);
     }
@@ -183,6 +195,23 @@ impl RingView {
     pub(crate) fn set_available_event(&self, index: u16) {
         let offset = RING_HEADER_BYTES + usize::from(self.size()) * USED_ENTRY_BYTES;
         u16_at(self.used, offset).store(index.to_le(), Ordering::Relaxed);
+    }
+}
+
+impl GuestMemory {
+    /// The `len` descriptors at `address`; `None` where they are no words in one region, and have
+    /// to be copied byte by byte.
+    #[inline]
+    pub(crate) fn descriptors(&self, address: u64, len: u16) -> Option<DescriptorTable<'_>> {
+        let bytes = u64::from(len) * DESCRIPTOR_BYTES as u64;
+        let (base, _) = self.in_one(address, bytes)?;
+        base.addr()
+            .is_multiple_of(size_of::<u64>())
+            .then_some(DescriptorTable {
+                base,
+                len,
+                _memory: PhantomData,
+            })
     }
 }
 
@@ -210,6 +239,7 @@ fn locate(
 }
 
 #[expect(unsafe_code, reason = "words in memory shared with the guest")]
+#[inline]
 fn u16_at<'a>(base: *mut u8, offset: usize) -> &'a AtomicU16 {
     // SAFETY: callers pass a part of a `RingView` and an even offset within it; `locate` checked
     // the part's bounds and alignment, and the view keeps its region mapped. The guest and we both
@@ -218,14 +248,18 @@ fn u16_at<'a>(base: *mut u8, offset: usize) -> &'a AtomicU16 {
 }
 
 #[expect(unsafe_code, reason = "words in memory shared with the guest")]
+#[inline]
 fn u32_at<'a>(base: *mut u8, offset: usize) -> &'a AtomicU32 {
     // SAFETY: as for `u16_at`, with the used ring aligned to 4 and offsets that are multiples of 4.
     unsafe { AtomicU32::from_ptr(base.add(offset).cast()) }
 }
 
 #[expect(unsafe_code, reason = "words in memory shared with the guest")]
+#[inline]
 fn u64_at<'a>(base: *mut u8, offset: usize) -> &'a AtomicU64 {
-    // SAFETY: as for `u16_at`, with the descriptor table aligned to 16 and offsets that are
-    // multiples of 8.
+    // SAFETY: callers pass the base of a `DescriptorTable` and an offset in it that is a multiple
+    // of 8. The table is aligned to that, and in the bounds of a region: `locate` has checked a
+    // ring's, `descriptors` an indirect one. The table borrows who keeps the region mapped. The
+    // guest and we both access these words atomically.
     unsafe { AtomicU64::from_ptr(base.add(offset).cast()) }
 }

@@ -122,8 +122,9 @@ impl Shared {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if let Some(chain) = self.try_take()? {
-                return Poll::Ready(Ok(Some(chain)));
+            match self.try_take() {
+                Ok(None) => {}
+                taken => return Poll::Ready(taken),
             }
             if self.ring.borrow_mut().want_kicks() {
                 continue;
@@ -142,6 +143,7 @@ impl Shared {
 
     /// The next chain if one is available and the turn's budget is not spent. An error retires
     /// the queue.
+    #[inline]
     pub(super) fn try_take(self: &Rc<Self>) -> Result<Option<Chain>, QueueError> {
         if self.retired.get() || self.budget.get() == 0 {
             return Ok(None);
@@ -154,14 +156,12 @@ impl Shared {
             }
             taken
         };
-        match taken {
-            Ok(Some(chain)) => {
-                self.spend();
-                Ok(Some(chain))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => Err(self.fail(error)),
+        match &taken {
+            Ok(Some(_)) => self.spend(),
+            Ok(None) => {}
+            Err(error) => self.retire(error),
         }
+        taken
     }
 
     pub(super) fn complete(self: &Rc<Self>, mut chain: Chain, written: u32) {

@@ -92,10 +92,18 @@ impl SplitRing {
     /// Takes the next chain, if the driver has made one available.
     pub(super) fn take(&mut self) -> Result<Option<Chain>, QueueError> {
         let taken = self.take_unguarded();
-        if !self.memory.is_lost() {
-            return taken;
+        if self.memory.is_lost() {
+            return self.untake(taken);
         }
-        // What zeros in place of a lost page say is nobody's word.
+        taken
+    }
+
+    /// What zeros in place of a lost page say is nobody's word.
+    #[cold]
+    fn untake(
+        &mut self,
+        taken: Result<Option<Chain>, QueueError>,
+    ) -> Result<Option<Chain>, QueueError> {
         if let Ok(Some(mut chain)) = taken {
             self.next_available = chain.position();
             if let Some(ledger) = chain.settle() {
@@ -105,23 +113,28 @@ impl SplitRing {
         Err(QueueError::MemoryLost)
     }
 
+    #[inline]
     fn take_unguarded(&mut self) -> Result<Option<Chain>, QueueError> {
         if !self.look()? {
             return Ok(None);
         }
         let position = self.next_available;
         let head = self.view.available_head(position);
-        let chain = chain::walk(
+        let walked = chain::walk(
             &self.view,
             &self.memory,
             self.indirect,
             head,
             position,
             &self.ledger,
-        )
-        .map_err(|source| QueueError::Chain { head, source })?;
-        self.next_available = position.wrapping_add(1);
-        Ok(Some(chain))
+        );
+        match walked {
+            Ok(chain) => {
+                self.next_available = position.wrapping_add(1);
+                Ok(Some(chain))
+            }
+            Err(source) => Err(QueueError::Chain { head, source }),
+        }
     }
 
     /// Whether an entry can be taken. Asks the driver's index only when the last look's entries
