@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use vudev_benches::backend::{Backend, Image, STORAGE_DAEMON, Storage};
+use vudev_benches::backend::Backend;
+use vudev_benches::disk::{self, Image, STORAGE_DAEMON, Storage};
 use vudev_benches::load::{Job, Load};
 
 /// Bytes of the disk: more than a processor's caches.
@@ -25,7 +26,7 @@ const QUEUES: [u16; 2] = [1, 4];
 fn main() -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let measured = std::env::args().any(|argument| argument == "--bench");
-    let installed = Backend::is_storage_daemon_installed();
+    let installed = disk::is_storage_daemon_installed();
     if measured && !installed {
         eprintln!("without a peer: {STORAGE_DAEMON} is not installed");
     }
@@ -68,14 +69,14 @@ impl Lab {
     fn ours(&self) -> &Backend {
         let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
         let folder = program.parent().expect("a program is in a folder");
-        let start = || Backend::vudev(folder, self.image(), self.storage).expect("vudev starts");
+        let start = || disk::vudev(folder, self.image(), self.storage).expect("vudev starts");
         self.ours.get_or_init(start)
     }
 
     fn peer(&self) -> &Backend {
         self.peer.get_or_init(|| {
-            let daemon = Backend::storage_daemon(self.image(), self.storage);
-            daemon.expect("the peer starts").expect("it is installed")
+            let daemon = disk::storage_daemon(self.image(), self.storage);
+            daemon.expect("the peer starts")
         })
     }
 }
@@ -94,6 +95,7 @@ fn jobs(measured: bool) -> Vec<Job> {
                     size,
                     depth,
                     queues,
+                    regions: 1,
                 }));
             }
         }

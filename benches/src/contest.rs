@@ -148,7 +148,13 @@ impl<'a> Contest<'a> {
                 } else {
                     "NOT KEPT"
                 };
-                format!("; promised: at most {at_most} ×, {kept}")
+                report.promise(
+                    &self.name,
+                    &format!("time to {}", one.name),
+                    *at_most,
+                    ratio,
+                );
+                format!("; promised: at most {at_most:.3} ×, {kept}")
             });
             let time = median(times) * 1e9;
             let rate = self.rate(median(times));
@@ -211,15 +217,24 @@ impl ProcessorTime {
 
 /// Lines for whoever ran the benchmark, which are kept in a file too.
 #[derive(Default)]
-pub struct Report(String);
+pub struct Report {
+    text: String,
+    promises: String,
+}
 
 impl Report {
     /// Adds a line.
     pub fn line(&mut self, line: &str) {
-        let _ = writeln!(self.0, "{line}");
+        let _ = writeln!(self.text, "{line}");
     }
 
-    /// Prints all lines and writes them to `file`, with how busy the machine was.
+    /// Keeps what was promised of a ratio, and what it is, for `cargo xtask compare`.
+    pub fn promise(&mut self, work: &str, figure: &str, at_most: f64, measured: f64) {
+        let _ = writeln!(self.promises, "{work}\t{figure}\t{at_most}\t{measured}");
+    }
+
+    /// Prints all lines and writes them to `file`, with how busy the machine was; promises go into
+    /// a file `.tsv` beside it.
     ///
     /// # Errors
     ///
@@ -230,8 +245,9 @@ impl Report {
         }
         let load = fs::read_to_string("/proc/loadavg")?;
         self.line(&format!("load of this machine: {}", load.trim()));
-        fs::write(file, &self.0)?;
-        println!("\n{}also in {}", self.0, file.display());
+        fs::write(file, &self.text)?;
+        fs::write(file.with_extension("tsv"), &self.promises)?;
+        println!("\n{}also in {}", self.text, file.display());
         Ok(())
     }
 }

@@ -3,8 +3,12 @@
 
 pub mod backend;
 pub mod contest;
+pub mod disk;
 pub mod figures;
 pub mod load;
 pub mod peer;
 pub mod processor;
 pub mod pump;
+pub mod run;
+pub mod starting;
+pub mod streams;

@@ -4,15 +4,16 @@
 //! microsecond a request.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
 use vudev_frontend::block::{SECTOR, feature, kind};
-use vudev_frontend::{Buffer, FrontEnd, Token};
+use vudev_frontend::{Buffer, Builder, FrontEnd, Step, Token};
 
 use crate::backend::Backend;
 use crate::figures::Histogram;
+use crate::run::{Run, Watch};
 
 /// Nothing takes so long but what will never come.
 const LIMIT: Timespec = Timespec {
@@ -36,23 +37,29 @@ pub struct Job {
     pub depth: u16,
     /// Queues in use.
     pub queues: u16,
+    /// Regions of memory that the requests' data is spread over, each far from the others.
+    pub regions: usize,
 }
 
-/// What came of it.
-#[derive(Debug)]
-pub struct Run {
-    /// Requests that were done.
-    pub requests: u64,
-    /// From the first request's start to the last one's end.
-    pub elapsed: Duration,
-    /// How long each took.
-    pub latencies: Histogram,
+impl Default for Job {
+    /// One random read of 4 KiB at a time.
+    fn default() -> Self {
+        Self {
+            write: false,
+            sequential: false,
+            size: 4096,
+            depth: 1,
+            queues: 1,
+            regions: 1,
+        }
+    }
 }
 
 /// A driver with its requests laid out.
 pub struct Load {
     front: FrontEnd,
     job: Job,
+    worker: u32,
     calls: OwnedFd,
     /// Of each queue, by its token.
     slots: Vec<Vec<Slot>>,
@@ -76,16 +83,11 @@ impl Load {
     /// What is wrong with the back-end.
     pub fn new(backend: &Backend, size: u64, job: Job) -> Result<Self> {
         let Job {
-            depth,
             queues,
             size: length,
             ..
         } = job;
-        let requests = u64::from(depth) * u64::from(queues);
-        // A table of descriptors for each request, and rings.
-        let memory = requests * (u64::from(length) + 8192) + (1 << 20);
-        let builder = FrontEnd::connect(backend.socket())
-            .memory(memory.next_multiple_of(2 << 20))
+        let builder = memory(FrontEnd::connect(backend.socket()), job)
             .queues(queues)
             .queue_size(128)
             // As every guest does: else each write is made durable before it is complete.
@@ -104,6 +106,7 @@ impl Load {
         let mut load = Self {
             front,
             job,
+            worker: backend.worker(),
             calls,
             slots: vec![vec![Slot::default(); 128]; queues.into()],
             places: size / u64::from(length),
@@ -119,14 +122,20 @@ impl Load {
             size,
             depth,
             queues,
+            regions,
             ..
         } = self.job;
         let memory = self.front.memory().clone();
+        let count = usize::from(depth) * usize::from(queues);
+        let region = |place: usize| place * regions / count;
         for queue in 0..queues {
-            for _ in 0..depth {
-                let header = memory.allocate(HEADER.into(), 16)?;
-                let data = memory.allocate(size.into(), 4096)?;
-                let status = memory.allocate(1, 1)?;
+            for number in 0..depth {
+                let place = usize::from(queue) * usize::from(depth) + usize::from(number);
+                // As in a guest, a request's parts lie apart.
+                let (near, far) = (region(place), region(count - 1 - place));
+                let header = memory.allocate_in(near, HEADER.into(), 16)?;
+                let status = memory.allocate_in(near, 1, 1)?;
+                let data = memory.allocate_in(far, size.into(), 4096)?;
                 let kind = if write { kind::OUT } else { kind::IN };
                 memory.write(header, &kind.to_le_bytes())?;
                 let (head, data) = (Buffer::new(header, HEADER), Buffer::new(data, size));
@@ -158,7 +167,8 @@ impl Load {
             finished: 0,
             latencies: Histogram::default(),
         };
-        let start = Instant::now();
+        let watch = Watch::start(self.worker)?;
+        let start = watch.started();
         for queue in 0..self.job.queues {
             let slots = self.slots[usize::from(queue)].clone();
             for (token, _) in (0..).zip(&slots).filter(|(_, slot)| slot.header != 0) {
@@ -179,11 +189,7 @@ impl Load {
                 self.sleep()?;
             }
         }
-        Ok(Run {
-            requests,
-            elapsed: start.elapsed(),
-            latencies: progress.latencies,
-        })
+        Ok(watch.stop(requests, progress.latencies)?)
     }
 
     /// Takes what has come back on a queue, once around at most, and sends it again.
@@ -263,6 +269,30 @@ impl Load {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Room for the requests' parts and, in the first region, for a table of descriptors for each and
+/// the rings. More regions than a table tells are told one by one.
+fn memory(builder: Builder, job: Job) -> Builder {
+    let requests = u64::from(job.depth) * u64::from(job.queues);
+    let parts = u64::from(job.size) + 8192;
+    let first = (requests * parts + (1 << 20)).next_multiple_of(2 << 20);
+    let share = requests.div_ceil(job.regions as u64) + 1;
+    let builder = (1..job.regions).fold(builder.memory(first), |builder, _| {
+        builder.memory((share * parts).next_multiple_of(1 << 16))
+    });
+    if job.regions == 1 {
+        return builder;
+    }
+    let mut steps = vec![
+        Step::Features,
+        Step::Protocol,
+        Step::Owner,
+        Step::SetFeatures,
+        Step::MemoryRegions,
+    ];
+    steps.extend((0..job.queues).map(Step::WholeRing));
+    builder.script(&steps)
 }
 
 /// How far a run is.

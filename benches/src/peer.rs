@@ -1,39 +1,31 @@
-//! Peers: programs of others that do the same, where they are installed.
+//! Programs of others that do the same: where they are, and how they are installed. Not how they
+//! are started.
 
 use std::env;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::Result;
-use vudev_harness::{Child, wait_until_listening};
-
-/// How long one may take until it listens, on a machine that is very busy.
-const START_LIMIT: Duration = Duration::from_secs(20);
-
-/// Where a peer is: its variable (`VUDEV_` and its name) names it, else it is looked for in PATH.
-/// None, and a line that says so, where it is not installed.
+/// Where a peer is: its variable (`VUDEV_` and its name) names it, else it is in the folder that
+/// `cargo xtask compare --peers` installs into, or in PATH.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let variable = format!("VUDEV_{}", name.to_uppercase().replace('-', "_"));
-    if let Some(named) = env::var_os(&variable) {
+    if let Some(named) = env::var_os(variable(name)) {
         return Some(named.into());
     }
+    let program = env::current_exe().unwrap_or_default();
+    // Cargo builds programs and benchmarks into folders of its target folder.
+    let installed = program.ancestors().skip(1).map(|it| it.join("peers/bin"));
     let path = env::var_os("PATH").unwrap_or_default();
-    let mut places = env::split_paths(&path).map(|folder| folder.join(name));
-    let found = places.find(|place| place.is_file());
-    if found.is_none() {
-        eprintln!("not measured: {name} is not installed ({variable}, or PATH)");
-    }
-    found
+    let mut places = installed.chain(env::split_paths(&path));
+    places.find_map(|folder| Some(folder.join(name)).filter(|place| place.is_file()))
 }
 
-/// Starts a peer that will listen on `socket`.
-///
-/// # Errors
-///
-/// When it does not come to that, with what it said.
-pub fn start(name: &str, command: &Command, socket: &Path) -> Result<Child> {
-    let mut child = Child::start(name, command)?;
-    wait_until_listening(socket, &mut child, START_LIMIT)?;
-    Ok(child)
+/// What to do where a peer is missing.
+pub fn remedy(name: &str) -> String {
+    format!(
+        "{name} is not installed: `cargo xtask compare --peers` does it, or {} names it",
+        variable(name)
+    )
+}
+
+fn variable(name: &str) -> String {
+    format!("VUDEV_{}", name.to_uppercase().replace('-', "_"))
 }

@@ -1,9 +1,13 @@
 //! A driver that keeps a queue full: the same chains go round and round, many for one kick. What is
 //! in them is the caller's affair.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use vudev_frontend::{Buffer, Error, FrontEnd, LIMIT};
+use anyhow::{Result, bail};
+use vudev_frontend::{Buffer, FrontEnd, LIMIT};
+
+use crate::figures::Histogram;
+use crate::run::{Run, Watch};
 
 /// A chain's readable and writable parts.
 #[derive(Clone, Debug, Default)]
@@ -14,21 +18,25 @@ pub struct Chain {
     pub writable: Vec<Buffer>,
 }
 
-/// Sends each of `chains` again as soon as it is back, until `times` were; how long that took.
+/// Sends each of `chains` again as soon as it is back, until `times` were, to the device of the
+/// process `worker`. Each is to come back with `written` bytes.
 ///
 /// # Errors
 ///
-/// The front-end's, and [`Error::Misuse`] when one came back with other than `written` bytes.
+/// The front-end's, and when one came back with another length.
 pub fn pump(
     front: &mut FrontEnd,
     queue: u16,
     chains: &[Chain],
     times: u64,
     written: u32,
-) -> Result<Duration, Error> {
+    worker: u32,
+) -> Result<Run> {
     let ring = front.ring(queue);
     let mut places = vec![0; ring.size().into()];
-    let start = Instant::now();
+    let mut latencies = Histogram::default();
+    let watch = Watch::start(worker)?;
+    let mut since = vec![watch.started(); chains.len()];
     let (mut sent, mut back) = (0, 0);
     let mut next: Vec<usize> = (0..chains.len()).collect();
     loop {
@@ -41,15 +49,20 @@ pub fn pump(
             }
         }
         if back == times {
-            return Ok(start.elapsed());
+            return Ok(watch.stop(times, latencies)?);
         }
         ring.kick()?;
         let mut used = Some(ring.wait_used(LIMIT)?);
+        let now = Instant::now();
         while let Some(one) = used {
             if one.written != written {
-                return Err(Error::Misuse("a chain came back with another length"));
+                bail!("a chain came back with {} bytes written", one.written);
             }
-            next.push(places[usize::from(one.token.0)]);
+            let place = places[usize::from(one.token.0)];
+            latencies.add(now.saturating_duration_since(since[place]));
+            // It goes out again at once.
+            since[place] = now;
+            next.push(place);
             back += 1;
             used = ring.poll_used()?;
         }

@@ -1,29 +1,17 @@
-//! The disk, beside `qemu-storage-daemon` and beside bare calls for the same blocks.
+//! The disk, beside `qemu-storage-daemon` and beside bare calls for the same blocks; and how often
+//! an idle one wakes.
 
-use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
-use std::path::Path;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustix::thread::CpuSet;
-use rustix::time::{ClockId, clock_gettime};
-use vudev_benches::backend::{Backend, Image, STORAGE_DAEMON, Storage};
-use vudev_benches::figures::{Histogram, median};
+use vudev_benches::disk::Storage;
 use vudev_benches::load::{Job, Load};
-use vudev_benches::processor::{Usage, move_to, one_of, own_set};
 
 use crate::Effort;
-use crate::report::{Figures, Line};
-
-/// Bytes of the disk: what the figures of the targets were measured with.
-const SIZE: u64 = 1 << 30;
-
-/// Bytes of a request.
-const REQUEST: u32 = 4096;
-
-/// Requests that warm up, and tell how many fill a window.
-const WARM_UP: u64 = 3000;
+use crate::lab::Lab;
+use crate::line::{Line, rounds};
+use crate::report::{Asked, Report, Row, Section};
 
 /// What is compared, and what is asked of it.
 struct Case {
@@ -94,159 +82,91 @@ const CASES: [Case; 10] = [
     },
 ];
 
+/// What is asked of a disk that nobody asks anything.
+const IDLE: &str = "idle disk, after reads at depth 1";
+
 /// Measures all cases, and lines them up.
-pub(crate) fn compare(effort: &Effort) -> Result<Vec<Line>> {
-    let everywhere = own_set()?;
-    let image = Image::new(&effort.folder, SIZE)?;
-    let program = std::env::current_exe()?;
-    let folder = program.parent().context("a program is in a folder")?;
-    let backends = Backends::start(folder, &image, effort)?;
-    let cases: Vec<&Case> = CASES
-        .iter()
-        .filter(|case| case.name.contains(&effort.only))
-        .collect();
+pub(crate) fn compare(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
+    let wanted = |case: &&Case| effort.wants(case.name);
+    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut lines: Vec<Line> = cases.iter().map(|case| case.line()).collect();
-    for round in 0..effort.rounds {
-        eprintln!("block: round {} of {}", round + 1, effort.rounds);
-        for (case, line) in cases.iter().zip(&mut lines) {
-            let set = if case.pinned {
-                one_of(&everywhere)
-            } else {
-                everywhere
-            };
-            let Some(ours) = backends.of(case.storage, true) else {
-                continue;
-            };
-            let figures = measure(ours, &image, case, &set, effort);
-            line.ours.push(figures.with_context(|| ours.log())?);
-            if let Some(peer) = backends.of(case.storage, false) {
-                line.peer.push(measure(peer, &image, case, &set, effort)?);
-            }
-            if case.bare_max.is_some() {
-                line.bare_us.push(bare(&image, case.write)?);
-            }
-            // What was written is not written back during the next measurement.
-            image.settle()?;
+    rounds("block", effort, report, &mut lines, |number, line| {
+        let case = cases[number];
+        let job = Job {
+            write: case.write,
+            depth: case.depth,
+            ..Job::default()
+        };
+        let ours = lab.ours(case.storage)?;
+        line.ours.push(lab.measure(ours, job, case.pinned)?);
+        if let Some(other) = lab.other(case.storage)? {
+            line.other.push(lab.measure(other, job, case.pinned)?);
+        }
+        if case.bare_max.is_some() {
+            line.bare_us.push(lab.bare(case.write)?);
+        }
+        // What was written is not written back during the next measurement.
+        lab.image.settle()
+    });
+    if !lines.is_empty() {
+        report.sections.push(Section {
+            name: "block",
+            title: "The disk: requests of 4 KiB in random places, one queue".to_owned(),
+            series: ["vudev", effort.other("qemu-storage-daemon")],
+            unit: "kIOPS",
+            scale: |_| 1000.0,
+            lines,
+        });
+    }
+    if effort.wants(IDLE) {
+        match wake_ups(lab) {
+            Ok(count) => report.rows.push(Row {
+                work: IDLE.to_owned(),
+                figure: "wake-ups in a second".to_owned(),
+                asked: Asked::AtMost(0.0),
+                unit: "",
+                measured: Some(count),
+            }),
+            Err(error) => report.failed(IDLE, &error),
         }
     }
-    move_to(&everywhere, &[])?;
-    Ok(lines)
 }
 
 impl Case {
     fn line(&self) -> Line {
         Line {
-            name: self.name.to_owned(),
-            rate_min: self.rate_min,
+            rate_min: Some(self.rate_min),
             cpu_max: self.cpu_max,
             bare_max: self.bare_max,
-            ..Line::default()
+            ..Line::named(self.name)
         }
     }
 }
 
-/// All that serve the same file.
-struct Backends {
-    all: Vec<(Storage, bool, Backend)>,
+/// How often the disk's thread runs in a second in which its driver, connected, does nothing.
+fn wake_ups(lab: &Lab<'_>) -> Result<f64> {
+    let ours = lab.ours(Storage::Cached)?;
+    let mut load = Load::new(ours, lab.image.size(), Job::default())?;
+    load.run(1000)?;
+    // Polling has come to its end long before.
+    pause(Duration::from_millis(100));
+    let before = switches(ours.worker())?;
+    pause(Duration::from_secs(1));
+    let after = switches(ours.worker())?;
+    drop(load);
+    Ok((after - before) as f64)
 }
 
-impl Backends {
-    fn start(folder: &Path, image: &Image, effort: &Effort) -> Result<Self> {
-        let mut all = Vec::new();
-        for storage in [Storage::Cached, Storage::Direct, Storage::Null] {
-            all.push((storage, true, Backend::vudev(folder, image, storage)?));
-            let peer = match (&effort.beside, storage) {
-                (None, _) => Backend::storage_daemon(image, storage)?,
-                (Some(program), Storage::Cached | Storage::Direct) => {
-                    Some(Backend::of(program, "beside", image, storage)?)
-                }
-                (Some(_), Storage::Null) => continue,
-            };
-            match peer {
-                Some(peer) => all.push((storage, false, peer)),
-                None => eprintln!("without a peer: {STORAGE_DAEMON} is not installed"),
-            }
-        }
-        Ok(Self { all })
-    }
-
-    fn of(&self, storage: Storage, ours: bool) -> Option<&Backend> {
-        let wanted = |it: &&(Storage, bool, Backend)| (it.0, it.1) == (storage, ours);
-        self.all.iter().find(wanted).map(|(_, _, backend)| backend)
-    }
+/// How often a process' thread has been put away, which it is once for each time that it woke.
+fn switches(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let counts = text.lines().filter(|line| line.contains("ctxt_switches:"));
+    let counts = counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Ok(counts.sum())
 }
 
-fn measure(
-    backend: &Backend,
-    image: &Image,
-    case: &Case,
-    set: &CpuSet,
-    effort: &Effort,
-) -> Result<Figures> {
-    let worker = backend.worker();
-    move_to(set, &[worker])?;
-    let job = Job {
-        write: case.write,
-        sequential: false,
-        size: REQUEST,
-        depth: case.depth,
-        queues: 1,
-    };
-    let mut load = Load::new(backend, image.size(), job)
-        .with_context(|| format!("{} at {}", backend.name(), case.name))?;
-    let warm = load.run(WARM_UP)?;
-    let window = Duration::from_millis(effort.window_ms).as_secs_f64();
-    let rate = WARM_UP as f64 / warm.elapsed.as_secs_f64();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "what fits a second fits 64 bits"
-    )]
-    let requests = (rate * window) as u64 + 1;
-    let before = Usage::of(worker)?;
-    let run = load.run(requests)?;
-    let used = before.since()?;
-    Ok(figures(requests, run.elapsed, used, &run.latencies))
-}
-
-fn figures(requests: u64, elapsed: Duration, used: Duration, latencies: &Histogram) -> Figures {
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    Figures {
-        rate: requests as f64 / elapsed.as_secs_f64(),
-        cpu_us: micros(used) / requests as f64,
-        p50_us: micros(latencies.percentile(500)),
-        p99_us: micros(latencies.percentile(990)),
-    }
-}
-
-/// Microseconds of processor time of a bare call for one of the same blocks, in this thread.
-fn bare(image: &Image, write: bool) -> Result<f64> {
-    const CALLS: u32 = 20_000;
-    let file = File::options().read(true).write(true).open(image.path())?;
-    let mut bytes = vec![0x5a; REQUEST as usize];
-    let places = SIZE / u64::from(REQUEST);
-    let mut state = 7_u64;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let start = own_time();
-        for _ in 0..CALLS {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            let at = state % places * u64::from(REQUEST);
-            if write {
-                rustix::io::pwritev(&file, &[IoSlice::new(&bytes)], at)?;
-            } else {
-                rustix::io::preadv(&file, &mut [IoSliceMut::new(&mut bytes)], at)?;
-            }
-        }
-        times.push((own_time() - start) * 1e6 / f64::from(CALLS));
-    }
-    median(&times).context("there are times")
-}
-
-/// Seconds of processor time that this thread has used.
-fn own_time() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+#[expect(clippy::disallowed_methods, reason = "what is measured is a pause")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -1,60 +1,128 @@
 //! Ours beside a peer on the same work in the same run: rounds of short measurements, one back-end
-//! right after the other, and medians of the rounds. Writes a table and plots. A machine that does
-//! something else meanwhile moves both; ratios and processor time suffer less than rates.
+//! right after the other, and medians of the rounds. Writes tables and plots. A machine that does
+//! something else meanwhile moves both; ratios and processor time suffer less than rates. What
+//! cannot be measured is named, and the rest goes on.
 
 mod block;
+mod contests;
+mod growth;
+mod lab;
+mod line;
 mod plot;
 mod report;
+mod start;
+mod streams;
+mod table;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::lab::Lab;
+use crate::report::Report;
+
 const USAGE: &str = "\
-usage: compare [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV] FOLDER
-  --beside another build of ours, in place of the peer: what a change brings
-  FOLDER   where the tables and plots go; the disk is made there too, and removed";
+usage: compare [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV]
+               [--figures FOLDER] FOLDER
+  --only    only what has this in its name
+  --beside  another build of ours, in place of the peers: what a change brings
+  --figures where benchmarks have left what they promise
+  FOLDER    where the tables and plots go; the disk is made there too, and removed";
 
 /// How much is measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Effort {
     /// Measurements of each figure.
     pub(crate) rounds: usize,
-    /// How long each takes, in milliseconds.
-    pub(crate) window_ms: u64,
+    /// How long each takes.
+    pub(crate) window: Duration,
     /// Only figures with this in their names.
     pub(crate) only: String,
-    /// Another build of ours, in place of the peer.
+    /// Another build of ours, in place of the peers.
     pub(crate) beside: Option<PathBuf>,
+    /// Where benchmarks have left figures.
+    pub(crate) figures: Option<PathBuf>,
     /// Where everything goes.
     pub(crate) folder: PathBuf,
+    /// Where the programs are.
+    pub(crate) programs: PathBuf,
 }
 
-fn main() -> Result<()> {
+impl Effort {
+    /// Whether something of this name is to be measured.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
+    }
+
+    /// As the one in the peer's place is called.
+    pub(crate) fn other(&self, peer: &'static str) -> &'static str {
+        self.beside.as_ref().map_or(peer, |_| "another build")
+    }
+
+    /// How many requests fill a window, after `requests` that took so long.
+    pub(crate) fn fill(&self, requests: u64, took: Duration) -> u64 {
+        let each = took.as_nanos() / u128::from(requests.max(1));
+        u64::try_from(self.window.as_nanos() / each.max(1)).map_or(u64::MAX, |fit| fit + 1)
+    }
+}
+
+fn main() -> ExitCode {
+    match compare() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("compare: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether everything could be measured that was tried.
+fn compare() -> Result<bool> {
     let effort = effort(std::env::args().skip(1)).context(USAGE)?;
     std::fs::create_dir_all(&effort.folder)?;
-    let lines = block::compare(&effort)?;
-    report::write(&effort.folder, "block", &lines)?;
-    plot::write(&effort.folder, "block", &lines)?;
-    Ok(())
+    let mut report = Report::default();
+    match Lab::new(&effort, &mut report) {
+        Ok(lab) => {
+            block::compare(&effort, &lab, &mut report);
+            growth::measure(&effort, &lab, &mut report);
+        }
+        Err(error) => report.failed("the disk", &error),
+    }
+    streams::compare(&effort, &mut report);
+    start::measure(&effort, &mut report);
+    contests::gather(&effort, &mut report);
+    report.write(&effort.folder)?;
+    for section in &report.sections {
+        plot::write(&effort.folder, section)?;
+    }
+    Ok(report.failures.is_empty())
 }
 
 fn effort(mut arguments: impl Iterator<Item = String>) -> Result<Effort> {
+    let program = std::env::current_exe()?;
     let mut effort = Effort {
         rounds: 5,
-        window_ms: 300,
+        window: Duration::from_millis(300),
         only: String::new(),
         beside: None,
+        figures: None,
         folder: PathBuf::new(),
+        programs: program.parent().unwrap_or(&program).to_owned(),
     };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().context("a value is missing");
         match argument.as_str() {
             "--rounds" => effort.rounds = value()?.parse()?,
-            "--window" => effort.window_ms = value()?.parse()?,
+            "--window" => effort.window = Duration::from_millis(value()?.parse()?),
             "--beside" => effort.beside = Some(value()?.into()),
             "--only" => effort.only = value()?,
-            folder if effort.folder.as_os_str().is_empty() => effort.folder = folder.into(),
+            "--figures" => effort.figures = Some(value()?.into()),
+            folder if effort.folder.as_os_str().is_empty() && !folder.starts_with("--") => {
+                effort.folder = folder.into();
+            }
             other => bail!("{other} is not known"),
         }
     }

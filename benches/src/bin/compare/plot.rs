@@ -1,5 +1,6 @@
-//! Bars, as SVG: ours and the peer's side by side, one plot for each figure. Not a plotting
-//! library: bars, an axis from zero and a legend are all that is needed.
+//! Plots, as SVG: bars for rates and processor time, and for latencies a line from the median to
+//! the 99th of a hundred. Ours and the other's side by side. Not a plotting library: rows, an axis
+//! and a legend are all that is needed.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,132 +8,216 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::report::{Figures, Line};
+use crate::line::{Figures, Line};
+use crate::report::Section;
+use crate::table::shown;
 
-/// Which figure a plot shows.
-type Figure = fn(&Figures) -> f64;
-
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 900.0;
 /// Room for the names of the work.
 const LEFT: f64 = 250.0;
 /// Room for the value behind the longest bar.
-const RIGHT: f64 = 70.0;
-const TOP: f64 = 70.0;
+const RIGHT: f64 = 90.0;
+const TOP: f64 = 76.0;
 const BOTTOM: f64 = 50.0;
+/// Of one series, and from one kind of work to the next.
 const BAR: f64 = 14.0;
-/// From one kind of work to the next.
 const STEP: f64 = 42.0;
 
-/// Who is shown, and in which colour: two that are told apart in grey too.
-const SERIES: [(&str, &str); 2] = [("vudev", "#1b6ca8"), ("peer", "#e8a33d")];
+/// Two colours that are told apart in grey too.
+const COLOURS: [&str; 2] = ["#1b6ca8", "#e8a33d"];
 
-/// Writes `NAME-iops.svg` and `NAME-cpu.svg` into `folder`.
-pub(crate) fn write(folder: &Path, name: &str, lines: &[Line]) -> Result<()> {
-    let plots: [(&str, &str, Figure); 2] = [
+/// A value of each series, in each kind of work: where it begins, and where it ends.
+type Values = [Option<(f64, f64)>; 2];
+
+/// Writes the plots of a section, `NAME-….svg`, into `folder`.
+pub(crate) fn write(folder: &Path, section: &Section) -> Result<()> {
+    let Section { name, unit, .. } = section;
+    let rates = values(section, |line, rounds| {
+        let rate = Line::middle(rounds, |it| Some(it.rate))?;
+        Some((0.0, rate / (section.scale)(line)))
+    });
+    let times = values(section, |_, rounds| {
+        Some((0.0, Line::middle(rounds, |it| Some(it.cpu_us))?))
+    });
+    let latencies = values(section, |_, rounds| {
+        let half = Line::middle(rounds, |it| it.p50_us)?;
+        Some((half, Line::middle(rounds, |it| it.p99_us)?))
+    });
+    let plots = [
         (
-            "iops",
-            "thousand requests a second (more is better)",
-            |it| it.rate / 1000.0,
+            "rate",
+            format!("{unit} (more is better)"),
+            Axis::linear(&rates),
+            rates,
         ),
         (
             "cpu",
-            "processor time of the back-end, µs a request (less is better)",
-            |it| it.cpu_us,
+            "processor time of the back-end, µs a request (less is better)".to_owned(),
+            Axis::linear(&times),
+            times,
+        ),
+        (
+            "latency",
+            "µs from being sent to being back: ● half of all, ○ 99 of 100 (less is better)"
+                .to_owned(),
+            Axis::logarithmic(&latencies),
+            latencies,
         ),
     ];
-    for (figure, unit, of) in plots {
+    for (figure, what, axis, values) in plots {
+        if values.iter().flatten().flatten().next().is_none() {
+            continue;
+        }
         let path = folder.join(format!("{name}-{figure}.svg"));
-        fs::write(&path, plot(&format!("{name}: {unit}"), lines, of)?)?;
+        fs::write(&path, plot(section, &what, &axis, &values)?)?;
         println!("plot: {}", path.display());
     }
     Ok(())
 }
 
-fn plot(title: &str, lines: &[Line], of: Figure) -> Result<String> {
-    let rows: Vec<(&str, [Option<f64>; 2])> = lines
-        .iter()
-        .map(|line| {
-            let values = [&line.ours, &line.peer].map(|rounds| Line::middle(rounds, of));
-            (line.name.as_str(), values)
-        })
-        .collect();
-    let greatest = rows.iter().flat_map(|(_, values)| values).flatten();
-    let tick = tick(greatest.fold(0.0, |most, value| value.max(most)) / 5.0);
-    let most = rows.iter().flat_map(|(_, values)| values).flatten();
-    let end = most.fold(tick, |end, value| value.max(end));
-    let end = (end / tick).ceil() * tick;
-    let scale = (WIDTH - LEFT - RIGHT) / end;
-    let height = TOP + BOTTOM + STEP * rows.len() as f64;
+fn values(section: &Section, of: impl Fn(&Line, &[Figures]) -> Option<(f64, f64)>) -> Vec<Values> {
+    let both = |line: &Line| [of(line, &line.ours), of(line, &line.other)];
+    section.lines.iter().map(both).collect()
+}
+
+/// Where values lie.
+struct Axis {
+    ticks: Vec<f64>,
+    logarithmic: bool,
+}
+
+impl Axis {
+    /// From nothing to beyond the greatest, with round numbers at the ticks.
+    fn linear(values: &[Values]) -> Self {
+        let most = ends(values).fold(0.0, f64::max);
+        let tick = round_up(most / 5.0);
+        let count = (most / tick).ceil().max(1.0);
+        let mut ticks = Vec::new();
+        while ticks.len() as f64 <= count {
+            ticks.push(ticks.len() as f64 * tick);
+        }
+        Self {
+            ticks,
+            logarithmic: false,
+        }
+    }
+
+    /// From a power of ten below all values to one above.
+    fn logarithmic(values: &[Values]) -> Self {
+        let most = ends(values).fold(1.0, f64::max);
+        let least = values.iter().flatten().flatten().map(|(from, _)| *from);
+        let least = least.fold(most, f64::min).max(0.001);
+        let mut ticks = vec![10_f64.powf(least.log10().floor())];
+        while let Some(&last) = ticks.last().filter(|last| **last < most || ticks.len() < 2) {
+            ticks.push(last * 10.0);
+        }
+        Self {
+            ticks,
+            logarithmic: true,
+        }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let scaled = |value: f64| match self.logarithmic {
+            true => value.log10(),
+            false => value,
+        };
+        let (first, last) = (self.ticks[0], self.ticks[self.ticks.len() - 1]);
+        let part = (scaled(value) - scaled(first)) / (scaled(last) - scaled(first));
+        LEFT + part * (WIDTH - LEFT - RIGHT)
+    }
+}
+
+fn ends(values: &[Values]) -> impl Iterator<Item = f64> {
+    values.iter().flatten().flatten().map(|(_, to)| *to)
+}
+
+fn plot(section: &Section, what: &str, axis: &Axis, values: &[Values]) -> Result<String> {
+    let bottom = TOP + STEP * values.len() as f64;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"16\" y=\"24\" font-size=\"15\">{title}</text>\n"
+         <text x=\"16\" y=\"22\" font-size=\"15\">{}</text>\n\
+         <text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{what}</text>\n",
+        bottom + BOTTOM,
+        section.title,
+        LEFT + (WIDTH - LEFT - RIGHT) / 2.0,
+        bottom + 38.0
     );
-    for (at, (who, colour)) in SERIES.iter().enumerate() {
-        let x = LEFT + 110.0 * at as f64;
+    for (at, (who, colour)) in section.series.iter().zip(COLOURS).enumerate() {
+        let x = LEFT + 160.0 * at as f64;
         writeln!(
             svg,
-            "<rect x=\"{x}\" y=\"38\" width=\"14\" height=\"14\" fill=\"{colour}\"/>"
+            "<rect x=\"{x}\" y=\"38\" width=\"14\" height=\"14\" fill=\"{colour}\"/>\n\
+             <text x=\"{}\" y=\"50\">{who}</text>",
+            x + 20.0
         )?;
-        writeln!(svg, "<text x=\"{}\" y=\"50\">{who}</text>", x + 20.0)?;
     }
-    axis(&mut svg, tick, end, scale, height - BOTTOM)?;
-    for (at, (name, values)) in rows.iter().enumerate() {
-        let y = TOP + STEP * at as f64;
-        let middle = y + BAR + 4.0;
-        let x = LEFT - 8.0;
+    for &tick in &axis.ticks {
+        let x = axis.place(tick);
+        // Tenths have no exact sum.
+        let value = (tick * 1000.0).round() / 1000.0;
         writeln!(
             svg,
-            "<text x=\"{x}\" y=\"{middle}\" text-anchor=\"end\">{name}</text>"
+            "<line x1=\"{x:.1}\" y1=\"{}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ccc\"/>\n\
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{value}</text>",
+            TOP - 10.0,
+            bottom + 18.0
+        )?;
+    }
+    for (at, (line, values)) in section.lines.iter().zip(values).enumerate() {
+        let y = TOP + STEP * at as f64;
+        writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8.0,
+            y + BAR + 4.0,
+            line.name
         )?;
         for (series, value) in values.iter().enumerate() {
-            let Some(value) = value else { continue };
-            let y = y + BAR * series as f64;
-            let (width, colour) = (value * scale, SERIES[series].1);
-            writeln!(
-                svg,
-                "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" \
-                 fill=\"{colour}\"/>\n<text x=\"{:.1}\" y=\"{}\">{value:.1}</text>",
-                LEFT + width + 4.0,
-                y + BAR - 3.0
-            )?;
+            if let Some(value) = value {
+                let top = y + BAR * series as f64;
+                mark(&mut svg, axis, *value, top, COLOURS[series])?;
+            }
         }
     }
     svg += "</svg>\n";
     Ok(svg)
 }
 
-/// The axis below, with lines up through the bars.
-fn axis(svg: &mut String, tick: f64, end: f64, scale: f64, bottom: f64) -> Result<()> {
-    let mut at = 0.0;
-    while at * tick <= end {
-        // Tenths have no exact sum.
-        let value = (at * tick * 1000.0).round() / 1000.0;
-        let x = LEFT + value * scale;
+/// A bar, or on a logarithmic axis, which has no zero to begin a bar at, two points on a line.
+fn mark(svg: &mut String, axis: &Axis, value: (f64, f64), top: f64, colour: &str) -> Result<()> {
+    let (from, to) = (axis.place(value.0), axis.place(value.1));
+    let middle = top + BAR / 2.0;
+    let label = if axis.logarithmic {
         writeln!(
             svg,
-            "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ccc\"/>\n\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{value}</text>",
-            bottom + 18.0
+            "<line x1=\"{from:.1}\" y1=\"{middle}\" x2=\"{to:.1}\" y2=\"{middle}\" \
+             stroke=\"{colour}\" stroke-width=\"2\"/>\n\
+             <circle cx=\"{from:.1}\" cy=\"{middle}\" r=\"4.5\" fill=\"{colour}\"/>\n\
+             <circle cx=\"{to:.1}\" cy=\"{middle}\" r=\"4\" fill=\"white\" stroke=\"{colour}\" \
+             stroke-width=\"2\"/>"
         )?;
-        at += 1.0;
-    }
+        format!("{} … {}", shown(Some(value.0)), shown(Some(value.1)))
+    } else {
+        let width = to - from;
+        writeln!(
+            svg,
+            "<rect x=\"{from:.1}\" y=\"{top}\" width=\"{width:.1}\" height=\"{BAR}\" \
+             fill=\"{colour}\"/>"
+        )?;
+        shown(Some(value.1))
+    };
+    let (x, y) = (to + 9.0, top + BAR - 3.0);
+    writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\">{label}</text>")?;
     Ok(())
 }
 
 /// A round number that is not less.
-fn tick(least: f64) -> f64 {
-    let mut power = 1.0;
-    while power < least {
-        power *= 10.0;
-    }
-    while power > least.max(0.001) {
-        power /= 10.0;
-    }
+fn round_up(least: f64) -> f64 {
+    let power = 10_f64.powf(least.max(0.000_001).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].into_iter();
-    steps
-        .map(|step| step * power)
-        .find(|step| *step >= least)
-        .unwrap_or(power)
+    let mut found = steps.map(|step| step * power);
+    found.find(|step| *step >= least).unwrap_or(power * 10.0)
 }

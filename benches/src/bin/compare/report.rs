@@ -1,127 +1,182 @@
-//! The table: what was asked, and what was measured beside it.
+//! What was asked, and what was measured beside it.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use vudev_benches::figures::median;
 
-/// One measurement.
+use crate::line::{Figures, Line};
+use crate::table::{shown, table};
+
+/// Everything that was measured, and what could not be.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) sections: Vec<Section>,
+    /// What was asked that is not in a section.
+    pub(crate) rows: Vec<Row>,
+    /// What failed, and why.
+    pub(crate) failures: Vec<String>,
+    /// What was not tried, and how it would be.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Works that belong into one table and one plot.
+#[derive(Debug)]
+pub(crate) struct Section {
+    /// As its files are called.
+    pub(crate) name: &'static str,
+    pub(crate) title: String,
+    /// Who is shown: ours, and whom it is compared with.
+    pub(crate) series: [&'static str; 2],
+    /// What is counted in a second, and how many requests that is.
+    pub(crate) unit: &'static str,
+    pub(crate) scale: fn(&Line) -> f64,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// Something that was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) work: String,
+    pub(crate) figure: String,
+    pub(crate) asked: Asked,
+    pub(crate) unit: &'static str,
+    pub(crate) measured: Option<f64>,
+}
+
+/// A bound.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
-    /// Requests a second.
-    pub(crate) rate: f64,
-    /// Processor time of the back-end for a request, its workers included.
-    pub(crate) cpu_us: f64,
-    /// Half of all requests took no longer.
-    pub(crate) p50_us: f64,
-    /// 99 of 100 took no longer.
-    pub(crate) p99_us: f64,
+pub(crate) enum Asked {
+    AtLeast(f64),
+    AtMost(f64),
 }
 
-/// One kind of work: all rounds of ours and of the peer's.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Line {
-    pub(crate) name: String,
-    pub(crate) rate_min: f64,
-    pub(crate) cpu_max: Option<f64>,
-    pub(crate) bare_max: Option<f64>,
-    pub(crate) ours: Vec<Figures>,
-    pub(crate) peer: Vec<Figures>,
-    pub(crate) bare_us: Vec<f64>,
-}
-
-impl Line {
-    /// The median of one figure of some rounds.
-    pub(crate) fn middle(rounds: &[Figures], of: fn(&Figures) -> f64) -> Option<f64> {
-        median(&rounds.iter().map(of).collect::<Vec<_>>())
-    }
-
-    /// The median of ours to the peer's, round by round: what moved both does not count.
-    fn ratio(&self, of: fn(&Figures) -> f64) -> Option<f64> {
-        let rounds = self.ours.iter().zip(&self.peer);
-        median(
-            &rounds
-                .map(|(ours, peer)| of(ours) / of(peer))
-                .collect::<Vec<_>>(),
-        )
-    }
-
-    fn bare_ratio(&self) -> Option<f64> {
-        let rounds = self.ours.iter().zip(&self.bare_us);
-        median(
-            &rounds
-                .map(|(ours, bare)| ours.cpu_us / bare)
-                .collect::<Vec<_>>(),
-        )
-    }
-}
-
-/// Writes `NAME.md` into `folder`, and prints it.
-pub(crate) fn write(folder: &Path, name: &str, lines: &[Line]) -> Result<()> {
-    let mut text = format!(
-        "# {name}\n\nMedians of {} rounds. CPU is processor time of the back-end a request, its \
-         ring's workers included; × is ours to the peer's, round by round.\n\n",
-        lines.iter().map(|line| line.ours.len()).max().unwrap_or(0)
-    );
-    text += "| work | | kIOPS | CPU µs | p50 µs | p99 µs |\n|---|---|--:|--:|--:|--:|\n";
-    for line in lines {
-        for (who, rounds) in [("vudev", &line.ours), ("peer", &line.peer)] {
-            let shown = |of| shown(Line::middle(rounds, of));
-            writeln!(
-                text,
-                "| {} | {who} | {} | {} | {} | {} |",
-                line.name,
-                shown(|it| it.rate / 1000.0),
-                shown(|it| it.cpu_us),
-                shown(|it| it.p50_us),
-                shown(|it| it.p99_us),
-            )?;
-        }
-    }
-    text += "\n| work | figure | asked | measured | |\n|---|---|--:|--:|---|\n";
-    for line in lines {
-        let mut row = |figure: &str, sign: &str, asked: f64, measured: Option<f64>| {
-            let kept = match measured {
-                None => "not measured",
-                Some(it) if (sign == "≥" && it >= asked) || (sign == "≤" && it <= asked) => {
-                    "kept"
-                }
-                Some(_) => "NOT KEPT",
-            };
-            let measured = shown(measured);
-            writeln!(
-                text,
-                "| {} | {figure} | {sign} {asked} × | {measured} × | {kept} |",
-                line.name
-            )
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        let (sign, bound) = match self.asked {
+            Asked::AtLeast(bound) => ("≥", bound),
+            Asked::AtMost(bound) => ("≤", bound),
         };
-        row(
-            "IOPS to the peer's",
-            "≥",
-            line.rate_min,
-            line.ratio(|it| it.rate),
-        )?;
-        if let Some(asked) = line.cpu_max {
-            row("CPU to the peer's", "≤", asked, line.ratio(|it| it.cpu_us))?;
-        }
-        if let Some(asked) = line.bare_max {
-            row("CPU to a bare call's", "≤", asked, line.bare_ratio())?;
-        }
+        let is_kept = |it: f64| match self.asked {
+            Asked::AtLeast(bound) => it >= bound,
+            Asked::AtMost(bound) => it <= bound,
+        };
+        let kept = match self.measured {
+            None => "not measured",
+            Some(it) if is_kept(it) => "kept",
+            Some(_) => "NOT KEPT",
+        };
+        let unit = self.unit;
+        vec![
+            self.work.clone(),
+            self.figure.clone(),
+            kept.to_owned(),
+            format!("{sign} {} {unit}", shown(Some(bound))),
+            format!("{} {unit}", shown(self.measured)),
+        ]
     }
-    let load = fs::read_to_string("/proc/loadavg")?;
-    write!(text, "\nLoad of the machine at the end: {}.\n", load.trim())?;
-    fs::write(folder.join(format!("{name}.md")), &text)?;
-    println!("{text}");
-    Ok(())
 }
 
-fn shown(value: Option<f64>) -> String {
-    match value {
-        None => "–".to_owned(),
-        Some(value) if value >= 100.0 => format!("{value:.0}"),
-        Some(value) if value >= 10.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.2}"),
+impl Report {
+    /// Names what failed.
+    pub(crate) fn failed(&mut self, what: &str, error: &anyhow::Error) {
+        let line = format!("{what}: {error:#}");
+        eprintln!("failed: {line}");
+        self.failures.push(line);
+    }
+
+    /// Names what is not measured, with the remedy.
+    pub(crate) fn missing(&mut self, line: String) {
+        eprintln!("not measured: {line}");
+        self.missing.push(line);
+    }
+
+    /// Writes `compare.md` into `folder`, and prints it.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        let mut text = "# What was asked\n\n".to_owned();
+        let lines = self.sections.iter().flat_map(Section::rows);
+        let cells: Vec<_> = lines
+            .chain(self.rows.clone())
+            .map(|it| it.cells())
+            .collect();
+        text += &table(3, &["work", "figure", "", "asked", "measured"], &cells);
+        for (title, lines) in [("Not measured", &self.missing), ("FAILED", &self.failures)] {
+            if !lines.is_empty() {
+                text += &format!("\n{title}:\n\n- {}\n", lines.join("\n- "));
+            }
+        }
+        for section in &self.sections {
+            text += &section.text();
+        }
+        let load = fs::read_to_string("/proc/loadavg")?;
+        text += &format!("\nLoad of the machine at the end: {}.\n", load.trim());
+        let path = folder.join("compare.md");
+        fs::write(&path, &text)?;
+        println!("\n{text}\nalso in {}", path.display());
+        Ok(())
+    }
+}
+
+impl Section {
+    fn rows(&self) -> Vec<Row> {
+        let other = self.series[1];
+        let mut rows = Vec::new();
+        for line in &self.lines {
+            let mut row = |figure: String, asked, measured| {
+                rows.push(Row {
+                    work: line.name.clone(),
+                    figure,
+                    asked,
+                    unit: "×",
+                    measured,
+                });
+            };
+            if let Some(least) = line.rate_min {
+                let measured = line.ratio(|it| it.rate);
+                row(format!("rate to {other}"), Asked::AtLeast(least), measured);
+            }
+            if let Some(most) = line.cpu_max {
+                let measured = line.ratio(|it| it.cpu_us);
+                row(format!("CPU to {other}"), Asked::AtMost(most), measured);
+            }
+            if let Some(most) = line.bare_max {
+                let figure = "CPU to a bare call".to_owned();
+                row(figure, Asked::AtMost(most), line.bare_ratio());
+            }
+        }
+        rows
+    }
+
+    fn text(&self) -> String {
+        let rounds = self.lines.iter().map(|line| line.ours.len()).max();
+        let mut rows = Vec::new();
+        for line in &self.lines {
+            let scale = (self.scale)(line);
+            for (who, rounds) in self.series.iter().zip([&line.ours, &line.other]) {
+                let middle = |of: fn(&Figures) -> Option<f64>| Line::middle(rounds, of);
+                rows.push(vec![
+                    line.name.clone(),
+                    (*who).to_owned(),
+                    shown(middle(|it| Some(it.rate)).map(|rate| rate / scale)),
+                    shown(middle(|it| Some(it.cpu_us))),
+                    shown(middle(|it| it.p50_us)),
+                    shown(middle(|it| it.p99_us)),
+                ]);
+            }
+            if !line.bare_us.is_empty() {
+                let bare = vudev_benches::figures::median(&line.bare_us);
+                let mut row = vec![line.name.clone(), "a bare call".to_owned()];
+                row.extend(["–".to_owned(), shown(bare), "–".to_owned(), "–".to_owned()]);
+                rows.push(row);
+            }
+        }
+        let head = ["work", "", self.unit, "CPU µs", "p50 µs", "p99 µs"];
+        format!(
+            "\n## {}\n\nMedians of {} rounds. CPU is processor time of the back-end a request, its \
+             ring's workers included.\n\n{}",
+            self.title,
+            rounds.unwrap_or(0),
+            table(2, &head, &rows)
+        )
     }
 }

@@ -1,0 +1,74 @@
+//! Console, entropy and sockets beside the devices of rust-vmm.
+
+use anyhow::Result;
+use vudev_benches::peer;
+use vudev_benches::streams::{CONSOLE, Job, RNG, Side, Stream, VSOCK};
+
+use crate::Effort;
+use crate::line::{Figures, Line, rounds};
+use crate::report::{Report, Section};
+
+/// Buffers that warm up, and tell how many fill a window.
+const WARM_UP: u64 = 300;
+
+/// Measures all jobs of all of them, and lines them up.
+pub(crate) fn compare(effort: &Effort, report: &mut Report) {
+    for stream in [&CONSOLE, &RNG, &VSOCK] {
+        let jobs = stream.jobs.iter().copied();
+        let jobs: Vec<Job> = jobs
+            .filter(|job| effort.wants(&stream.title(*job)))
+            .collect();
+        if jobs.is_empty() {
+            continue;
+        }
+        match of(effort, report, stream, &jobs) {
+            Ok(section) => report.sections.push(section),
+            Err(error) => report.failed(stream.name, &error),
+        }
+    }
+}
+
+fn of(
+    effort: &Effort,
+    report: &mut Report,
+    stream: &'static Stream,
+    jobs: &[Job],
+) -> Result<Section> {
+    let ours = Side::ours(stream, &effort.programs.join("vudev-benched"))?;
+    let other = match &effort.beside {
+        Some(program) => Some(Side::ours(stream, program)?),
+        None => Side::peer(stream)?,
+    };
+    if other.is_none() {
+        report.missing(peer::remedy(stream.peer));
+    }
+    let mut lines: Vec<Line> = jobs
+        .iter()
+        .map(|job| Line {
+            rate_min: job.rate_min,
+            bytes: job.bytes,
+            ..Line::named(&stream.title(*job))
+        })
+        .collect();
+    rounds(stream.name, effort, report, &mut lines, |number, line| {
+        line.ours.push(measure(effort, &ours, jobs[number])?);
+        if let Some(other) = &other {
+            line.other.push(measure(effort, other, jobs[number])?);
+        }
+        Ok(())
+    });
+    Ok(Section {
+        name: stream.name,
+        title: format!("{}: a request is a buffer", stream.name),
+        series: ["vudev", effort.other(stream.peer)],
+        unit: "MiB/s",
+        scale: |line| f64::from(1 << 20) / f64::from(line.bytes),
+        lines,
+    })
+}
+
+fn measure(effort: &Effort, side: &Side, job: Job) -> Result<Figures> {
+    let warm = side.run(job, WARM_UP)?;
+    let run = side.run(job, effort.fill(WARM_UP, warm.elapsed))?;
+    Ok(Figures::from(&run))
+}

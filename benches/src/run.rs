@@ -1,0 +1,63 @@
+//! One measurement: so many requests, how long they took, and what the back-end used of processors
+//! for them. Not what is done with several.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::figures::Histogram;
+use crate::processor::Usage;
+
+/// What came of a measurement.
+#[derive(Debug)]
+pub struct Run {
+    /// Requests that were done.
+    pub requests: u64,
+    /// From the first request's start to the last one's end.
+    pub elapsed: Duration,
+    /// Processor time of the back-end meanwhile.
+    pub used: Duration,
+    /// How long each took, where that is known.
+    pub latencies: Histogram,
+}
+
+/// A measurement that goes on.
+#[derive(Debug)]
+pub struct Watch {
+    usage: Usage,
+    start: Instant,
+}
+
+impl Watch {
+    /// Begins, with a look at the process that does the work.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn start(worker: u32) -> io::Result<Self> {
+        let usage = Usage::of(worker)?;
+        Ok(Self {
+            usage,
+            start: Instant::now(),
+        })
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.start
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn stop(self, requests: u64, latencies: Histogram) -> io::Result<Run> {
+        let elapsed = self.start.elapsed();
+        Ok(Run {
+            requests,
+            elapsed,
+            used: self.usage.since()?,
+            latencies,
+        })
+    }
+}

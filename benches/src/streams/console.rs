@@ -1,0 +1,65 @@
+//! A console's output, from the guest to the host: writes one at a time, as a terminal's driver
+//! makes them, and sixteen, to a standard output that goes nowhere. Input is not measured: a human
+//! types it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use vudev_frontend::{Buffer, FrontEnd, console::TRANSMIT};
+
+use super::{Job, Stream};
+use crate::backend::Backend;
+use crate::pump::{Chain, pump};
+use crate::run::Run;
+
+/// The console.
+pub static CONSOLE: Stream = Stream {
+    name: "console",
+    jobs: &[
+        job(64, 1, None),
+        job(64, 16, None),
+        job(4096, 1, Some(20.0)),
+        job(4096, 16, Some(20.0)),
+    ],
+    peer: "vhost-device-console",
+    ours,
+    theirs,
+    run,
+    bare: None,
+};
+
+const fn job(bytes: u32, depth: usize, rate_min: Option<f64>) -> Job {
+    Job {
+        bytes,
+        depth,
+        rate_min,
+    }
+}
+
+fn ours(program: &Path, folder: &Path) -> Result<Backend> {
+    let socket = folder.join("vudev");
+    Backend::vudev("vudev", program, "serial", "type=stdout", socket)
+}
+
+fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
+    let mut command = Command::new(program);
+    command.arg("--socket-path").arg(folder.join("peer"));
+    // It numbers its sockets.
+    Backend::peer(CONSOLE.peer, &command, folder.join("peer0"))
+}
+
+fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {
+    let mut front = FrontEnd::connect(backend.socket()).queues(2).start()?;
+    let text = vec![b'.'; job.bytes as usize];
+    let chain = |_| -> Result<Chain> {
+        let address = front.memory().allocate(job.bytes.into(), 1)?;
+        front.memory().write(address, &text)?;
+        Ok(Chain {
+            readable: vec![Buffer::new(address, job.bytes)],
+            ..Chain::default()
+        })
+    };
+    let chains = (0..job.depth).map(chain).collect::<Result<Vec<_>>>()?;
+    pump(&mut front, TRANSMIT, &chains, times, 0, backend.worker())
+}

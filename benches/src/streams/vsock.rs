@@ -1,0 +1,169 @@
+//! A stream from the guest to a program of the host, in packets of at most so many bytes: 64 KiB is
+//! the most that Linux sends. The program reads all that comes, and the time is until it has the
+//! last byte.
+
+use std::io::Read as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use vudev_frontend::vsock::{HEADER, HOST, Packet, STREAM, op};
+use vudev_frontend::{FrontEnd, LIMIT, Vsock};
+
+use super::{Job, Stream};
+use crate::backend::Backend;
+use crate::figures::Histogram;
+use crate::run::{Run, Watch};
+
+/// Streams.
+pub static VSOCK: Stream = Stream {
+    name: "vsock",
+    jobs: &[job(4096), job(65536)],
+    peer: "vhost-device-vsock",
+    ours,
+    theirs,
+    run,
+    bare: None,
+};
+
+const fn job(bytes: u32) -> Job {
+    Job {
+        bytes,
+        depth: 0,
+        rate_min: Some(3.0),
+    }
+}
+
+/// The guest.
+const CID: u64 = 3;
+/// Where the program listens, and whence the guest connects.
+const PORT: u32 = 1024;
+const GUEST_PORT: u32 = 5000;
+
+fn ours(program: &Path, folder: &Path) -> Result<Backend> {
+    let options = format!("cid={CID},uds-path={}", folder.join("v").display());
+    Backend::vudev("vudev", program, "vsock", &options, folder.join("vsock"))
+}
+
+fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
+    let (socket, host) = (folder.join("vsock"), folder.join("v"));
+    let guest = format!(
+        "guest-cid={CID},socket={},uds-path={}",
+        socket.display(),
+        host.display()
+    );
+    let mut command = Command::new(program);
+    command.args(["--vm", &guest]);
+    Backend::peer(VSOCK.peer, &command, socket)
+}
+
+/// One connection, and so many packets.
+fn run(backend: &Backend, folder: &Path, job: Job, times: u64) -> Result<Run> {
+    let listening = folder.join(format!("v_{PORT}"));
+    // One that failed leaves it behind.
+    let _ = std::fs::remove_file(&listening);
+    let program = UnixListener::bind(&listening)?;
+    let total = times * u64::from(job.bytes);
+    let program = aside(move || read(&program, total));
+    let front = FrontEnd::connect(backend.socket()).memory(32 << 20);
+    let data = vec![b'.'; job.bytes as usize];
+    let packet_max = u32::try_from(HEADER + data.len())?;
+    let mut guest = Guest {
+        vsock: Vsock::start(front, 64, 4096, packet_max)?,
+        sent: 0,
+        room: 0,
+        forwarded: 0,
+    };
+    guest.connect()?;
+    let watch = Watch::start(backend.worker())?;
+    let mut left = total;
+    while left > 0 {
+        left -= guest.send(&data[..data.len().min(usize::try_from(left)?)])?;
+    }
+    let read = program.join();
+    read.ok().context("the program has failed")??;
+    Ok(watch.stop(times, Histogram::default())?)
+}
+
+/// The program of the host, until it has all.
+fn read(listening: &UnixListener, total: u64) -> Result<()> {
+    let (stream, _) = listening.accept()?;
+    let all = std::io::copy(&mut stream.take(total), &mut std::io::sink())?;
+    ensure!(all == total, "{all} bytes have come, and not {total}");
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the host's program")]
+fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    std::thread::spawn(work)
+}
+
+/// The guest's end of the stream.
+struct Guest {
+    vsock: Vsock,
+    /// Bytes sent, and what the other side says of them, all modulo 2^32 (5.10.6.3).
+    sent: u32,
+    room: u32,
+    forwarded: u32,
+}
+
+impl Guest {
+    fn packet(&self, op: u16) -> Packet {
+        Packet {
+            from: CID,
+            to: HOST,
+            from_port: GUEST_PORT,
+            to_port: PORT,
+            kind: STREAM,
+            op,
+            buffer: 1 << 16,
+            ..Packet::default()
+        }
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let request = self.packet(op::REQUEST);
+        self.vsock.send(&request)?;
+        let answer = self.listen()?;
+        ensure!(answer == op::RESPONSE, "answered with {answer}");
+        Ok(())
+    }
+
+    /// Sends as much of `data` as there is room for at the other side; how much that was.
+    fn send(&mut self, data: &[u8]) -> Result<u64> {
+        while let Some(told) = self.vsock.poll()? {
+            self.take_credit(&told)?;
+        }
+        while self.free() == 0 {
+            self.listen()?;
+        }
+        let length = data.len().min(self.free() as usize);
+        let packet = self.packet(op::RW).with_data(&data[..length]);
+        self.vsock.send(&packet)?;
+        self.sent = self.sent.wrapping_add(packet.length);
+        Ok(packet.length.into())
+    }
+
+    fn free(&self) -> u32 {
+        let unread = self.sent.wrapping_sub(self.forwarded);
+        self.room.saturating_sub(unread)
+    }
+
+    /// Waits for a packet, and says of what kind it was.
+    fn listen(&mut self) -> Result<u16> {
+        let told = self.vsock.receive(LIMIT)?;
+        self.take_credit(&told)?;
+        Ok(told.op)
+    }
+
+    fn take_credit(&mut self, told: &Packet) -> Result<()> {
+        if told.op == op::RST {
+            bail!("the connection is reset");
+        }
+        (self.room, self.forwarded) = (told.buffer, told.forwarded);
+        Ok(())
+    }
+}
