@@ -78,7 +78,8 @@ impl Packet {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// As it goes over a queue.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.data.len());
         bytes.extend(self.from.to_le_bytes());
         bytes.extend(self.to.to_le_bytes());

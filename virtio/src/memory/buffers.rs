@@ -265,7 +265,10 @@ impl GuestBuffers {
         (front.iov_base.addr(), front.iov_len.min(most))
     }
 
+    /// What is copied, here or there: nothing else in this file touches the bytes.
     fn slice(&self, host: usize, len: usize) -> vm_memory::VolatileSlice<'_, super::DirtyLog> {
+        #[cfg(feature = "testing")]
+        crate::testing::copies::count(len);
         self.memory
             .host_slice(host, len)
             .expect("iovecs lie in the memory they were made from")

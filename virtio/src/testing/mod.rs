@@ -27,6 +27,7 @@
 //! It panics where a test would: on what cannot fail, and on misuse.
 
 pub mod allocations;
+pub mod copies;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
