@@ -54,10 +54,12 @@ some of debug, release, static-debug, static, no-brk, no-brk-static and guest, o
     },
     Command {
         name: "compare",
-        usage: "[--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV]",
+        usage: "\
+[--peers] [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV]",
         help: "\
 measures a release of ours beside the peers that are installed, or beside another build
-of ours, and writes tables and plots into target/compare/",
+of ours, and writes tables and plots into target/compare/; with --peers it installs
+those of crates.io first, into target/peers/",
         run: compare::compare,
     },
     Command {

@@ -1,5 +1,7 @@
-//! `cargo xtask compare`: a release of ours and of the benchmarks' `compare`, which does the work.
+//! `cargo xtask compare`: a release of ours and of the benchmarks' `compare`, which does the work;
+//! the benchmarks that need crates of their own, before it; and the peers of crates.io.
 
+use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
@@ -7,12 +9,83 @@ use anyhow::Result;
 use crate::process::{run, say};
 use crate::workspace;
 
-/// Builds both, and measures into `target/compare/`; `arguments` are the program's.
+/// Peers that cargo installs, with their versions. A C compiler links them; they need no library.
+const PEERS: [(&str, &str); 3] = [
+    ("vhost-device-console", "0.1.0"),
+    ("vhost-device-rng", "0.1.0"),
+    ("vhost-device-vsock", "0.3.0"),
+];
+
+/// Benchmarks that are programs of their own, and what of them is compared: a part of its name.
+const BENCHMARKS: [(&str, &str); 2] = [("executor", "round|depth 32"), ("net", "")];
+
+/// Installs peers if it is asked to, builds, and measures into `target/compare/`; the other
+/// arguments are the program's.
 pub(crate) fn compare(arguments: &[&str]) -> Result<()> {
+    let (ours, theirs): (Vec<&str>, Vec<&str>) = arguments
+        .iter()
+        .partition(|argument| **argument == "--peers");
+    let target = workspace::target()?;
+    if !ours.is_empty() {
+        for (name, version) in PEERS {
+            install(name, version)?;
+        }
+    }
     say("compare: building a release");
     let mut cargo = workspace::cargo();
     run(cargo.args(["build", "--release", "-p", "vudev-benches", "--bins"]))?;
-    let target = workspace::target()?;
+    let figures = target.join("tmp");
+    for (name, part) in BENCHMARKS {
+        // Else those of an earlier run would be taken for this one's.
+        let _ = fs::remove_file(figures.join(format!("{name}.tsv")));
+        if wants(&theirs, name) {
+            bench(name, part);
+        }
+    }
     let mut program = Command::new(target.join("release/compare"));
-    run(program.args(arguments).arg(target.join("compare")))
+    program.args(theirs).arg("--figures").arg(figures);
+    run(program.arg(target.join("compare")))
+}
+
+/// Into `target/peers/bin`, where benchmarks look; does nothing where it is that version already.
+fn install(name: &str, version: &str) -> Result<()> {
+    say(&format!("compare: {name} {version} of crates.io"));
+    let peers = workspace::target()?.join("peers");
+    let mut cargo = workspace::cargo();
+    cargo.args(["install", "--locked", name, "--version", version]);
+    cargo.arg("--root").arg(&peers);
+    run(cargo.arg("--target-dir").arg(peers.join("build")))
+}
+
+/// Whether the measurements that are asked for have this benchmark's among them.
+fn wants(arguments: &[&str], name: &str) -> bool {
+    let mut after = arguments.iter().skip_while(|it| **it != "--only").skip(1);
+    after.next().is_none_or(|only| name.contains(only))
+}
+
+/// Runs a benchmark; the report names it if it has left nothing.
+fn bench(name: &str, part: &str) {
+    say(&format!("compare: the benchmark {name}"));
+    let mut cargo = workspace::cargo();
+    cargo.args(["bench", "-p", "vudev-benches", "--bench", name]);
+    cargo.args(["--", "--quick"]);
+    if !part.is_empty() {
+        cargo.arg(part);
+    }
+    if let Err(error) = run(&mut cargo) {
+        say(&format!("compare: {error:#}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_benchmark_runs_unless_something_else_is_asked_for() {
+        assert!(wants(&[], "net"));
+        assert!(wants(&["--rounds", "3"], "net"));
+        assert!(wants(&["--only", "net"], "net"));
+        assert!(!wants(&["--only", "read, depth 1"], "net"));
+    }
 }
