@@ -59,7 +59,7 @@ some of debug, release, static-debug, static, no-brk, no-brk-static and guest, o
         help: "\
 measures a release of ours beside the peers that are installed, or beside another build
 of ours, and writes tables and plots into target/compare/; with --peers it installs
-those of crates.io first, into target/peers/",
+those of rust-vmm first, into target/peers/",
         run: compare::compare,
     },
     Command {

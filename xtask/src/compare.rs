@@ -1,5 +1,5 @@
 //! `cargo xtask compare`: a release of ours and of the benchmarks' `compare`, which does the work;
-//! the benchmarks that need crates of their own, before it; and the peers of crates.io.
+//! the benchmarks that need crates of their own, before it; and peers that cargo installs.
 
 use std::fs;
 use std::process::Command;
@@ -49,7 +49,7 @@ pub(crate) fn compare(arguments: &[&str]) -> Result<()> {
 
 /// Into `target/peers/bin`, where benchmarks look; does nothing where it is that version already.
 fn install(name: &str, version: &str) -> Result<()> {
-    say(&format!("compare: {name} {version} of crates.io"));
+    say(&format!("compare: the peer {name} {version}"));
     let peers = workspace::target()?.join("peers");
     let mut cargo = workspace::cargo();
     cargo.args(["install", "--locked", name, "--version", version]);
