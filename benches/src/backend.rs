@@ -1,12 +1,14 @@
 //! A back-end at work, ours or a peer's, as a user would start it. Not what device it is, and not
 //! what is asked of it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use vudev_harness::{Child, Vudev, VudevCommand, wait_until_listening};
+use vudev_harness::{Child, Terminal, Vudev, VudevCommand, wait_until_listening};
 
 /// Starting takes milliseconds; this is for a machine that is very busy.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -24,7 +26,13 @@ pub struct Backend {
 #[derive(Debug)]
 enum Process {
     Ours(Vudev),
-    Peer(#[expect(dead_code, reason = "dropped at the end")] Child),
+    Peer {
+        #[expect(dead_code, reason = "dropped at the end")]
+        child: Child,
+        log: File,
+        #[expect(dead_code, reason = "dropped at the end")]
+        terminal: Option<Terminal>,
+    },
 }
 
 impl Backend {
@@ -51,27 +59,45 @@ impl Backend {
         })
     }
 
-    /// A program of others that will listen on `socket`.
+    /// A program of others that will listen on `socket`. Its output goes nowhere, and its input
+    /// comes from a terminal if it wants one.
     ///
     /// # Errors
     ///
     /// When it does not come to that, with what it said.
-    pub fn peer(name: &'static str, command: &Command, socket: PathBuf) -> Result<Self> {
-        let mut child = Child::start(name, command)?;
-        wait_until_listening(&socket, &mut child, START_LIMIT)?;
+    pub fn peer(
+        name: &'static str,
+        command: &Command,
+        socket: PathBuf,
+        terminal: Option<Terminal>,
+    ) -> Result<Self> {
+        let log = tempfile::tempfile()?;
+        let input = match &terminal {
+            Some(terminal) => terminal.program_end()?.into(),
+            None => Stdio::null(),
+        };
+        let errors = log.try_clone()?;
+        let mut child = Child::start_with(name, command, |command| {
+            command.stdin(input).stdout(Stdio::null()).stderr(errors);
+        })?;
+        wait_until_listening(&socket, &mut child, START_LIMIT).with_context(|| said(&log))?;
         Ok(Self {
             name,
             works: child.id(),
-            process: Process::Peer(child),
+            process: Process::Peer {
+                child,
+                log,
+                terminal,
+            },
             socket,
         })
     }
 
-    /// What it has said, if that is kept.
+    /// What it has said.
     pub fn log(&self) -> String {
         match &self.process {
             Process::Ours(vudev) => vudev.log().unwrap_or_default(),
-            Process::Peer(_) => String::new(),
+            Process::Peer { log, .. } => said(log),
         }
     }
 
@@ -89,4 +115,13 @@ impl Backend {
     pub fn name(&self) -> &'static str {
         self.name
     }
+}
+
+/// What is in a log.
+fn said(log: &File) -> String {
+    let length = log.metadata().map_or(0, |log| log.len());
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    // What cannot be read is missing from a message about something else.
+    let _ = log.read_exact_at(&mut bytes, 0);
+    String::from_utf8_lossy(&bytes).into_owned()
 }

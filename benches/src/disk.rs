@@ -158,7 +158,7 @@ pub fn storage_daemon(image: &Image, storage: Storage) -> Result<Backend> {
          num-queues={QUEUES},iothread=io",
         socket.display()
     ));
-    Backend::peer(STORAGE_DAEMON, &command, socket)
+    Backend::peer(STORAGE_DAEMON, &command, socket, None)
 }
 
 /// Whether there is a peer.

@@ -70,39 +70,34 @@ impl Stream {
 #[derive(Debug)]
 pub struct Side {
     stream: &'static Stream,
-    is_ours: bool,
     program: PathBuf,
+    /// Ours serves one front-end after the other. Peers end with the first, or open their sockets
+    /// anew in their own time: they are started for each.
+    ours: Option<OnceCell<Started>>,
+}
+
+#[derive(Debug)]
+struct Started {
+    backend: Backend,
     folder: tempfile::TempDir,
-    backend: OnceCell<Backend>,
 }
 
 impl Side {
     /// A build of ours.
-    ///
-    /// # Errors
-    ///
-    /// When no folder can be made.
-    pub fn ours(stream: &'static Stream, program: &Path) -> Result<Self> {
-        Self::new(stream, true, program.to_owned())
+    pub fn ours(stream: &'static Stream, program: &Path) -> Self {
+        Self {
+            stream,
+            program: program.to_owned(),
+            ours: Some(OnceCell::new()),
+        }
     }
 
     /// The peer, if it is installed.
-    ///
-    /// # Errors
-    ///
-    /// When no folder can be made.
-    pub fn peer(stream: &'static Stream) -> Result<Option<Self>> {
-        let program = peer::find(stream.peer);
-        program.map(|it| Self::new(stream, false, it)).transpose()
-    }
-
-    fn new(stream: &'static Stream, is_ours: bool, program: PathBuf) -> Result<Self> {
-        Ok(Self {
+    pub fn peer(stream: &'static Stream) -> Option<Self> {
+        Some(Self {
             stream,
-            is_ours,
-            program,
-            folder: tempfile::tempdir()?,
-            backend: OnceCell::new(),
+            program: peer::find(stream.peer)?,
+            ours: None,
         })
     }
 
@@ -112,19 +107,28 @@ impl Side {
     ///
     /// What is wrong with the back-end.
     pub fn run(&self, job: Job, times: u64) -> Result<Run> {
-        let folder = self.folder.path();
-        let backend = match self.backend.get() {
-            Some(backend) => backend,
+        let theirs;
+        let Started { backend, folder } = match &self.ours {
+            Some(cell) => match cell.get() {
+                Some(started) => started,
+                None => {
+                    let started = self.start(self.stream.ours)?;
+                    cell.get_or_init(|| started)
+                }
+            },
             None => {
-                let Stream { ours, theirs, .. } = self.stream;
-                let start = if self.is_ours { ours } else { theirs };
-                let started = start(&self.program, folder)?;
-                self.backend.get_or_init(|| started)
+                theirs = self.start(self.stream.theirs)?;
+                &theirs
             }
         };
-        let done = (self.stream.run)(backend, folder, job, times);
-        let failed = || format!("{}: {}", backend.name(), self.stream.title(job));
-        done.with_context(failed)
+        let done = (self.stream.run)(backend, folder.path(), job, times);
+        done.with_context(|| format!("{}; it said: {}", backend.name(), backend.log()))
+    }
+
+    fn start(&self, start: fn(&Path, &Path) -> Result<Backend>) -> Result<Started> {
+        let folder = tempfile::tempdir()?;
+        let backend = start(&self.program, folder.path())?;
+        Ok(Started { backend, folder })
     }
 }
 
@@ -136,8 +140,8 @@ impl Side {
 pub fn bench(stream: &'static Stream, program: &str, figures: &str) -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let mut report = Report::default();
-    let ours = Side::ours(stream, Path::new(program))?;
-    let peer = Side::peer(stream)?;
+    let ours = Side::ours(stream, Path::new(program));
+    let peer = Side::peer(stream);
     if peer.is_none() {
         eprintln!("without a peer: {}", peer::remedy(stream.peer));
     }

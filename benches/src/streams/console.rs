@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use vudev_frontend::{Buffer, FrontEnd, console::TRANSMIT};
+use vudev_harness::Terminal;
 
 use super::{Job, Stream};
 use crate::backend::Backend;
@@ -45,8 +46,10 @@ fn ours(program: &Path, folder: &Path) -> Result<Backend> {
 fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(folder.join("peer"));
+    // It starts on a terminal only.
+    let terminal = Some(Terminal::open()?);
     // It numbers its sockets.
-    Backend::peer(CONSOLE.peer, &command, folder.join("peer0"))
+    Backend::peer(CONSOLE.peer, &command, folder.join("peer0"), terminal)
 }
 
 fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {

@@ -47,7 +47,7 @@ fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(folder.join("peer"));
     // It numbers its sockets.
-    Backend::peer(RNG.peer, &command, folder.join("peer0"))
+    Backend::peer(RNG.peer, &command, folder.join("peer0"), None)
 }
 
 fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {

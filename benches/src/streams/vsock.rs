@@ -55,7 +55,7 @@ fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
     );
     let mut command = Command::new(program);
     command.args(["--vm", &guest]);
-    Backend::peer(VSOCK.peer, &command, socket)
+    Backend::peer(VSOCK.peer, &command, socket, None)
 }
 
 /// One connection, and so many packets.

@@ -21,23 +21,16 @@ pub(crate) fn compare(effort: &Effort, report: &mut Report) {
         if jobs.is_empty() {
             continue;
         }
-        match of(effort, report, stream, &jobs) {
-            Ok(section) => report.sections.push(section),
-            Err(error) => report.failed(stream.name, &error),
-        }
+        let section = of(effort, report, stream, &jobs);
+        report.sections.push(section);
     }
 }
 
-fn of(
-    effort: &Effort,
-    report: &mut Report,
-    stream: &'static Stream,
-    jobs: &[Job],
-) -> Result<Section> {
-    let ours = Side::ours(stream, &effort.programs.join("vudev-benched"))?;
+fn of(effort: &Effort, report: &mut Report, stream: &'static Stream, jobs: &[Job]) -> Section {
+    let ours = Side::ours(stream, &effort.programs.join("vudev-benched"));
     let other = match &effort.beside {
-        Some(program) => Some(Side::ours(stream, program)?),
-        None => Side::peer(stream)?,
+        Some(program) => Some(Side::ours(stream, program)),
+        None => Side::peer(stream),
     };
     if other.is_none() {
         report.missing(peer::remedy(stream.peer));
@@ -57,14 +50,14 @@ fn of(
         }
         Ok(())
     });
-    Ok(Section {
+    Section {
         name: stream.name,
         title: format!("{}: a request is a buffer", stream.name),
         series: ["vudev", effort.other(stream.peer)],
         unit: "MiB/s",
         scale: |line| f64::from(1 << 20) / f64::from(line.bytes),
         lines,
-    })
+    }
 }
 
 fn measure(effort: &Effort, side: &Side, job: Job) -> Result<Figures> {
