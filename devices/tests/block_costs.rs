@@ -189,7 +189,7 @@ fn a_write_that_had_to_wait_sends_those_after_it_through_the_ring_for_a_while() 
         for _ in 0..20 {
             assert_eq!(disk.write(8, &pattern(1, 8)).await.status, OK);
         }
-        // The seed has let one of these wait: two milliseconds.
+        // The seed has let two of these wait, two milliseconds each: the second one was watched.
         let (at_once, operations) = counts();
         for _ in 0..20 {
             assert_eq!(disk.write(8, &pattern(2, 8)).await.status, OK);

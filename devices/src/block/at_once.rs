@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use rustix::fs::fstatfs;
@@ -36,9 +37,20 @@ pub(super) struct AtOnce {
     local: bool,
     /// When a write may wait again.
     rested: Cell<Option<Instant>>,
-    /// The turn of the last write, by its number of enters, and how often the thread had slept when
-    /// it began.
-    turn: Cell<Option<(u64, u64)>>,
+    /// Until when the thread's sleeps are counted, which costs a system call a turn.
+    watched: Cell<Option<Instant>>,
+    turn: Cell<Option<Turn>>,
+}
+
+/// The turn of the last write.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Which one: the loop's enters so far.
+    enters: u64,
+    /// When its last write was done, or its first one began.
+    clock: Instant,
+    /// How often the thread had slept before, if that was counted.
+    slept: Option<u64>,
 }
 
 /// How writes are done.
@@ -61,6 +73,7 @@ impl AtOnce {
             writes: Cell::new(Writes::NeverWait),
             local: is_local(file),
             rested: Cell::new(None),
+            watched: Cell::new(None),
             turn: Cell::new(None),
         }
     }
@@ -97,28 +110,45 @@ impl AtOnce {
         if self.writes.get() == Writes::Never || !aligned || self.rests() {
             return None;
         }
-        let slept = self.slept_before();
-        let before = self.handle.now();
+        let mut turn = self.turn();
         let written = file.write_at_once(from, offset);
-        let after = self.handle.now();
-        let took = after.saturating_duration_since(before);
-        // On a busy machine others have the processor for a while, which is nobody's fault here.
-        if took > WAITED && self.handle.sleeps() > slept {
-            self.rested.set(Some(after + took * REST));
+        let before = mem::replace(&mut turn.clock, self.handle.now());
+        self.turn.set(Some(turn));
+        let took = turn.clock.saturating_duration_since(before);
+        if took > WAITED {
+            self.look_into(&turn, took);
         }
         written.ok()
     }
 
-    /// How often the thread had slept when this turn's first write began: asked once a turn.
-    fn slept_before(&self) -> u64 {
+    /// This turn, as a write is about to begin.
+    fn turn(&self) -> Turn {
         let enters = self.handle.stats().enters;
-        match self.turn.get() {
-            Some((turn, slept)) if turn == enters => slept,
-            Some(_) | None => {
-                let slept = self.handle.sleeps();
-                self.turn.set(Some((enters, slept)));
-                slept
+        let same = self.turn.get().filter(|turn| turn.enters == enters);
+        let mut turn = same.unwrap_or_else(|| Turn {
+            enters,
+            clock: self.handle.now(),
+            slept: None,
+        });
+        let watched = self.watched.get().is_some_and(|end| turn.clock < end);
+        if watched && turn.slept.is_none() {
+            turn.slept = Some(self.handle.sleeps());
+        }
+        turn
+    }
+
+    /// A write took long. On a busy machine others have the processor for a while, which is
+    /// nobody's fault here: only a thread that slept has waited. Sleeps are counted once a write
+    /// took long, and for as long as another one would cost the others more than it may.
+    fn look_into(&self, turn: &Turn, took: Duration) {
+        let rested = turn.clock + took * REST;
+        match turn.slept {
+            None => self.watched.set(Some(rested)),
+            Some(slept) if self.handle.sleeps() > slept => {
+                self.rested.set(Some(rested));
+                self.watched.set(Some(rested + took * REST));
             }
+            Some(_) => {}
         }
     }
 
