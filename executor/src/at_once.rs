@@ -37,12 +37,14 @@ pub(crate) unsafe fn call(operation: &Operation, wait: bool) -> i32 {
             pieces,
             count,
             offset,
+            registered: _,
         } => (libc::SYS_preadv2, fd, pieces, count, offset),
         Operation::WriteVectored {
             fd,
             pieces,
             count,
             offset,
+            registered: _,
         } => (libc::SYS_pwritev2, fd, pieces, count, offset),
         Operation::Sync { .. }
         | Operation::Allocate { .. }

@@ -5,6 +5,8 @@ use std::ptr;
 
 use libc::iovec;
 
+use crate::registered::Part;
+
 /// Memory for vectored operations.
 ///
 /// # Safety
@@ -17,13 +19,26 @@ use libc::iovec;
 pub unsafe trait IoBuffers: 'static {
     /// The pieces, in order.
     fn iovecs(&self) -> &[iovec];
+
+    /// Whether they are one piece of the memory that the ring has registered. What the ring does
+    /// not find there it refuses (EFAULT).
+    fn registered(&self) -> bool {
+        false
+    }
 }
 
-/// A buffer on the heap.
+/// A buffer on the heap, or a part of the ring's registered memory.
 pub struct Bytes {
-    bytes: Box<[u8]>,
+    memory: Memory,
     range: Range<usize>,
-    piece: Box<[iovec; 1]>,
+}
+
+enum Memory {
+    Heap {
+        bytes: Box<[u8]>,
+        piece: Box<[iovec; 1]>,
+    },
+    Registered(Part),
 }
 
 impl Bytes {
@@ -32,14 +47,31 @@ impl Bytes {
         Self::from(vec![0; len])
     }
 
+    pub(crate) fn registered(part: Part) -> Self {
+        let mut this = Self {
+            range: 0..part.len(),
+            memory: Memory::Registered(part),
+        };
+        this.point();
+        this
+    }
+
     /// The bytes that operations use: all of them, or the range last set.
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.range.clone()]
+        let all = match &self.memory {
+            Memory::Heap { bytes, .. } => bytes,
+            Memory::Registered(part) => part.as_slice(),
+        };
+        &all[self.range.clone()]
     }
 
     /// The bytes that operations use.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.range.clone()]
+        let all = match &mut self.memory {
+            Memory::Heap { bytes, .. } => bytes,
+            Memory::Registered(part) => part.as_mut_slice(),
+        };
+        &mut all[self.range.clone()]
     }
 
     /// Restricts operations to `range` of the whole buffer.
@@ -48,27 +80,38 @@ impl Bytes {
     ///
     /// If `range` lies outside.
     pub fn set_range(&mut self, range: Range<usize>) {
-        assert!(range.start <= range.end && range.end <= self.bytes.len());
+        assert!(range.start <= range.end && range.end <= self.capacity());
         self.range = range;
         self.point();
     }
 
     /// How many bytes the whole buffer has.
     pub fn capacity(&self) -> usize {
-        self.bytes.len()
+        match &self.memory {
+            Memory::Heap { bytes, .. } => bytes.len(),
+            Memory::Registered(part) => part.len(),
+        }
     }
 
-    /// The whole buffer.
+    /// The whole buffer; a copy of registered memory.
     pub fn into_vec(self) -> Vec<u8> {
-        self.bytes.into_vec()
+        match self.memory {
+            Memory::Heap { bytes, .. } => bytes.into_vec(),
+            Memory::Registered(part) => part.as_slice().to_vec(),
+        }
     }
 
     fn point(&mut self) {
-        let slice = &mut self.bytes[self.range.clone()];
-        self.piece[0] = iovec {
-            iov_base: slice.as_mut_ptr().cast(),
-            iov_len: slice.len(),
-        };
+        match &mut self.memory {
+            Memory::Heap { bytes, piece } => {
+                let slice = &mut bytes[self.range.clone()];
+                piece[0] = iovec {
+                    iov_base: slice.as_mut_ptr().cast(),
+                    iov_len: slice.len(),
+                };
+            }
+            Memory::Registered(part) => part.point(&self.range),
+        }
     }
 }
 
@@ -76,22 +119,32 @@ impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         let mut this = Self {
             range: 0..bytes.len(),
-            bytes: bytes.into_boxed_slice(),
-            piece: Box::new([iovec {
-                iov_base: ptr::null_mut(),
-                iov_len: 0,
-            }]),
+            memory: Memory::Heap {
+                bytes: bytes.into_boxed_slice(),
+                piece: Box::new([iovec {
+                    iov_base: ptr::null_mut(),
+                    iov_len: 0,
+                }]),
+            },
         };
         this.point();
         this
     }
 }
 
-// SAFETY: bytes and piece are on the heap and owned; a `&mut` to them needs `&mut self`, which
-// nobody has while an operation owns the value. The pointer is made anew after every such borrow.
-#[expect(unsafe_code, reason = "two heap allocations that never move")]
+// SAFETY: bytes and piece are on the heap and owned, or borrowed of a region on the heap that is
+// kept; a `&mut` to them needs `&mut self`, which nobody has while an operation owns the value. The
+// pointer is made anew after every such borrow.
+#[expect(unsafe_code, reason = "heap allocations that never move")]
 unsafe impl IoBuffers for Bytes {
     fn iovecs(&self) -> &[iovec] {
-        &self.piece[..]
+        match &self.memory {
+            Memory::Heap { piece, .. } => &piece[..],
+            Memory::Registered(part) => part.piece(),
+        }
+    }
+
+    fn registered(&self) -> bool {
+        matches!(self.memory, Memory::Registered(_))
     }
 }

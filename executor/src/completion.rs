@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::at_once;
 use crate::operation::Operation;
+use crate::registered::Registered;
 use crate::ring::Ring;
 use crate::simulation::Simulation;
 
@@ -102,6 +103,14 @@ impl Backend {
         match self {
             Self::Kernel(ring) => ring.overflown(),
             Self::Simulated(_) => false,
+        }
+    }
+
+    /// See [`Ring::register`]. A played ring pins nothing, and refuses nothing.
+    pub(crate) fn register(&self, memory: &Registered) -> io::Result<()> {
+        match self {
+            Self::Kernel(ring) => ring.register(memory),
+            Self::Simulated(_) => Ok(()),
         }
     }
 

@@ -19,6 +19,7 @@ use slab::Slab;
 use crate::at_once::BYTES_PER_TURN;
 use crate::completion::{Backend, Completion, outcome};
 use crate::operation::Operation;
+use crate::registered::Registered;
 use crate::ring::NO_SLOT;
 use crate::stats::Stats;
 use crate::timer::Timers;
@@ -92,6 +93,7 @@ pub(crate) struct Driver {
 
 struct Inner {
     backend: Backend,
+    registered: Option<Registered>,
     slots: Slab<Slot>,
     operations: usize,
     slots_max: usize,
@@ -115,6 +117,7 @@ impl Driver {
         let slots_max = operations + reserved as usize;
         let inner = Inner {
             backend,
+            registered: None,
             slots: Slab::with_capacity(slots_max),
             operations,
             slots_max,
@@ -139,6 +142,17 @@ impl Driver {
 
     pub(crate) fn enable(&self) -> io::Result<()> {
         self.inner.borrow().backend.enable()
+    }
+
+    /// The ring's registered memory; made and registered when it is asked for first.
+    pub(crate) fn registered(&self) -> io::Result<Registered> {
+        let inner = &mut *self.inner.borrow_mut();
+        if let Some(memory) = &inner.registered {
+            return Ok(memory.clone());
+        }
+        let memory = Registered::new();
+        inner.backend.register(&memory)?;
+        Ok(inner.registered.insert(memory).clone())
     }
 
     pub(crate) fn now(&self) -> std::time::Instant {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::completion::Backend;
 use crate::driver::{Driver, TurnEnd};
+use crate::registered::Registered;
 use crate::ring::{Config, Ring, RingError};
 use crate::run_queue::{Place, Ready, RunQueue};
 use crate::simulation::{Faults, Simulation};
@@ -238,6 +239,18 @@ impl Handle {
     /// A random number: the kernel's, or the seed's in a simulation.
     pub fn random(&self) -> u64 {
         self.driver.random()
+    }
+
+    /// Memory that the ring has registered, 128 KiB for all who ask: operations on it cost less. It
+    /// counts as locked memory (`ulimit -l`). It must be asked for before a restricted ring is
+    /// enabled, and needs the system call `io_uring_register`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: ENOMEM at the limit of locked memory. EACCES if the ring allows no
+    /// `IORING_OP_READ_FIXED` and `IORING_OP_WRITE_FIXED`, or is restricted and enabled.
+    pub fn registered(&self) -> io::Result<Registered> {
+        self.driver.registered()
     }
 
     /// How often this thread has gone to sleep, whoever had it do so: what took long without a

@@ -6,8 +6,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use libc::iovec;
-
 use crate::buffers::IoBuffers;
 use crate::executor::Handle;
 use crate::message::Message;
@@ -23,7 +21,10 @@ use crate::socket::MessageRequest;
 /// `IORING_OP_POLL_ADD` for [`File::readable`], [`File::writable`], [`File::hung_up`] and
 /// [`File::has_input`], `IORING_OP_RECVMSG` for [`File::has_unread`]. What it does not allow fails
 /// with `EACCES`. Where it allows `IORING_OP_READ` and `IORING_OP_WRITE` too, what has one piece
-/// goes by those, which cost less.
+/// goes by those, which cost less; and a part of [`Registered`] memory by `IORING_OP_READ_FIXED` and
+/// `IORING_OP_WRITE_FIXED`, without which there is none.
+///
+/// [`Registered`]: crate::Registered
 #[derive(Clone)]
 pub struct File {
     handle: Handle,
@@ -72,7 +73,7 @@ impl File {
     ///
     /// The kernel's.
     pub fn try_read_at<B: IoBuffers>(&self, buffers: &mut B, offset: u64) -> io::Result<usize> {
-        self.at_once(Direction::Read, buffers.iovecs(), offset, false)
+        self.at_once(Direction::Read, buffers, offset, false)
     }
 
     /// [`File::write_at`] without the ring and without waiting, as [`File::try_read_at`].
@@ -81,7 +82,7 @@ impl File {
     ///
     /// The kernel's.
     pub fn try_write_at<B: IoBuffers>(&self, buffers: &B, offset: u64) -> io::Result<usize> {
-        self.at_once(Direction::Write, buffers.iovecs(), offset, false)
+        self.at_once(Direction::Write, buffers, offset, false)
     }
 
     /// [`File::write_at`] without the ring, however long that takes: everybody waits meanwhile.
@@ -91,17 +92,17 @@ impl File {
     ///
     /// The kernel's.
     pub fn write_at_once<B: IoBuffers>(&self, buffers: &B, offset: u64) -> io::Result<usize> {
-        self.at_once(Direction::Write, buffers.iovecs(), offset, true)
+        self.at_once(Direction::Write, buffers, offset, true)
     }
 
-    fn at_once(
+    fn at_once<B: IoBuffers>(
         &self,
         direction: Direction,
-        pieces: &[iovec],
+        buffers: &B,
         offset: u64,
         wait: bool,
     ) -> io::Result<usize> {
-        let operation = direction.operation(&self.fd, pieces, offset);
+        let operation = direction.operation(&self.fd, buffers, offset);
         // SAFETY: whoever owns the pieces is borrowed, for a read as nobody else's, and the call is
         // over when this returns.
         #[expect(unsafe_code, reason = "hands pointers to the kernel")]
@@ -232,8 +233,9 @@ enum Direction {
 }
 
 impl Direction {
-    fn operation(self, fd: &OwnedFd, pieces: &[iovec], offset: u64) -> Operation {
+    fn operation<B: IoBuffers>(self, fd: &OwnedFd, buffers: &B, offset: u64) -> Operation {
         let fd = fd.as_raw_fd();
+        let (pieces, registered) = (buffers.iovecs(), buffers.registered());
         let count = u32::try_from(pieces.len().min(PIECES_MAX)).expect("at most 1024");
         let pieces = pieces.as_ptr();
         match self {
@@ -242,12 +244,14 @@ impl Direction {
                 pieces,
                 count,
                 offset,
+                registered,
             },
             Self::Write => Operation::WriteVectored {
                 fd,
                 pieces,
                 count,
                 offset,
+                registered,
             },
         }
     }
@@ -266,8 +270,8 @@ unsafe impl<B: IoBuffers> Request for VectoredRequest<B> {
     type Output = (io::Result<usize>, B);
 
     fn operation(&mut self) -> Operation {
-        let pieces = self.buffers.iovecs();
-        self.direction.operation(&self.fd, pieces, self.offset)
+        self.direction
+            .operation(&self.fd, &self.buffers, self.offset)
     }
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {

@@ -14,19 +14,21 @@ pub(crate) const STREAM_POSITION: u64 = u64::MAX;
 /// One operation. Pointers are owned by whoever submits it; see [`crate::op::Request`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
-    /// `preadv(2)` into `count` pieces.
+    /// `preadv(2)` into `count` pieces; into one only if it is of `registered` memory.
     ReadVectored {
         fd: RawFd,
         pieces: *const iovec,
         count: u32,
         offset: u64,
+        registered: bool,
     },
-    /// `pwritev(2)` from `count` pieces.
+    /// `pwritev(2)` from `count` pieces; from one only if it is of `registered` memory.
     WriteVectored {
         fd: RawFd,
         pieces: *const iovec,
         count: u32,
         offset: u64,
+        registered: bool,
     },
     /// `fsync(2)`, or `fdatasync(2)`.
     Sync { fd: RawFd, data_only: bool },

@@ -10,6 +10,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use crate::completion::Completion;
 use crate::operation::Operation;
+use crate::registered::Registered;
 
 /// Slots kept for sessions, stop and kicks, unless a [`Config`] says otherwise: a device that fills
 /// its own slots must still hear a stop and a `GET_VRING_BASE`.
@@ -117,11 +118,12 @@ pub struct Ring {
 }
 
 /// Whether what has one piece may go as a plain read or write: the kernel then need not fetch a
-/// list of pieces, which is a twelfth of a cached read.
+/// list of pieces, which is a twelfth of a cached read; and whether registered memory may be used.
 #[derive(Clone, Copy)]
 struct Plain {
     read: bool,
     write: bool,
+    registered: bool,
 }
 
 impl Plain {
@@ -131,6 +133,7 @@ impl Plain {
         Self {
             read: may(opcode::Read::CODE),
             write: may(opcode::Write::CODE),
+            registered: may(opcode::ReadFixed::CODE) && may(opcode::WriteFixed::CODE),
         }
     }
 }
@@ -198,6 +201,21 @@ impl Ring {
     /// [`Config::operations`] and [`Config::reserved`].
     pub(crate) fn slots(&self) -> (u32, u32) {
         (self.operations, self.reserved)
+    }
+
+    /// Pins `memory` and has the ring know it. Needs `io_uring_register`, and a restricted ring takes
+    /// none once it is enabled.
+    pub(crate) fn register(&self, memory: &Registered) -> io::Result<()> {
+        if !self.plain.registered {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
+        let submitter = self.uring.submitter();
+        // SAFETY: the kernel holds the pages, and touches them only for an operation on a part of
+        // them, whose owner holds the memory.
+        #[expect(unsafe_code, reason = "registers memory with the kernel")]
+        unsafe {
+            submitter.register_buffers(&[memory.whole()])
+        }
     }
 
     /// Ties the ring to the calling task. Needs `io_uring_register`, so it comes before seccomp.
@@ -320,6 +338,8 @@ pub const OPCODES: &[u8] = &[
     opcode::Writev::CODE,
     opcode::Read::CODE,
     opcode::Write::CODE,
+    opcode::ReadFixed::CODE,
+    opcode::WriteFixed::CODE,
     opcode::Fsync::CODE,
     opcode::Fallocate::CODE,
     opcode::PollAdd::CODE,
@@ -330,40 +350,50 @@ pub const OPCODES: &[u8] = &[
     opcode::AsyncCancel::CODE,
 ];
 
-/// A vectored operation as a plain one, if it has one piece and may be.
+/// What a ring's one registration is called.
+const REGISTERED: u16 = 0;
+
+/// A vectored operation as one on registered memory or as a plain one, if it has one piece and may
+/// be.
 ///
 /// # Safety
 ///
 /// What `operation` points at is valid.
 #[expect(unsafe_code, reason = "reads what the kernel would")]
 unsafe fn plain_entry(plain: Plain, operation: &Operation) -> Option<squeue::Entry> {
-    match *operation {
+    let (fd, pieces, offset, registered, is_read) = match *operation {
         Operation::ReadVectored {
             fd,
             pieces,
             count: 1,
             offset,
-        } if plain.read => {
-            // SAFETY: there is one piece; the caller's contract.
-            let piece = unsafe { *pieces };
-            let len = u32::try_from(piece.iov_len).ok()?;
-            let entry = opcode::Read::new(Fd(fd), piece.iov_base.cast(), len);
-            Some(entry.offset(offset).build())
-        }
+            registered,
+        } if plain.read || registered => (Fd(fd), pieces, offset, registered, true),
         Operation::WriteVectored {
             fd,
             pieces,
             count: 1,
             offset,
-        } if plain.write => {
-            // SAFETY: there is one piece; the caller's contract.
-            let piece = unsafe { *pieces };
-            let len = u32::try_from(piece.iov_len).ok()?;
-            let entry = opcode::Write::new(Fd(fd), piece.iov_base.cast(), len);
-            Some(entry.offset(offset).build())
-        }
-        _ => None,
-    }
+            registered,
+        } if plain.write || registered => (Fd(fd), pieces, offset, registered, false),
+        _ => return None,
+    };
+    // SAFETY: there is one piece; the caller's contract.
+    let piece = unsafe { *pieces };
+    let (start, len) = (
+        piece.iov_base.cast::<u8>(),
+        u32::try_from(piece.iov_len).ok()?,
+    );
+    Some(match (is_read, registered) {
+        (true, true) => opcode::ReadFixed::new(fd, start, len, REGISTERED)
+            .offset(offset)
+            .build(),
+        (true, false) => opcode::Read::new(fd, start, len).offset(offset).build(),
+        (false, true) => opcode::WriteFixed::new(fd, start, len, REGISTERED)
+            .offset(offset)
+            .build(),
+        (false, false) => opcode::Write::new(fd, start, len).offset(offset).build(),
+    })
 }
 
 fn entry(operation: &Operation) -> squeue::Entry {
@@ -373,6 +403,7 @@ fn entry(operation: &Operation) -> squeue::Entry {
             pieces,
             count,
             offset,
+            registered: _,
         } => opcode::Readv::new(Fd(fd), pieces, count)
             .offset(offset)
             .build(),
@@ -381,6 +412,7 @@ fn entry(operation: &Operation) -> squeue::Entry {
             pieces,
             count,
             offset,
+            registered: _,
         } => opcode::Writev::new(Fd(fd), pieces, count)
             .offset(offset)
             .build(),

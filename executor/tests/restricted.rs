@@ -10,6 +10,12 @@ use vudev_executor::{Allowed, Bytes, Config, Executor, File, OPCODES, Ring, Ring
 const SKIP_SUCCESS: u8 = 1 << 6;
 
 fn restricted(opcodes: &[u8], flags: u8) -> Executor {
+    let executor = not_enabled(opcodes, flags);
+    executor.enable().expect("enabled");
+    executor
+}
+
+fn not_enabled(opcodes: &[u8], flags: u8) -> Executor {
     let config = Config {
         allowed: Some(Allowed {
             opcodes: opcodes.to_vec(),
@@ -17,9 +23,7 @@ fn restricted(opcodes: &[u8], flags: u8) -> Executor {
         }),
         ..Config::new(8)
     };
-    let executor = Executor::new(Ring::new(&config).expect("a ring"));
-    executor.enable().expect("enabled");
-    executor
+    Executor::new(Ring::new(&config).expect("a ring"))
 }
 
 #[test]
@@ -51,6 +55,69 @@ fn one_piece_is_a_plain_read_or_write_where_the_list_has_them() {
             assert_eq!(written.unwrap(), 2);
             let (read, bytes) = file.read_at(Bytes::zeroed(4), 0).await;
             assert_eq!((read.unwrap(), bytes.as_slice()), (4, &b"atta"[..]));
+        })
+        .unwrap();
+}
+
+#[test]
+fn registered_memory_goes_by_operations_of_its_own_that_take_no_other() {
+    let fixed = [opcode::ReadFixed::CODE, opcode::WriteFixed::CODE];
+    let executor = not_enabled(&fixed, 0);
+    let memory = executor.handle().registered().unwrap();
+    executor.enable().unwrap();
+    let file = File::new(executor.handle(), disk(b"data"));
+    executor
+        .run(async {
+            let mut bytes = memory.lend(100).unwrap();
+            bytes.set_range(0..4);
+            let (read, mut bytes) = file.read_at(bytes, 0).await;
+            assert_eq!((read.unwrap(), bytes.as_slice()), (4, &b"data"[..]));
+            bytes.set_range(1..3);
+            let (written, _) = file.write_at(bytes, 0).await;
+            assert_eq!(written.unwrap(), 2);
+            let (read, _) = file.read_at(Bytes::zeroed(4), 0).await;
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::EACCES));
+            // A part that another ring has registered.
+            let other = Executor::with_operations(1).unwrap();
+            let foreign = other.handle().registered().unwrap();
+            let (read, _) = file.read_at(foreign.lend(4).unwrap(), 0).await;
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        })
+        .unwrap();
+    // All who ask have the same.
+    let again = executor.handle().registered().unwrap();
+    assert!(memory.lend(64 << 10).is_some());
+    let kept = memory.lend(128 << 10);
+    assert!(kept.is_some() && again.lend(1).is_none());
+}
+
+#[test]
+fn memory_is_registered_before_a_restricted_ring_is_enabled_or_never() {
+    let refused = |executor: &Executor| executor.handle().registered().err().unwrap();
+    let late = restricted(OPCODES, SKIP_SUCCESS);
+    assert_eq!(refused(&late).raw_os_error(), Some(libc::EACCES));
+    let unlisted = not_enabled(&[opcode::ReadFixed::CODE, opcode::Write::CODE], 0);
+    assert_eq!(refused(&unlisted).raw_os_error(), Some(libc::EACCES));
+}
+
+#[test]
+fn a_dropped_operation_keeps_its_registered_part_until_the_kernel_lets_go() {
+    let executor = not_enabled(OPCODES, SKIP_SUCCESS);
+    let handle = executor.handle();
+    let memory = handle.registered().unwrap();
+    executor.enable().unwrap();
+    let (read_end, _write_end) = pipe();
+    let file = File::new(handle, read_end);
+    executor
+        .run(async {
+            let limit = std::time::Duration::from_millis(1);
+            let read = file.read(memory.lend(128 << 10).unwrap());
+            assert!(handle.timeout(limit, read).await.is_none());
+            assert!(memory.lend(1).is_none());
+            while handle.stats().in_flight > 0 {
+                handle.yield_now().await;
+            }
+            assert!(memory.lend(128 << 10).is_some());
         })
         .unwrap();
 }

@@ -31,6 +31,7 @@ const UNSAFE_FILES: &[&str] = &[
     "executor/src/message.rs",
     "executor/src/op.rs",
     "executor/src/process.rs",
+    "executor/src/registered.rs",
     "executor/src/ring.rs",
     "executor/src/simulation.rs",
     "executor/src/socket.rs",

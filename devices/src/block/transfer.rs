@@ -12,7 +12,7 @@ use vudev_virtio::GuestBuffers;
 
 use super::BlockConfig;
 use super::at_once::AtOnce;
-use super::bounce::{BOUNCE_SIZE, Lent, Pool};
+use super::bounce::{self, BOUNCE_SIZE, Lent, Pool};
 use super::overlap::{Overlaps, Turn};
 use super::request::SECTOR_SIZE;
 use super::zeroes::Refusals;
@@ -56,11 +56,13 @@ impl Storage {
     pub(super) fn new(handle: &Handle, file: File, config: &BlockConfig) -> Self {
         // What O_DIRECT needs (a power of two), or 1.
         let alignment = config.alignment();
+        // Without O_DIRECT hardly anything is bounced.
+        let registered = config.direct.then(|| bounce::registered(handle)).flatten();
         Self {
             at_once: (!config.direct).then(|| AtOnce::new(handle, &file)),
             file,
             alignment: alignment as usize,
-            bounce: Pool::new(alignment),
+            bounce: Pool::new(alignment, registered),
             overlaps: (u64::from(alignment) > SECTOR_SIZE).then(Overlaps::default),
             refusals: Refusals::default(),
         }
@@ -168,8 +170,8 @@ impl Storage {
     }
 
     async fn read_bounced(&self, into: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
-        let mut lent = self.bounce.lend().await;
         let window = self.window(offset, into.len());
+        let mut lent = self.bounce.lend(window.length).await;
         let read = self
             .fill(&mut lent, 0, window.start, window.length)
             .await?
@@ -189,13 +191,13 @@ impl Storage {
         offset: u64,
         most: usize,
     ) -> io::Result<usize> {
-        let mut lent = self.bounce.lend().await;
         let Window {
             start,
             length,
             head,
             payload,
         } = self.window(offset, most);
+        let mut lent = self.bounce.lend(length).await;
         let block = self.alignment;
         let in_part = head + payload < length;
         if head > 0 || in_part && length == block {

@@ -124,6 +124,16 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
             })
         },
     ),
+    unseen(
+        "READ_FIXED into memory that is not registered",
+        UNREGISTERED,
+        |hands| hands.ring.submit(&unregistered(4, hands)),
+    ),
+    unseen(
+        "WRITE_FIXED of memory that is not registered",
+        UNREGISTERED,
+        |hands| hands.ring.submit(&unregistered(5, hands)),
+    ),
     unseen("OPENAT of /etc/passwd", UNLISTED, |hands| {
         hands.ring.submit(&path(18, 0))
     }),
@@ -225,6 +235,21 @@ pub(super) static ATTEMPTS: &[Attempt] = &[
 ];
 
 const READV: u8 = 1;
+
+/// A device that is listed for these has memory of its own registered, or none could be.
+const UNREGISTERED: &[i32] = &[libc::EACCES, libc::EFAULT];
+
+/// A page of the program itself.
+fn unregistered(operation: u8, hands: &Hands) -> Entry {
+    static PAGE: [u8; 512] = [0; 512];
+    Entry {
+        operation,
+        file: hands.file,
+        first: at(&raw const PAGE),
+        length: 512,
+        ..Entry::default()
+    }
+}
 
 /// An entry with a path.
 fn path(operation: u8, length: u32) -> Entry {

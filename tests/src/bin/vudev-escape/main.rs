@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
-use vudev_executor::{File, Handle, Task};
+use vudev_executor::{File, Handle, Registered, Task};
 use vudev_host::options::{FRONT_ENDS, OptionError, Table, Values};
 use vudev_host::{CreateError, DeviceKind, Given, Opened, Registry};
 use vudev_tests::attempt::{Attempt, RESULT_PENDING};
@@ -150,6 +150,8 @@ struct Escape {
     leaked: Vec<OwnedFd>,
     terminal: Option<OwnedFd>,
     ring: RawRing,
+    /// A direct disk has some.
+    _registered: Option<Registered>,
     vfio: Vfio,
     result: Rc<Cell<i32>>,
     running: RefCell<Option<Task<()>>>,
@@ -169,6 +171,8 @@ impl Escape {
             terminal,
             // Before the jail closes, as an intruder who comes later could not: generous to it.
             ring: RawRing::of_this_process(None)?,
+            // Where its policy lists the operations for it.
+            _registered: handle.registered().ok(),
             vfio: Vfio::of_this_process(),
             result: Rc::new(Cell::new(0)),
             running: RefCell::new(None),
