@@ -95,7 +95,7 @@ impl RoleError {
             Self::Serve(ServeError::NoSocket)
             | Self::Kind(_)
             | Self::Wire(WireError::Descriptors { .. }) => ("read the start", 0),
-            Self::Wire(WireError::Function(_)) => ("map the VVU device", 0),
+            Self::Wire(WireError::Function(_) | WireError::Unfit(_)) => ("map the VVU device", 0),
             Self::Policies(_) => ("read the policies", 0),
             Self::Ring(_) => ("make the ring", 0),
             Self::Create(CreateError::Io { step, source }) => (*step, errno_of(source)),
@@ -103,7 +103,6 @@ impl RoleError {
             Self::System { step, source } => (*step, errno_of(source)),
             Self::Jail(error) => (error.step, error.errno.raw_os_error()),
             Self::Serve(ServeError::Undrained) => ("finish the requests", 0),
-            Self::Serve(ServeError::Function(_)) => ("drive the VVU device", 0),
         };
         Up::StepFailed {
             step: step.to_owned(),
@@ -213,7 +212,8 @@ impl Role {
             descriptors: own,
             broker: broker.clone(),
         })?;
-        let wire = Wire::new(start.transport, descriptors, device.queues())?;
+        let handle = executor.handle();
+        let wire = Wire::new(handle, start.transport, descriptors, device.queues())?;
         let needed = device.operations();
         if needed > promised {
             return Err(RoleError::Operations { needed, promised });

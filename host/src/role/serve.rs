@@ -11,8 +11,7 @@ use futures_util::future::{Either, select};
 use vudev_executor::{Handle, Latch};
 use vudev_proxy::pci::layout::VHOST_QUEUES_MAX;
 use vudev_proxy::{OPERATIONS, Proxy};
-use vudev_transports::vvu::FunctionError;
-use vudev_transports::{Session, Transport, unix, vvu};
+use vudev_transports::{Session, Transport, unix};
 use vudev_virtio::Device;
 
 use super::wire::Wire;
@@ -33,9 +32,6 @@ pub(crate) enum ServeError {
     /// Requests were still in flight when [`DRAIN_LIMIT`] had passed.
     #[error("requests were still in flight {} ms after the stop", DRAIN_LIMIT.as_millis())]
     Undrained,
-    /// The function that front-ends come through is none that a device can have.
-    #[error(transparent)]
-    Function(#[from] FunctionError),
     /// The supervisor is another binary: it opens no function for what is to serve a socket.
     #[error("it serves front-ends at a socket only, and was given a function")]
     NoSocket,
@@ -78,23 +74,11 @@ impl<K: DeviceKind> Serving<K> {
         stop: &Latch,
         accept: impl AsyncFn() -> Result<T, E>,
     ) -> Result<(), ServeError> {
-        let mut pause = ACCEPT_PAUSE;
-        loop {
-            match select(pin!(accept()), pin!(stop.wait())).await {
-                Either::Left((Ok(transport), _)) => {
-                    pause = ACCEPT_PAUSE;
-                    log::info!("a front-end has connected");
-                    self.attend_to_one(handle, stop, transport).await?;
-                }
-                Either::Left((Err(error), _)) => {
-                    log::error!("accept: {error}");
-                    // A stop does not wait for this.
-                    let _ = select(pin!(handle.sleep(pause)), pin!(stop.wait())).await;
-                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
-                }
-                Either::Right(((), _)) => return Ok(()),
-            }
+        while let Some(transport) = next(handle, stop, &accept).await {
+            log::info!("a front-end has connected");
+            self.attend_to_one(handle, stop, transport).await?;
         }
+        Ok(())
     }
 
     /// One front-end, from its connect to its leave.
@@ -145,17 +129,32 @@ impl<K: DeviceKind> Served for Serving<K> {
                     let accept = async || listener.accept().await;
                     self.attend(&handle, &stop, accept).await
                 }
-                Wire::Function {
-                    function,
-                    placement,
-                } => {
-                    let queues = self.queues();
-                    let listener = vvu::Listener::new(&handle, function, queues, placement)?;
+                Wire::Function(listener) => {
                     let accept = async || listener.accept().await;
                     self.attend(&handle, &stop, accept).await
                 }
             }
         })
+    }
+}
+
+/// The next front-end, however often it takes; none after `stop`, which waits for no pause.
+async fn next<T, E: Display>(
+    handle: &Handle,
+    stop: &Latch,
+    accept: impl AsyncFn() -> Result<T, E>,
+) -> Option<T> {
+    let mut pause = ACCEPT_PAUSE;
+    loop {
+        match select(pin!(accept()), pin!(stop.wait())).await {
+            Either::Left((Ok(transport), _)) => return Some(transport),
+            Either::Left((Err(error), _)) => {
+                log::error!("accept: {error}");
+                let _ = select(pin!(handle.sleep(pause)), pin!(stop.wait())).await;
+                pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+            }
+            Either::Right(((), _)) => return None,
+        }
     }
 }
 
@@ -181,5 +180,60 @@ impl Served for Proxy {
             select(pin!(self.run(front_ends)), pin!(stop.wait())).await;
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use vudev_executor::{Executor, Faults};
+
+    use super::*;
+
+    #[test]
+    fn after_each_failed_accept_the_pause_doubles_up_to_two_seconds_and_a_stop_ends_it() {
+        let executor = Executor::simulated(1, Faults::default());
+        let (handle, stop) = (executor.handle(), Latch::new());
+        let tries = RefCell::new(Vec::new());
+        let accept = async || -> Result<(), &str> {
+            tries.borrow_mut().push(handle.now());
+            // Of these 12 s the last two are not slept to their end.
+            if tries.borrow().len() == 9 {
+                stop.set();
+            }
+            Err("its other side is gone")
+        };
+        let before = handle.now();
+        assert!(executor.run(next(handle, &stop, accept)).unwrap().is_none());
+        assert!(handle.now() - before < Duration::from_secs(10));
+        let tries = tries.take();
+        let pauses = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_millis());
+        let expected = [100, 200, 400, 800, 1600, 2000, 2000, 2000];
+        assert_eq!(pauses.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_front_end_that_has_come_begins_the_pauses_anew() {
+        let executor = Executor::simulated(1, Faults::default());
+        let (handle, stop) = (executor.handle(), Latch::new());
+        let tries = RefCell::new(Vec::new());
+        let accept = async || {
+            tries.borrow_mut().push(handle.now());
+            match tries.borrow().len() % 4 {
+                0 => Ok(()),
+                _ => Err("no memory"),
+            }
+        };
+        let run = executor.run(async {
+            for _ in 0..2 {
+                assert_eq!(next(handle, &stop, &accept).await, Some(()));
+            }
+        });
+        run.unwrap();
+        let tries = tries.take();
+        let pauses = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_millis());
+        let pauses: Vec<_> = pauses.collect();
+        assert_eq!(pauses, [100, 200, 400, 0, 100, 200, 400]);
     }
 }

@@ -5,7 +5,8 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use vudev_transports::vvu::{Function, MemoryPlacement, Opened, VfioError};
+use vudev_executor::Handle;
+use vudev_transports::vvu::{FunctionError, Listener, MemoryPlacement, Opened, VfioError};
 
 use crate::channel::Transport;
 use crate::options::VvuMemory;
@@ -19,13 +20,8 @@ const OPERATIONS_OF_FUNCTION: u32 = 4;
 pub(crate) enum Wire {
     /// A Unix socket that listens.
     Socket(OwnedFd),
-    /// A virtio-vhost-user function.
-    Function {
-        /// It, mapped.
-        function: Rc<dyn Function>,
-        /// Where it shows memory.
-        placement: MemoryPlacement,
-    },
+    /// A virtio-vhost-user function, mapped.
+    Function(Listener),
 }
 
 /// What came is no wire.
@@ -42,11 +38,15 @@ pub(crate) enum WireError {
     /// It cannot be mapped, or is no virtio-vhost-user device.
     #[error(transparent)]
     Function(#[from] VfioError),
+    /// It has too little for the device.
+    #[error(transparent)]
+    Unfit(#[from] FunctionError),
 }
 
 impl Wire {
     /// Makes it of its descriptors, and maps what there is to map for so many queues.
     pub(super) fn new(
+        handle: &Handle,
         transport: Transport,
         descriptors: Vec<OwnedFd>,
         queues: u16,
@@ -63,10 +63,9 @@ impl Wire {
                     group,
                     device,
                 };
-                Ok(Self::Function {
-                    function: Rc::new(opened.map(queues)?),
-                    placement: placement(memory),
-                })
+                let function = Rc::new(opened.map(queues)?);
+                let listener = Listener::new(handle, function, queues, placement(memory))?;
+                Ok(Self::Function(listener))
             }
         }
     }
@@ -104,6 +103,7 @@ pub(super) fn operations(transport: Transport) -> u32 {
 #[cfg(test)]
 mod tests {
     use rustix::event::{EventfdFlags, eventfd};
+    use vudev_executor::{Executor, Faults};
 
     use super::*;
 
@@ -116,12 +116,14 @@ mod tests {
 
     #[test]
     fn a_wire_is_made_of_its_own_descriptors() {
-        let socket = Wire::new(Transport::VhostUser, given(1), 1);
+        let executor = Executor::simulated(0, Faults::default());
+        let handle = executor.handle();
+        let socket = Wire::new(handle, Transport::VhostUser, given(1), 1);
         assert!(matches!(socket, Ok(Wire::Socket(_))));
         for transport in [Transport::VhostUser, VVU] {
             let expected = descriptors(transport);
             for wrong in [expected - 1, expected + 1] {
-                let error = Wire::new(transport, given(wrong), 1).err();
+                let error = Wire::new(handle, transport, given(wrong), 1).err();
                 let error = error.map(|error| error.to_string()).unwrap_or_default();
                 assert!(error.contains(&format!("takes {expected}")), "{error}");
             }
@@ -130,7 +132,8 @@ mod tests {
 
     #[test]
     fn what_is_no_function_is_told_by_the_call_that_failed() {
-        let error = Wire::new(VVU, given(3), 1).err();
+        let executor = Executor::simulated(0, Faults::default());
+        let error = Wire::new(executor.handle(), VVU, given(3), 1).err();
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("VFIO_DEVICE_GET_REGION_INFO"), "{error}");
     }

@@ -108,8 +108,18 @@ impl DeviceVm {
 
     /// Starts a `vudev` that is refused for this reason.
     pub(crate) fn refuses(&mut self, arguments: &str, reason: &str) {
+        self.ends(2, arguments, reason);
+    }
+
+    /// Starts a `vudev` whose device fails for this reason before it is ready.
+    pub(crate) fn fails(&mut self, arguments: &str, reason: &str) {
+        self.ends(1, arguments, reason);
+        self.run("! grep -q ready /refused");
+    }
+
+    fn ends(&mut self, expected: i32, arguments: &str, reason: &str) {
         let status = self.status(&format!("vudev {arguments} 2>/refused"));
-        if status != 2 || self.status(&format!("grep -qFe '{reason}' /refused")) != 0 {
+        if status != expected || self.status(&format!("grep -qFe '{reason}' /refused")) != 0 {
             panic!(
                 "status {status}, without {reason}: {}",
                 self.output("cat /refused")

@@ -70,12 +70,11 @@ pub struct Listener {
 
 impl Listener {
     /// Takes a function for a device of `queues` queues: as many as [`Opened::map`] was told, and
-    /// as the device's `Identity::queue_sizes` has. More than the function forwards are refused by
-    /// [`Listener::accept`].
+    /// as the device's `Identity::queue_sizes` has.
     ///
     /// # Errors
     ///
-    /// When it has too few vectors.
+    /// When it has too few vectors, or forwards fewer queues.
     pub fn new(
         handle: &Handle,
         function: Rc<dyn Function>,
@@ -90,6 +89,7 @@ impl Listener {
                 least: VECTORS_MIN,
             });
         }
+        set_up::check_queues(&*function, queues)?;
         Ok(Self {
             handle: handle.clone(),
             function,

@@ -114,13 +114,7 @@ pub(super) async fn set_up(
     if common::DEVICE_STATUS.read(function) & FEATURES_OK == 0 {
         return Err(FunctionError::FeaturesRefused);
     }
-    let vhost_queues = MAX_VHOST_QUEUES.read(function);
-    if u32::from(queues) > vhost_queues {
-        return Err(FunctionError::Queues {
-            actual: vhost_queues,
-            wanted: queues,
-        });
-    }
+    let vhost_queues = check_queues(function, queues)?;
     set_vector(
         function,
         common::CONFIG_MSIX_VECTOR,
@@ -141,6 +135,19 @@ pub(super) async fn set_up(
         transmit,
         vhost_queues,
     })
+}
+
+/// How many queues the function forwards: not fewer than a device has. It may be asked at any time
+/// (3.1.1, step 4).
+pub(super) fn check_queues(function: &dyn Function, queues: u16) -> Result<u32, FunctionError> {
+    let actual = MAX_VHOST_QUEUES.read(function);
+    if actual < u32::from(queues) {
+        return Err(FunctionError::Queues {
+            actual,
+            wanted: queues,
+        });
+    }
+    Ok(actual)
 }
 
 /// Whether the function still works (2.1.2: DEVICE_NEEDS_RESET).
