@@ -73,6 +73,11 @@ fn jailed_devices_serve_by_pci_address_and_a_function_outlives_whoever_drives_it
     );
     vm.run("give-to-vfio 00:10.0 00:11.0 00:12.0");
     vm.run(&format!("truncate -s {DISK} /disk"));
+    // Not one that nobody could have connected to.
+    vm.fails(
+        "--block path=/disk,queues=65,vhost=00:10.0",
+        "the VVU device forwards 64 queues, and this device has 65: give it fewer",
+    );
 
     vm.start_vudev(DEVICES, 3);
     vm.logged("ready at 0000:00:11.0 (process");
@@ -134,6 +139,14 @@ fn a_user_who_is_not_root_serves_a_direct_file_whose_blocks_cannot_go_straight_t
     vm.run("echo nobody:x:65534:65534::/:/bin/sh >/etc/passwd");
     let command = "'exec vudev --block path=/ext/disk,direct=true,vhost=00:10.0'";
     vm.start_program("su nobody -s /bin/sh -c", command, 1);
+    // Of the jailed process itself: O_DIRECT is 040000 on x86_64.
+    vm.run(
+        "device=$(sed -n 's/^block-0.*(process \\([0-9]*\\))/\\1/p' /log); flags=none; \
+         for number in $(ls /proc/$device/fd); do \
+         [ $(readlink /proc/$device/fd/$number) != /ext/disk ] || \
+         flags=$(awk '/^flags/ {print $2}' /proc/$device/fdinfo/$number); done; \
+         echo $flags of the disk; [ $((flags & 040000)) = 16384 ]",
+    );
     let mut front = disk_works(front.resume().unwrap(), 6);
     vm.run("kill $vudev; wait $vudev");
     front.connection().wait_closed().unwrap();
