@@ -21,7 +21,7 @@ use vudev_executor::{Executor, Socket};
 use vudev_proxy::WireError;
 use vudev_proxy::testing::{Raw, access, command, dma_map, dma_unmap, header, version, words};
 use vudev_proxy::vfio_user::{
-    DmaMap, DmaUnmap, Function, RegionInfo, ServerError, SetInterrupts, serve,
+    DmaMap, DmaUnmap, Function, MapError, RegionInfo, ServerError, SetInterrupts, serve,
 };
 
 /// What a command may reach here: a region of a page that is memory, with a file, and one of four
@@ -64,9 +64,9 @@ impl Function for Memory {
         self.bytes.borrow_mut()[offset..offset + data.len()].copy_from_slice(data);
     }
 
-    fn map(&self, map: DmaMap) -> Result<(), Errno> {
+    fn map(&self, map: DmaMap) -> Result<(), MapError> {
         match map.address {
-            0 => Err(Errno::EXIST),
+            0 => Err(MapError::Overlap),
             _ => Ok(()),
         }
     }

@@ -28,7 +28,7 @@ use self::queues::Queue;
 use self::traps::{Counts, Traps};
 use crate::pci::layout::{self, VECTORS, VHOST_QUEUES_MAX, region};
 use crate::pci::{Configuration, Identity, Msix, NO_VECTOR};
-use crate::vfio_user::{self, DmaMap, DmaUnmap, RegionInfo, SetInterrupts};
+use crate::vfio_user::{self, DmaMap, DmaUnmap, MapError, RegionInfo, SetInterrupts};
 use crate::vhost_user::MemoryRegion;
 use crate::virtio::{Common, Dma, QUEUES};
 
@@ -307,7 +307,7 @@ impl vfio_user::Function for Device {
         self.store(region, offset, data);
     }
 
-    fn map(&self, map: DmaMap) -> Result<(), Errno> {
+    fn map(&self, map: DmaMap) -> Result<(), MapError> {
         self.dma.borrow_mut().map(map)
     }
 

@@ -1,7 +1,9 @@
 //! What can be wrong with a message. Two enums, because the consequences differ: behind a
-//! [`FrameError`] the stream is lost, behind a [`RequestError`] it is not.
+//! [`FrameError`] the stream is lost, behind a [`RequestError`] it is not; [`MapError`] is why memory
+//! is one of the latter.
 
 use rustix::io::Errno;
+use vudev_virtio::MemoryError;
 
 use super::header::{CommandName, HEADER_SIZE, SKIPPED_MAX};
 
@@ -94,6 +96,49 @@ pub enum RequestError {
         /// Why.
         errno: Errno,
     },
+    /// The function does not take memory.
+    #[error("DMA_MAP: {0}")]
+    Map(#[from] MapError),
+}
+
+/// Why a range of memory is not taken. The client is told the errno only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// Some of it is there.
+    #[error("it overlaps a range that is there")]
+    Overlap,
+    /// As many as there may be.
+    #[error("{0} ranges are the most, and are there")]
+    Ranges(usize),
+    /// As many as there may be.
+    #[error("{0} files are the most, and are mapped")]
+    Files(usize),
+    /// The file ends too early.
+    #[error("its file has {size} bytes, and the range ends at {end}")]
+    Short {
+        /// Bytes of the file.
+        size: u64,
+        /// Where the range ends in it.
+        end: u64,
+    },
+    /// The file is no memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The file cannot be looked at.
+    #[error("its file: {0}")]
+    Stat(#[from] Errno),
+}
+
+impl MapError {
+    /// What the error reply says.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Overlap => Errno::EXIST,
+            Self::Ranges(_) | Self::Files(_) => Errno::NOSPC,
+            Self::Short { .. } | Self::Memory(_) => Errno::INVAL,
+            Self::Stat(errno) => *errno,
+        }
+    }
 }
 
 impl RequestError {
@@ -108,6 +153,7 @@ impl RequestError {
             | Self::Capabilities
             | Self::OutOfOrder(_) => Errno::INVAL,
             Self::Refused { errno, .. } => *errno,
+            Self::Map(error) => error.errno(),
         }
     }
 }

@@ -15,7 +15,7 @@ mod request;
 mod server;
 mod version;
 
-pub use error::{FrameError, RequestError};
+pub use error::{FrameError, MapError, RequestError};
 pub use header::{CommandName, HEADER_SIZE, Header, PAYLOAD_MAX, SKIPPED_MAX};
 pub use reply::{RegionInfo, Reply, encode, encode_error};
 pub use request::{

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use vudev_executor::{Handle, Socket};
 
-use super::error::{FrameError, RequestError};
+use super::error::{FrameError, MapError, RequestError};
 use super::header::{HEADER_SIZE, Header, PAYLOAD_MAX};
 use super::reply::{RegionInfo, Reply, encode, encode_error};
 use super::request::{
@@ -47,7 +47,7 @@ pub trait Function {
     /// # Errors
     ///
     /// What the client is told.
-    fn map(&self, map: DmaMap) -> Result<(), Errno>;
+    fn map(&self, map: DmaMap) -> Result<(), MapError>;
 
     /// Takes memory away. None of it is used any more once this returns.
     ///
@@ -323,7 +323,7 @@ impl Session {
     ) -> Result<(), RequestError> {
         let mut reply = Reply::Done;
         match request {
-            Request::DmaMap(map) => function.map(map).map_err(refused(header))?,
+            Request::DmaMap(map) => function.map(map)?,
             Request::DmaUnmap(unmap) => {
                 function.unmap(&unmap).map_err(refused(header))?;
                 reply = Reply::Unmapped(unmap);

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 use vudev_virtio::{GuestMemory, MemoryError, Region, RegionLayout};
 
-use crate::vfio_user::{DmaMap, DmaUnmap};
+use crate::vfio_user::{DmaMap, DmaUnmap, MapError};
 
 /// How many ranges there may be: the protocol's own default, `max_dma_maps`.
 const RANGES_MAX: usize = 65_535;
@@ -18,9 +18,6 @@ const RANGES_MAX: usize = 65_535;
 /// How many mappings of files. A VM has one for each of its memory backends, and one more for each
 /// time that a file has grown while a range of before lasts.
 const FILES_MAX: usize = 64;
-
-/// How many refusals of one client are explained in the log. An honest one gets none.
-const REFUSALS_LOGGED: u32 = 16;
 
 /// An access that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +48,6 @@ pub struct Dma {
     ranges: BTreeMap<u64, Range>,
     /// A file that no range lies in any more is not mapped any more.
     files: Vec<Weak<File>>,
-    refusals: u32,
 }
 
 struct Range {
@@ -87,9 +83,9 @@ impl Dma {
     ///
     /// # Errors
     ///
-    /// EEXIST when it overlaps one that is there, ENOSPC when there are too many, EINVAL for a file
-    /// that is no memory, or ends before the range does.
-    pub fn map(&mut self, map: DmaMap) -> Result<(), Errno> {
+    /// When it overlaps one that is there, when there are too many, for a file that is no memory, or
+    /// ends before the range does.
+    pub fn map(&mut self, map: DmaMap) -> Result<(), MapError> {
         let DmaMap {
             readable,
             writable,
@@ -102,10 +98,10 @@ impl Dma {
         let last = address + (size - 1);
         let before = self.ranges.range(..=last).next_back();
         if before.is_some_and(|(_, range)| range.last >= address) {
-            return Err(Errno::EXIST);
+            return Err(MapError::Overlap);
         }
         if self.ranges.len() >= RANGES_MAX {
-            return Err(Errno::NOSPC);
+            return Err(MapError::Ranges(RANGES_MAX));
         }
         let file = match file {
             Some(file) => Some(Place {
@@ -125,7 +121,7 @@ impl Dma {
     }
 
     /// The mapping of a file up to `end`: the one that is there, if it is long enough.
-    fn file(&mut self, file: OwnedFd, end: u64) -> Result<Rc<File>, Errno> {
+    fn file(&mut self, file: OwnedFd, end: u64) -> Result<Rc<File>, MapError> {
         let stat = rustix::fs::fstat(&file)?;
         let key = (stat.st_dev, stat.st_ino);
         let mut there = self.files.iter().filter_map(Weak::upgrade);
@@ -134,15 +130,11 @@ impl Dma {
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if size < end {
-            self.explain(format_args!(
-                "its file has {size} bytes, and the range ends at {end}"
-            ));
-            return Err(Errno::INVAL);
+            return Err(MapError::Short { size, end });
         }
         self.forget_unused();
         if self.files.len() >= FILES_MAX {
-            self.explain(format_args!("{FILES_MAX} files are mapped already"));
-            return Err(Errno::NOSPC);
+            return Err(MapError::Files(FILES_MAX));
         }
         let layout = RegionLayout {
             guest_address: 0,
@@ -150,11 +142,7 @@ impl Dma {
             size,
             offset: 0,
         };
-        let memory = Region::map(layout, file).and_then(|region| GuestMemory::new(vec![region]));
-        let memory = memory.map_err(|error| {
-            self.explain(format_args!("{error}"));
-            Errno::INVAL
-        })?;
+        let memory = GuestMemory::new(vec![Region::map(layout, file)?])?;
         let file = Rc::new(File {
             key,
             size,
@@ -166,14 +154,6 @@ impl Dma {
 
     fn forget_unused(&mut self) {
         self.files.retain(|file| file.strong_count() > 0);
-    }
-
-    /// Says why a range was refused, for the client is only told an errno.
-    fn explain(&mut self, why: std::fmt::Arguments<'_>) {
-        self.refusals = self.refusals.saturating_add(1);
-        if self.refusals <= REFUSALS_LOGGED {
-            log::warn!("DMA_MAP: {why}");
-        }
     }
 
     /// Takes away all ranges within these addresses; there may be none.
@@ -385,7 +365,7 @@ mod tests {
         dma.map(map(None, 0x1000, 0x2000, 0)).unwrap();
         for (address, size) in [(0x1000, 0x2000), (0, 0x1001), (0x2fff, 1), (0, u64::MAX)] {
             let overlap = dma.map(map(None, address, size, 0));
-            assert_eq!(overlap, Err(Errno::EXIST), "{address:#x}");
+            assert_eq!(overlap, Err(MapError::Overlap), "{address:#x}");
         }
         for (first, last) in [(0x1001, 0x2fff), (0x1000, 0x2ffe), (0x1800, 0x1801)] {
             assert_eq!(dma.unmap(&unmap(first, last)), Err(Errno::INVAL));
@@ -394,7 +374,7 @@ mod tests {
         dma.map(map(None, 0x3000, u64::MAX - 0x2fff, 0)).unwrap();
         assert_eq!(dma.unmap(&unmap(0x1000, u64::MAX)), Ok(()));
         assert_eq!(dma.unmap(&unmap(0x1000, u64::MAX)), Ok(()));
-        assert_eq!(dma.map(map(None, 0xfff, 1, 0)), Err(Errno::EXIST));
+        assert_eq!(dma.map(map(None, 0xfff, 1, 0)), Err(MapError::Overlap));
     }
 
     #[test]
@@ -435,14 +415,16 @@ mod tests {
         let mut dma = Dma::default();
         let backing = file(0x1000);
         let beyond = map(Some(&backing), 0, 0x1000, 1);
-        assert_eq!(dma.map(beyond), Err(Errno::INVAL));
+        let (size, end) = (0x1000, 0x1001);
+        assert_eq!(dma.map(beyond), Err(MapError::Short { size, end }));
         dma.map(map(Some(&backing), 0, 0x1000, 0)).unwrap();
         ftruncate(&backing, 0x2000).unwrap();
         dma.map(map(Some(&backing), 0x1000, 0x1000, 0x1000))
             .unwrap();
         dma.write(0xffe, &[1, 2, 3, 4]).unwrap();
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
-        assert_eq!(dma.map(map(Some(&pipe), 0x9000, 1, 0)), Err(Errno::INVAL));
+        let no_memory = dma.map(map(Some(&pipe), 0x9000, 1, 0)).unwrap_err();
+        assert_eq!(no_memory.errno(), Errno::INVAL, "{no_memory}");
     }
 
     #[test]
@@ -457,7 +439,7 @@ mod tests {
         for page in 0..64 {
             assert_eq!(grow_and_map(page), Ok(()));
         }
-        assert_eq!(grow_and_map(64), Err(Errno::NOSPC));
+        assert_eq!(grow_and_map(64), Err(MapError::Files(64)));
         assert_eq!(dma.files(), 64);
         dma.unmap(&unmap(0, 0xfff)).unwrap();
         dma.map(map(Some(&backing), 0x80_0000, 0x1000, 64 << 12))
