@@ -3,7 +3,8 @@
 //! emulation, and the first back-end with them, so that its figures are a lower bound. It also
 //! prints how often the device VM trapped.
 //!
-//!     cargo build -p vudev && cargo xtask static && cargo run -p vudev-tests --example vvu_speed
+//!     cargo build --release -p vudev && cargo xtask static --release
+//!     cargo run --release -p vudev-tests --example vvu_speed
 
 #![expect(
     clippy::unwrap_used,

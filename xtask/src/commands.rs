@@ -86,9 +86,11 @@ minute each",
     },
     Command {
         name: "static",
-        usage: "",
-        help: "builds the programs that device VMs of the tests run (test does it itself)",
-        run: |_| static_programs::ensure(),
+        usage: "[--release]",
+        help: "\
+builds the programs that device VMs of the tests run (test does it itself), or releases
+of them for measurements",
+        run: static_programs::run,
     },
 ];
 

@@ -24,6 +24,6 @@ pub use assets::{Assets, Manifest};
 pub use child::Child;
 pub use guest::{Guest, Report, RunningGuest};
 pub use lines::Lines;
-pub use programs::{STATIC_FOLDER, static_program, static_vudev};
+pub use programs::{static_folder, static_program, static_vudev};
 pub use terminal::Terminal;
 pub use vudev::{Vudev, VudevCommand, wait_until_listening};

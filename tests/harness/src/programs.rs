@@ -13,22 +13,30 @@ use crate::archive::Archive;
 /// Where the guest has the libraries.
 const LIBRARIES: &str = "lib64";
 
-/// Where `cargo xtask static` puts what it builds, in the target folder.
-pub const STATIC_FOLDER: &str = "static";
+/// Where `cargo xtask static` puts what it builds, in the target folder: releases of their own.
+pub fn static_folder(release: bool) -> &'static str {
+    if release { "static-release" } else { "static" }
+}
 
 /// The static `vudev` of the target folder that the running program was built in.
 pub fn static_vudev() -> Result<PathBuf> {
     static_program("vudev")
 }
 
-/// A static program of that folder.
+/// A static program of that folder: a release if the running program is one.
 pub fn static_program(name: &str) -> Result<PathBuf> {
+    let (folder, option) = match cfg!(debug_assertions) {
+        true => (static_folder(false), ""),
+        false => (static_folder(true), " --release"),
+    };
     let running = env::current_exe().context("where is the running program?")?;
     let mut candidates = running
         .ancestors()
-        .map(|folder| folder.join(STATIC_FOLDER).join(name));
+        .map(|above| above.join(folder).join(name));
     let found = candidates.find(|program| program.is_file());
-    found.with_context(|| format!("there is no static {name}; `cargo xtask static` builds it"))
+    found.with_context(|| {
+        format!("there is no static {name}; `cargo xtask static{option}` builds it")
+    })
 }
 
 /// Adds programs to `/bin`. One that needs a loader is started through it, by a script of its name.
