@@ -21,8 +21,8 @@ use crate::socket::MessageRequest;
 /// `IORING_OP_POLL_ADD` for [`File::readable`], [`File::writable`], [`File::hung_up`] and
 /// [`File::has_input`], `IORING_OP_RECVMSG` for [`File::has_unread`]. What it does not allow fails
 /// with `EACCES`. Where it allows `IORING_OP_READ` and `IORING_OP_WRITE` too, what has one piece
-/// goes by those, which cost less; and a part of [`Registered`] memory by `IORING_OP_READ_FIXED` and
-/// `IORING_OP_WRITE_FIXED`, without which there is none.
+/// goes by those, which cost less; and a part of [`Registered`] memory by `IORING_OP_READ_FIXED`
+/// and `IORING_OP_WRITE_FIXED`, without which there is none.
 ///
 /// [`Registered`]: crate::Registered
 #[derive(Clone)]

@@ -203,8 +203,8 @@ impl Ring {
         (self.operations, self.reserved)
     }
 
-    /// Pins `memory` and has the ring know it. Needs `io_uring_register`, and a restricted ring takes
-    /// none once it is enabled.
+    /// Pins `memory` and has the ring know it. Needs `io_uring_register`, and a restricted ring
+    /// takes none once it is enabled.
     pub(crate) fn register(&self, memory: &Registered) -> io::Result<()> {
         if !self.plain.registered {
             return Err(io::Error::from_raw_os_error(libc::EACCES));

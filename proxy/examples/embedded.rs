@@ -1,6 +1,6 @@
-//! A proxy inside a program of its author's own: the PCI function for a device VM at one socket, the
-//! front-ends of the driver VM at another, and the driver VM's memory in a file. It has no jail:
-//! `vudev vvu-proxy` is the same `Proxy` with one.
+//! A proxy inside a program of its author's own: the PCI function for a device VM at one socket,
+//! the front-ends of the driver VM at another, and the driver VM's memory in a file. It has no
+//! jail: `vudev vvu-proxy` is the same `Proxy` with one.
 //!
 //!     truncate -s 1G /dev/shm/driver-vm
 //!     cargo run -p vudev-proxy --example embedded -- /tmp/vfio /tmp/vhost /dev/shm/driver-vm

@@ -2,8 +2,8 @@
 //! into a VM, and that lets a program in this VM be the vhost-user back-end of another VM. Not a
 //! device of any kind itself: what the messages mean is the business of both their ends.
 //!
-//! A [`Proxy`], made of its [`Parts`], is all of it; `examples/embedded.rs` is a program that has one
-//! of its own:
+//! A [`Proxy`], made of its [`Parts`], is all of it; `examples/embedded.rs` is a program that has
+//! one of its own:
 //!
 //! - [`pci`]: configuration space, BARs, MSI-X.
 //! - [`vfio_user`]: the protocol towards the VMM of the device VM.

@@ -1,6 +1,6 @@
 //! Builds programs as one static file each, for the device VMs of the tests: those have a kernel
-//! and busybox, and no C library. They are kept in `target/static/`, where `vudev_harness` looks, and
-//! releases of them for measurements in `target/static-release/`.
+//! and busybox, and no C library. They are kept in `target/static/`, where `vudev_harness` looks,
+//! and releases of them for measurements in `target/static-release/`.
 
 use std::fs;
 

@@ -13,8 +13,8 @@ use vudev_executor::{Bytes, Handle, Notify, Registered};
 /// greatest alignment at least, so that the first and the last block of a piece have room.
 pub(super) const BOUNCE_SIZE: usize = 128 * 1024;
 
-/// How many there are on the heap at most. Each costs [`BOUNCE_SIZE`] of memory once it was needed, so
-/// this bounds what a guest can make us hold; further requests wait for one.
+/// How many there are on the heap at most. Each costs [`BOUNCE_SIZE`] of memory once it was needed,
+/// so this bounds what a guest can make us hold; further requests wait for one.
 const BOUNCE_BUFFERS: usize = 16;
 
 /// The buffers of one disk.

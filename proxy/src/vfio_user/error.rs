@@ -1,6 +1,6 @@
 //! What can be wrong with a message. Two enums, because the consequences differ: behind a
-//! [`FrameError`] the stream is lost, behind a [`RequestError`] it is not; [`MapError`] is why memory
-//! is one of the latter.
+//! [`FrameError`] the stream is lost, behind a [`RequestError`] it is not; [`MapError`] is why
+//! memory is one of the latter.
 
 use rustix::io::Errno;
 use vudev_virtio::MemoryError;

@@ -83,8 +83,8 @@ impl Dma {
     ///
     /// # Errors
     ///
-    /// When it overlaps one that is there, when there are too many, for a file that is no memory, or
-    /// ends before the range does.
+    /// When it overlaps one that is there, when there are too many, for a file that is no memory,
+    /// or ends before the range does.
     pub fn map(&mut self, map: DmaMap) -> Result<(), MapError> {
         let DmaMap {
             readable,
