@@ -1,7 +1,11 @@
 //! Direct access through the ring's registered memory: what is bounced goes through it as long as
 //! there is some, and otherwise through the heap.
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its numbers are small"
+)]
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
