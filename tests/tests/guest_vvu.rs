@@ -73,7 +73,6 @@ fn jailed_devices_serve_by_pci_address_and_a_function_outlives_whoever_drives_it
     );
     vm.run("give-to-vfio 00:10.0 00:11.0 00:12.0");
     vm.run(&format!("truncate -s {DISK} /disk"));
-    // Not one that nobody could have connected to.
     vm.fails(
         "--block path=/disk,queues=65,vhost=00:10.0",
         "the VVU device forwards 64 queues, and this device has 65: give it fewer",
