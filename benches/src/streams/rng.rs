@@ -61,7 +61,8 @@ fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {
         })
     };
     let chains = (0..job.depth).map(chain).collect::<Result<Vec<_>>>()?;
-    pump(&mut front, 0, &chains, times, job.bytes, backend.worker())
+    let written = Some(job.bytes);
+    pump(&mut front, 0, &chains, times, written, backend.worker())
 }
 
 fn bare(job: Job, times: u64) -> Duration {
