@@ -150,7 +150,11 @@ async fn next<T, E: Display>(
             Either::Left((Ok(transport), _)) => return Some(transport),
             Either::Left((Err(error), _)) => {
                 log::error!("accept: {error}");
-                let _ = select(pin!(handle.sleep(pause)), pin!(stop.wait())).await;
+                let (mut paused, mut stopped) = (pin!(handle.sleep(pause)), pin!(stop.wait()));
+                let ended = select(&mut paused, &mut stopped).await;
+                if matches!(ended, Either::Right(_)) {
+                    return None;
+                }
                 pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
             }
             Either::Right(((), _)) => return None,
@@ -198,7 +202,7 @@ mod tests {
         let tries = RefCell::new(Vec::new());
         let accept = async || -> Result<(), &str> {
             tries.borrow_mut().push(handle.now());
-            // Of these 12 s the last two are not slept to their end.
+            // What follows this one is not slept.
             if tries.borrow().len() == 9 {
                 stop.set();
             }
