@@ -99,6 +99,22 @@ impl Backend {
         }
     }
 
+    /// Whether entries or completions wait for a turn.
+    pub(crate) fn is_due(&mut self) -> bool {
+        match self {
+            Self::Kernel(ring) => ring.wants_enter() || ring.has_completed(),
+            Self::Simulated(simulation) => simulation.is_due(),
+        }
+    }
+
+    /// Lets a moment pass between two looks at memory.
+    pub(crate) fn pause(&mut self) {
+        match self {
+            Self::Kernel(_) => std::hint::spin_loop(),
+            Self::Simulated(simulation) => simulation.pause(),
+        }
+    }
+
     pub(crate) fn overflown(&mut self) -> bool {
         match self {
             Self::Kernel(ring) => ring.overflown(),

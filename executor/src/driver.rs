@@ -18,6 +18,7 @@ use slab::Slab;
 
 use crate::at_once::BYTES_PER_TURN;
 use crate::completion::{Backend, Completion, outcome};
+use crate::idle::Idle;
 use crate::operation::Operation;
 use crate::registered::Registered;
 use crate::ring::NO_SLOT;
@@ -85,6 +86,7 @@ pub(crate) struct Driver {
     inner: RefCell<Inner>,
     pub(crate) timers: RefCell<Timers>,
     turn_end: RefCell<Vec<Rc<dyn TurnEnd>>>,
+    pub(crate) idle: Idle,
     watchdog: RefCell<Option<Watchdog>>,
     calls: Cell<u64>,
     /// Bytes that this turn may still move at once.
@@ -134,6 +136,7 @@ impl Driver {
             inner: RefCell::new(inner),
             timers: RefCell::default(),
             turn_end: RefCell::default(),
+            idle: Idle::default(),
             watchdog: RefCell::default(),
             calls: Cell::new(0),
             at_once_left: Cell::new(BYTES_PER_TURN),
@@ -171,6 +174,8 @@ impl Driver {
         let inner = self.inner.borrow();
         Stats {
             calls: self.calls.get(),
+            polls: self.idle.polls.get(),
+            finds: self.idle.finds.get(),
             in_flight: inner.in_flight as u64,
             ..inner.stats
         }
@@ -332,6 +337,17 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether a turn would have something to do without waiting. Looks at memory only.
+    pub(crate) fn is_due(&self) -> bool {
+        let inner = &mut *self.inner.borrow_mut();
+        !inner.woken.is_empty() || !inner.finished.is_empty() || inner.backend.is_due()
+    }
+
+    /// Lets a moment pass between two looks.
+    pub(crate) fn pause(&self) {
+        self.inner.borrow_mut().backend.pause();
+    }
+
     /// Submits, waits at most `wait`, and wakes whoever's operation completed.
     pub(crate) fn turn(&self, wait: Option<Duration>) -> io::Result<()> {
         self.at_once_left.set(BYTES_PER_TURN);
@@ -343,6 +359,7 @@ impl Driver {
             let wait = if ready { Some(Duration::ZERO) } else { wait };
             if wait != Some(Duration::ZERO) || inner.backend.wants_enter() {
                 inner.stats.enters += 1;
+                inner.stats.sleeps += u64::from(wait != Some(Duration::ZERO));
                 inner.backend.enter(wait)?;
             }
             inner.reap()?;
@@ -398,8 +415,9 @@ impl Driver {
     /// Lets go of whoever waits for a turn that will not come: they hold this driver in turn.
     pub(crate) fn forget_waiters(&self) {
         let (work, timers) = (self.turn_end.take(), self.timers.take());
+        let watched = self.idle.forget();
         // Destructors run foreign code, so no borrow is held here.
-        drop((work, timers));
+        drop((work, timers, watched));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loop.
 //!
-//! A turn: one batch of ready tasks → turn-end work → one enter that submits everything and waits
-//! for a completion or the next deadline → reap → wake → timers.
+//! A turn: one batch of ready tasks → turn-end work → a look at watched memory → one enter that
+//! submits everything and waits for a completion or the next deadline → reap → wake → timers.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::completion::Backend;
 use crate::driver::{Driver, TurnEnd};
+use crate::idle::{self, Polling, Watched};
 use crate::registered::Registered;
 use crate::ring::{Config, Ring, RingError};
 use crate::run_queue::{Place, Ready, RunQueue};
@@ -84,6 +85,12 @@ impl Executor {
         self.handle.driver.guard_calls()
     }
 
+    /// For how long the loop polls before it sleeps; not at all unless told here. Never where it
+    /// has a single processor: whoever is polled for could not run meanwhile.
+    pub fn set_polling(&self, polling: Polling) {
+        self.handle.driver.idle.set_polling(polling);
+    }
+
     /// What tasks and I/O objects hold.
     pub fn handle(&self) -> &Handle {
         &self.handle
@@ -129,21 +136,52 @@ impl Executor {
     fn turn(&self, root_woken: &AtomicBool) -> io::Result<()> {
         let driver = &self.handle.driver;
         driver.end_turn();
-        let idle = self.queue.is_empty() && !root_woken.load(Ordering::Relaxed);
-        let wait = if idle {
-            let timers = driver.timers.borrow();
-            // No look at the clock where there is no deadline.
-            if timers.is_empty() {
-                None
-            } else {
-                timers.wait(driver.now())
-            }
+        driver.idle.look();
+        if !self.queue.is_empty() || root_woken.load(Ordering::Relaxed) || self.stays_awake() {
+            driver.turn(Some(Duration::ZERO))?;
         } else {
-            Some(Duration::ZERO)
-        };
-        driver.turn(wait)?;
+            self.sleep()?;
+        }
         self.fire_timers();
         Ok(())
+    }
+
+    /// Whether something turned up instead of the sleep that is due: while polling, or at the last
+    /// look before it.
+    fn stays_awake(&self) -> bool {
+        let driver = &self.handle.driver;
+        let window = driver.idle.window();
+        // What is staged is submitted first, and a timer ends the polling as work does.
+        let polls = window > Duration::ZERO;
+        if polls && (driver.is_due() || idle::poll(driver, window, self.next_deadline())) {
+            return true;
+        }
+        driver.idle.ask()
+    }
+
+    fn sleep(&self) -> io::Result<()> {
+        let driver = &self.handle.driver;
+        let wait = self.next_deadline();
+        if !driver.idle.learns() {
+            return driver.turn(wait);
+        }
+        let before = driver.now();
+        driver.turn(wait)?;
+        driver
+            .idle
+            .slept(driver.now().saturating_duration_since(before));
+        Ok(())
+    }
+
+    /// How long until the next timer is due; `None` without one.
+    fn next_deadline(&self) -> Option<Duration> {
+        let driver = &self.handle.driver;
+        let timers = driver.timers.borrow();
+        // No look at the clock where there is no deadline.
+        if timers.is_empty() {
+            return None;
+        }
+        timers.wait(driver.now())
     }
 
     fn fire_timers(&self) {
@@ -262,6 +300,12 @@ impl Handle {
     /// Has `work` called when this turn's tasks have run, before the loop submits or sleeps.
     pub fn at_turn_end(&self, work: Rc<dyn TurnEnd>) {
         self.driver.at_turn_end(work);
+    }
+
+    /// Has `memory` looked at in every turn, and asked to tell of news before the loop sleeps. Until
+    /// either found some, or it was asked.
+    pub fn watch(&self, memory: Rc<dyn Watched>) {
+        self.driver.idle.watch(memory);
     }
 
     /// The loop's counters.

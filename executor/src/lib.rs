@@ -1,9 +1,10 @@
 //! An io_uring executor for one thread: tasks, timers, files, sockets and eventfds on one ring,
 //! with one `io_uring_enter` a turn. It knows nothing of virtio.
 //!
-//! A turn runs the tasks that are ready, does the work put off to its end (calls to guests), enters
-//! the kernel once to submit everything and to wait for a completion or the next deadline, and
-//! wakes whoever is concerned.
+//! A turn runs the tasks that are ready, does the work put off to its end (calls to guests), looks
+//! at memory that others write to ([`Watched`]), enters the kernel once to submit everything and to
+//! wait for a completion or the next deadline, and wakes whoever is concerned. Before it waits it
+//! may poll for a while ([`Polling`]).
 //!
 //! ```
 //! use vudev_executor::{Bytes, Executor, File};
@@ -34,6 +35,7 @@ mod driver;
 mod event;
 mod executor;
 mod file;
+mod idle;
 mod latch;
 mod message;
 mod multishot;
@@ -57,6 +59,7 @@ pub use driver::TurnEnd;
 pub use event::{Call, CallTarget, EventError, Kick};
 pub use executor::{Executor, Handle, Task};
 pub use file::{File, Vectored};
+pub use idle::{ADAPTIVE_LIMIT, Polling, Watched};
 pub use latch::{Latch, LatchWait};
 pub use message::{MAX_DESCRIPTORS, Message};
 pub use notify::Notify;

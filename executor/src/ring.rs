@@ -326,6 +326,11 @@ impl Ring {
         !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
     }
 
+    /// Whether completions are there to be reaped.
+    pub(crate) fn has_completed(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
     /// Whether completions wait in the kernel for room.
     pub(crate) fn overflown(&mut self) -> bool {
         self.uring.submission().cq_overflow()

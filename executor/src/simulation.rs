@@ -38,6 +38,8 @@ pub(crate) struct Simulation {
     elapsed: Duration,
     sleeps: u64,
     pending: Vec<(u64, Operation)>,
+    /// Whether something was pushed that the last enter has not seen.
+    staged: bool,
     ready: VecDeque<Completion>,
 }
 
@@ -50,6 +52,7 @@ impl Simulation {
             elapsed: Duration::ZERO,
             sleeps: 0,
             pending: Vec::new(),
+            staged: false,
             ready: VecDeque::new(),
         }
     }
@@ -85,6 +88,7 @@ impl Simulation {
     )]
     pub(crate) unsafe fn push(&mut self, user_data: u64, operation: &Operation) -> bool {
         self.pending.push((user_data, *operation));
+        self.staged = true;
         true
     }
 
@@ -126,6 +130,16 @@ impl Simulation {
         !self.pending.is_empty()
     }
 
+    pub(crate) fn is_due(&self) -> bool {
+        self.staged || !self.ready.is_empty()
+    }
+
+    /// One turn passes, in which others may do something.
+    pub(crate) fn pause(&mut self) {
+        self.elapsed += TURN;
+        self.play();
+    }
+
     pub(crate) fn reap(&mut self, each: impl FnMut(Completion)) {
         self.ready.drain(..).for_each(each);
     }
@@ -133,6 +147,7 @@ impl Simulation {
     /// Plays one turn, or as many as it takes until something completes or `wait` has passed.
     pub(crate) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
         let deadline = wait.map(|wait| self.elapsed + wait);
+        self.staged = false;
         loop {
             self.elapsed += TURN;
             let put_off = self.play();

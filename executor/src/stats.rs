@@ -6,6 +6,12 @@
 pub struct Stats {
     /// `io_uring_enter` calls.
     pub enters: u64,
+    /// Of these, those that may have slept.
+    pub sleeps: u64,
+    /// Times that the loop polled before it would have slept.
+    pub polls: u64,
+    /// Of these, those that found something to do.
+    pub finds: u64,
     /// Operations submitted.
     pub operations: u64,
     /// Operations completed for good (a multishot poll counts once).

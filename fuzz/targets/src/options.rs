@@ -65,6 +65,10 @@ fn read_all(table: &'static Table, values: &Values, end: usize) {
                 let number = values.optional_number(name);
                 assert!(number.is_none_or(|number| (min..=max).contains(&number)));
             }
+            Kind::NumberOrAuto { min, max } => {
+                let number = values.number_or_auto(name);
+                assert!(number.is_none_or(|number| (min..=max).contains(&number)));
+            }
             Kind::Numbers { min, max } => {
                 let within = |number| (min..=max).contains(number);
                 assert!(values.numbers(name).iter().all(within));

@@ -207,6 +207,7 @@ mod tests {
             name: "block-0".to_owned(),
             kind: "block".to_owned(),
             transport: crate::channel::Transport::VhostUser,
+            poll: crate::options::Poll::Auto,
             sandbox: true,
             policies: None,
             seccomp_mode: crate::options::SeccompMode::Trap,

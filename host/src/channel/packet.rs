@@ -7,7 +7,7 @@ use serde_json::Value;
 use vudev_jail::SigsysReport;
 
 use crate::kind::Notice;
-use crate::options::{SeccompMode, VvuMemory};
+use crate::options::{Poll, SeccompMode, VvuMemory};
 use crate::policies::Texts;
 use crate::text::{TEXT_MAX, prefix};
 
@@ -64,6 +64,8 @@ pub(crate) struct Start {
     pub(crate) kind: String,
     /// The wire to the front-end.
     pub(crate) transport: Transport,
+    /// For how long it polls its queues.
+    pub(crate) poll: Poll,
     /// False under `--disable-sandbox`: no namespaces, no filter, an unrestricted ring.
     pub(crate) sandbox: bool,
     /// An operator's policies instead of the embedded ones.
@@ -376,6 +378,7 @@ mod tests {
             name: "block-0".to_owned(),
             kind: "block".to_owned(),
             transport: Transport::VhostUser,
+            poll: Poll::Us(20),
             sandbox: true,
             policies: None,
             seccomp_mode: SeccompMode::Log,

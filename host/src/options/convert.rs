@@ -7,6 +7,7 @@ use vudev_transports::vvu::{AddressError, PciAddress};
 use super::error::repeat;
 use super::grammar::{At, Element, Raw, split};
 use super::number::{number, show_size, size};
+use super::poll::AUTO;
 use super::table::{Choice, Key, Kind, same_name};
 
 /// A value of the type that its key says.
@@ -66,6 +67,14 @@ pub(super) fn convert(key: &Key, value: At<Raw>) -> Result<Value, Wrong> {
         Kind::Path => checked_path(text),
         Kind::Flag => flag(&text).map(Value::Flag),
         Kind::Number { min, max } => in_range(&text, number(&text), min, max, |n| n.to_string()),
+        Kind::NumberOrAuto { .. } if text == AUTO => Ok(Value::Choice(AUTO)),
+        Kind::NumberOrAuto { min, max } => {
+            let ranged = in_range(&text, number(&text), min, max, |n| n.to_string());
+            ranged.map_err(|wrong| Wrong {
+                remedy: format!("{}, or {AUTO}", wrong.remedy),
+                ..wrong
+            })
+        }
         Kind::Size { min, max } => in_range(&text, size(&text), min, max, show_size),
         Kind::Numbers { min, max } => numbers(
             &[At {
@@ -226,6 +235,7 @@ impl Kind {
             Self::Path => "PATH".to_owned(),
             Self::Flag => "true|false".to_owned(),
             Self::Number { .. } => "NUMBER".to_owned(),
+            Self::NumberOrAuto { .. } => format!("NUMBER|{AUTO}"),
             Self::Size { .. } => "SIZE".to_owned(),
             Self::Numbers { .. } => "[NUMBER,…]".to_owned(),
             Self::Choice(choices) => words(choices).replace(", ", "|"),
@@ -241,6 +251,7 @@ impl Kind {
             Self::Vhost => "a path or a PCI address",
             Self::Flag => "true or false",
             Self::Number { .. } | Self::Numbers { .. } => "a number",
+            Self::NumberOrAuto { .. } => "a number or auto",
             Self::Size { .. } => "a size",
             Self::Choice(_) => "a word",
             Self::PciAddress => "a PCI address",

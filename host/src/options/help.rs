@@ -267,7 +267,9 @@ fn synopsis(key: &Key) -> String {
 fn limits(key: &Key) -> String {
     let range = match key.value {
         Kind::Text { max } => format!("at most {max} bytes, "),
-        Kind::Number { min, max } | Kind::Numbers { min, max } => format!("{min} to {max}, "),
+        Kind::Number { min, max }
+        | Kind::NumberOrAuto { min, max }
+        | Kind::Numbers { min, max } => format!("{min} to {max}, "),
         Kind::Size { min, max } => format!("{} to {}, ", show_size(min), show_size(max)),
         Kind::Choice(_) | Kind::Path | Kind::Flag | Kind::PciAddress | Kind::Vhost => String::new(),
     };

@@ -16,6 +16,7 @@ mod grammar;
 mod help;
 mod jail;
 mod number;
+mod poll;
 mod table;
 mod values;
 
@@ -30,5 +31,6 @@ pub(crate) use error::{reason, repeat, shown};
 #[cfg(test)]
 pub(crate) use grammar::quote;
 pub(crate) use jail::{JailOptions, PolicyDirectory, SeccompMode};
-pub use table::{Choice, Effect, FRONT_ENDS, Key, Kind, Table, VHOST, VVU_MEMORY};
+pub(crate) use poll::Poll;
+pub use table::{Choice, Effect, FRONT_ENDS, Key, Kind, POLL_US, Table, VHOST, VVU_MEMORY};
 pub use values::Values;

@@ -3,6 +3,7 @@
 
 use super::address::{VHOST_MEANING, VVU_MEMORY_MEANING, VVU_MEMORY_WORDS};
 use super::convert::default_of;
+use super::poll::{POLL_MEANING, POLL_US_MAX};
 
 /// The keys of one device flag, `--serial` say.
 #[derive(Debug)]
@@ -13,7 +14,8 @@ pub struct Table {
     pub about: &'static str,
     /// The device's own keys, in the order that help shows them.
     pub keys: &'static [Key],
-    /// The keys that say where front-ends find it: of a device [`FRONT_ENDS`].
+    /// The keys that say where front-ends find it, and how it waits for them: of a device
+    /// [`FRONT_ENDS`].
     pub front_ends: &'static [Key],
     /// Several flags with one `vhost=` are one device of several parts, see [`Values::further`].
     /// Without it they are an error.
@@ -73,6 +75,13 @@ pub enum Kind {
         /// Inclusive.
         max: u64,
     },
+    /// A number in decimal, 0x, 0o or 0b, or the word `auto`.
+    NumberOrAuto {
+        /// Inclusive.
+        min: u64,
+        /// Inclusive.
+        max: u64,
+    },
     /// `[N,N,…]`, or one number.
     Numbers {
         /// Inclusive, each.
@@ -124,8 +133,19 @@ pub const VVU_MEMORY: Key = Key::new(
 )
 .default("files");
 
-/// The keys of every device that say where front-ends find it.
-pub const FRONT_ENDS: &[Key] = &[VHOST, VVU_MEMORY];
+/// The key of every device that says for how long it polls its queues.
+pub const POLL_US: Key = Key::new(
+    "poll-us",
+    Kind::NumberOrAuto {
+        min: 0,
+        max: POLL_US_MAX,
+    },
+    POLL_MEANING,
+)
+.default("auto");
+
+/// The keys of every device that say where front-ends find it, and how it waits for them.
+pub const FRONT_ENDS: &[Key] = &[VHOST, VVU_MEMORY, POLL_US];
 
 impl Table {
     /// Panics if the table contradicts itself: it is part of the program, and would refuse or

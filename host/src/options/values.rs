@@ -10,7 +10,8 @@ use super::address::{Vhost, VvuMemory};
 use super::convert::{Value, Wrong, convert, default_of};
 use super::error::{OptionError, Spelling, repeat};
 use super::grammar::{At, Element, Raw, end_column, split};
-use super::table::{Effect, Key, Kind, Table, VHOST, VVU_MEMORY, same_name};
+use super::poll::{AUTO, Poll};
+use super::table::{Effect, Key, Kind, POLL_US, Table, VHOST, VVU_MEMORY, same_name};
 
 /// The checked values of one device, one for each key that was given or has a default.
 ///
@@ -202,6 +203,16 @@ impl Values {
         }
     }
 
+    /// A number that is required or has a default, or `None` for the word `auto`.
+    pub fn number_or_auto(&self, key: &str) -> Option<u64> {
+        match self.value(key) {
+            None => self.absent(key),
+            Some(Value::Choice(AUTO)) => None,
+            Some(Value::Number(number)) => Some(*number),
+            Some(other) => mistyped(key, other),
+        }
+    }
+
     /// A list of numbers; empty if it is not there.
     pub fn numbers(&self, key: &str) -> &[u64] {
         match self.value(key) {
@@ -234,6 +245,20 @@ impl Values {
     pub(crate) fn vvu_memory(&self) -> VvuMemory {
         let word = self.choice(VVU_MEMORY.name);
         VvuMemory::of_word(word).unwrap_or_else(|| panic!("nothing is meant by {word}"))
+    }
+
+    /// For how long it polls; of a kind that has no such key not at all.
+    pub(crate) fn poll(&self) -> Poll {
+        if !self.knows(POLL_US.name) {
+            return Poll::Us(0);
+        }
+        self.number_or_auto(POLL_US.name)
+            .map_or(Poll::Auto, Poll::Us)
+    }
+
+    /// Whether the value of `key` is the same in both.
+    pub(crate) fn agrees(&self, other: &Self, key: &str) -> bool {
+        self.value(key) == other.value(key)
     }
 
     /// The keys that no two devices may share, as they were given, and in whose argument.

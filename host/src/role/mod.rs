@@ -203,6 +203,7 @@ impl Role {
             ..Config::new(promised.saturating_add(of_host))
         };
         let executor = Executor::new(Ring::new(&config)?);
+        executor.set_polling(start.poll.on(processors()));
         // A wire's come first; too few of them are its error.
         let own = descriptors.split_off(wire::descriptors(start.transport).min(descriptors.len()));
         let broker = Broker::new(channel);
@@ -290,6 +291,11 @@ impl Role {
         drop((watch, listen));
         Ok(served?)
     }
+}
+
+/// How many processors this process may run on. One if the kernel does not say.
+fn processors() -> u32 {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count())
 }
 
 /// What the user's choice asks of the policies.

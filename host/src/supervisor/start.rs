@@ -17,7 +17,7 @@ use vudev_jail::{Spawn, SpawnError};
 use crate::channel::{CHANNEL, Down, PacketError, START_DESCRIPTORS_MAX, Start, Transport};
 use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
 use crate::listen::{Claim, Listening, SocketGuard};
-use crate::options::{DeviceRequest, OptionError, RunOptions, Values};
+use crate::options::{DeviceRequest, OptionError, Poll, RunOptions, Values};
 use crate::policies::{ForRole, Texts, check_directory, for_role};
 use crate::{ROLE, Registry};
 
@@ -30,6 +30,7 @@ use super::wire::{Opening, Wire, transport};
 /// A device that can be started.
 pub(super) struct Prepared {
     pub(super) name: String,
+    poll: Poll,
     kind: &'static str,
     policies: Option<Texts>,
     description: Value,
@@ -239,6 +240,7 @@ impl Everything {
         descriptors.extend(own.into_iter().chain(sockets));
         self.devices.push(Prepared {
             name: request.name(),
+            poll: request.values.poll(),
             kind: request.kind,
             policies,
             description,
@@ -271,6 +273,7 @@ impl Prepared {
     ) -> Result<(vudev_jail::Child, OwnedFd, Known), StartError> {
         let Self {
             name,
+            poll,
             kind,
             policies,
             description,
@@ -294,6 +297,7 @@ impl Prepared {
             name,
             kind: kind.to_owned(),
             transport,
+            poll,
             sandbox: !options.disable_sandbox,
             policies,
             seccomp_mode: options.jail.seccomp_mode,

@@ -8,7 +8,7 @@ use vudev_transports::vvu;
 
 use crate::channel::Transport;
 use crate::listen::{Claim, SocketGuard};
-use crate::options::{OptionError, VHOST, VVU_MEMORY, Values, Vhost};
+use crate::options::{OptionError, POLL_US, VHOST, VVU_MEMORY, Values, Vhost};
 
 /// A wire that can be had, with nothing bound yet.
 pub(super) struct Opening<'a> {
@@ -48,6 +48,7 @@ impl<'a> Opening<'a> {
     /// Either cannot be had: with the column of `vhost=` and what to do.
     pub(super) fn open(values: &'a Values) -> Result<Self, OptionError> {
         check_memory(values)?;
+        check_further(values)?;
         let opened = match values.vhost() {
             Vhost::Socket(_) => Opened::Socket(Claim::check(values, VHOST.name)?),
             Vhost::Function(address) => {
@@ -90,7 +91,7 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// The layout of memory is a function's, and one for all flags of a device.
+/// The layout of memory is a function's.
 fn check_memory(values: &Values) -> Result<(), OptionError> {
     let key = VVU_MEMORY.name;
     let given = |values: &&Values| values.knows(key) && values.is_given(key);
@@ -100,14 +101,20 @@ fn check_memory(values: &Values) -> Result<(), OptionError> {
         let error = values.error(key, "vhost= is no PCI address, but a socket");
         return Err(error.remedy("leave it out"));
     }
-    let other = |further: &&Values| given(further) && further.vvu_memory() != values.vvu_memory();
-    match values.further().iter().find(other) {
-        Some(further) => {
+    Ok(())
+}
+
+/// What is one for all flags of a device is said in the first one, and in others as there.
+fn check_further(values: &Values) -> Result<(), OptionError> {
+    for key in [VVU_MEMORY.name, POLL_US.name] {
+        let given = |values: &Values| values.knows(key) && values.is_given(key);
+        let other = |further: &&Values| given(further) && !further.agrees(values, key);
+        if let Some(further) = values.further().iter().find(other) {
             let error = further.error(key, "the first flag of this device says something else");
-            Err(error.remedy("leave it out here"))
+            return Err(error.remedy("leave it out here"));
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -147,6 +154,12 @@ mod tests {
             error.contains("the first flag of this device says"),
             "{error}"
         );
+        let error = refused(
+            "vhost=ffff:ff:1f.7,poll-us=5",
+            &["vhost=ffff:ff:1f.7,poll-us=auto"],
+        );
+        let expected = "--serial: poll-us: column 28: the first flag of this device says";
+        assert!(error.starts_with(expected), "{error}");
         let first = "vhost=ffff:ff:1f.7,vvu-memory=regions";
         let error = refused(first, &["vhost=ffff:ff:1f.7", further]);
         assert!(error.contains("there is no PCI function"), "{error}");

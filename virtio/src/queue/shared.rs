@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use vudev_executor::{Call, Handle, Kick, Latch, Notify, Sleep, TurnEnd};
+use vudev_executor::{Call, Handle, Kick, Latch, Notify, Sleep, TurnEnd, Watched};
 
 use super::split::SplitRing;
 use super::{QueueError, QueueParts};
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     error: RefCell<Option<Call>>,
     /// The timer of a polled queue.
     nap: RefCell<Option<Sleep>>,
+    /// Whether the executor looks at the ring, so that the driver need not kick.
+    watched: Cell<bool>,
     /// Whoever waits in `poll_next`.
     waiter: RefCell<Option<Waker>>,
     retired: Cell<bool>,
@@ -88,6 +90,7 @@ impl Shared {
             call: RefCell::new(call),
             error: RefCell::new(error),
             nap: RefCell::default(),
+            watched: Cell::new(false),
             waiter: RefCell::default(),
             retired: Cell::new(false),
             budget: Cell::new(CHAINS_PER_TURN),
@@ -126,8 +129,10 @@ impl Shared {
                 Ok(None) => {}
                 taken => return Poll::Ready(taken),
             }
-            if self.ring.borrow_mut().want_kicks() {
-                continue;
+            // In this turn and, while it polls, after it the loop finds what comes; before it sleeps
+            // the driver is asked to kick.
+            if !self.watched.replace(true) {
+                self.handle.watch(self.clone());
             }
             match self.poll_kick(cx) {
                 // A kick for nothing is as cheap as a look; a storm of them is one a turn.
@@ -342,6 +347,29 @@ impl Shared {
         if let Err(error) = signalled {
             self.retire(&QueueError::Call(error));
         }
+    }
+}
+
+impl Watched for Shared {
+    fn look(&self) -> bool {
+        let over = self.stop.is_set() || self.retired.get();
+        let news = over || self.ring.borrow().has_news();
+        if news {
+            self.watched.set(false);
+            self.wake();
+        }
+        news
+    }
+
+    fn ask(&self) -> bool {
+        self.watched.set(false);
+        // A queue that takes nothing any more asks for nothing.
+        let over = self.stop.is_set() || self.retired.get();
+        let news = !over && self.ring.borrow_mut().want_kicks();
+        if news {
+            self.wake();
+        }
+        news
     }
 }
 

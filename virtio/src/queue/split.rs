@@ -158,6 +158,11 @@ impl SplitRing {
         Ok(ready != 0)
     }
 
+    /// Whether the driver has made an entry available that was not taken.
+    pub(super) fn has_news(&self) -> bool {
+        self.view.available_index() != self.next_available
+    }
+
     /// Asks the driver to kick for the next entry. True when one came meanwhile: then there may
     /// be no kick, and the ring must be looked at again.
     pub(super) fn want_kicks(&mut self) -> bool {
@@ -173,7 +178,7 @@ impl SplitRing {
             // index. With a full barrier on both sides one of us sees the other (2.7.13.4.1).
             fence(Ordering::SeqCst);
         }
-        self.view.available_index() != self.next_available
+        self.has_news()
     }
 
     /// Asks the driver not to kick while we take entries anyway.

@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{DISK, PORT};
-use crate::options::{Values, Vhost, VvuMemory, quote};
+use crate::options::{Poll, Values, Vhost, VvuMemory, quote};
 
 fn disk(argument: &str) -> Values {
     Values::parse(&DISK, argument).unwrap_or_else(|error| panic!("{argument}: {error}"))
@@ -210,6 +210,15 @@ const MISTAKES: &[(&str, &str)] = &[
         "--disk: vvu-memory: column 28: \"file\" is not one of its values: did you mean files?",
     ),
     (
+        "i,vhost=s,poll-us=1001",
+        "--disk: poll-us: column 19: \"1001\" is more than 1000: write a number from 0 to 1000, or auto",
+    ),
+    (
+        "i,vhost=s,poll-us=often",
+        "--disk: poll-us: column 19: \"often\" is not a number in decimal, 0x, 0o or 0b: \
+          write a number from 0 to 1000, or auto",
+    ),
+    (
         "i,vhost=00:25.0",
         "--disk: vhost: column 9: \"00:25.0\" looks like a PCI address, but its device \
              is over 1f: \
@@ -228,6 +237,20 @@ fn each_mistake_is_one_line_with_device_key_column_and_remedy() {
 fn an_address_with_a_dot_slash_is_a_path() {
     let path = Path::new("./00:05.0");
     assert_eq!(disk("i,vhost=./00:05.0").vhost(), Vhost::Socket(path));
+}
+
+#[test]
+fn how_long_to_poll_is_a_number_or_left_to_the_device() {
+    assert_eq!(disk("i,vhost=s").poll(), Poll::Auto);
+    assert_eq!(disk("i,vhost=s,poll-us=auto").poll(), Poll::Auto);
+    for (argument, us) in [
+        ("poll-us=0", 0),
+        ("poll_us=0x10", 16),
+        ("poll-us=1000", 1000),
+    ] {
+        let values = disk(&format!("i,vhost=s,{argument}"));
+        assert_eq!(values.poll(), Poll::Us(us));
+    }
 }
 
 #[test]

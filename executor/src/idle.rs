@@ -1,0 +1,271 @@
+//! Before the loop sleeps: it looks at memory that others write to without telling the kernel, for
+//! as long as that pays, and then asks them to tell. Not the sleep itself, which is the ring's.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::driver::Driver;
+
+/// Memory that somebody writes to without telling, until asked to.
+pub trait Watched {
+    /// Whether there is news. Whoever waits for it has been woken then, and it is not looked at
+    /// again before the next [`crate::Handle::watch`]. Called at the end of every turn, and again
+    /// and again while the loop polls: a load or two, and no system call.
+    fn look(&self) -> bool;
+
+    /// The loop is about to sleep: asks to be told of news from now on, through the kernel, and
+    /// looks a last time, as [`Watched::look`] does. It is not looked at again in any case.
+    fn ask(&self) -> bool;
+}
+
+/// For how long the loop looks at memory after its last work, before it sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Polling {
+    /// Not at all: it asks and sleeps.
+    #[default]
+    Off,
+    /// So long, whatever comes of it.
+    For(Duration),
+    /// [`ADAPTIVE_LIMIT`], while work comes that quickly.
+    Adaptive,
+}
+
+/// How long an adaptive loop polls. Longer than a wake-up on another processor takes (10 to 70 µs,
+/// by how deep it sleeps), nothing is gained any more.
+pub const ADAPTIVE_LIMIT: Duration = Duration::from_micros(50);
+
+/// The longest sleep after which the next one is tried to be avoided. Several times the limit: what
+/// a driver takes between two requests is shorter when it and we are not both woken for each.
+const BRISK: Duration = Duration::from_micros(200);
+
+/// What was polled for in vain so often in a row costs one spell in 1024.
+const MISSES_MAX: u32 = 10;
+
+/// Looks between two looks at the clock: a microsecond or so.
+const LOOKS_PER_CLOCK: u32 = 32;
+
+/// What is looked at, and the habit of it.
+#[derive(Default)]
+pub(crate) struct Idle {
+    watched: RefCell<Vec<Rc<dyn Watched>>>,
+    polling: Cell<Polling>,
+    habit: Cell<Habit>,
+    /// Counters of [`crate::Stats`].
+    pub(crate) polls: Cell<u64>,
+    pub(crate) finds: Cell<u64>,
+}
+
+/// What became of the last spells without work.
+#[derive(Clone, Copy, Default)]
+struct Habit {
+    /// Whether the last one was short.
+    brisk: bool,
+    /// Spells polled through in vain since one was not.
+    misses: u32,
+    /// Spells to sleep through at once, since polling has failed of late.
+    skip: u32,
+}
+
+impl Idle {
+    pub(crate) fn set_polling(&self, polling: Polling) {
+        self.polling.set(polling);
+        self.habit.take();
+    }
+
+    pub(crate) fn watch(&self, memory: Rc<dyn Watched>) {
+        self.watched.borrow_mut().push(memory);
+    }
+
+    /// Lets go of all memory, for whoever drops it without a borrow held.
+    pub(crate) fn forget(&self) -> Vec<Rc<dyn Watched>> {
+        self.watched.take()
+    }
+
+    /// Looks at all memory; whether any had news.
+    pub(crate) fn look(&self) -> bool {
+        if self.watched.borrow().is_empty() {
+            return false;
+        }
+        // Wakers and destructors are foreign code, so no borrow is held then.
+        let mut watched = self.watched.take();
+        let before = watched.len();
+        watched.retain(|memory| !memory.look());
+        let news = watched.len() < before;
+        self.put_back(watched);
+        news
+    }
+
+    /// Asks all to tell; whether any had news.
+    pub(crate) fn ask(&self) -> bool {
+        if self.watched.borrow().is_empty() {
+            return false;
+        }
+        let mut watched = self.watched.take();
+        let mut news = false;
+        for memory in watched.drain(..) {
+            news |= memory.ask();
+        }
+        self.put_back(watched);
+        news
+    }
+
+    /// What is left, in the vector that has grown, behind what came meanwhile.
+    fn put_back(&self, mut left: Vec<Rc<dyn Watched>>) {
+        let mut watched = self.watched.borrow_mut();
+        left.append(&mut watched);
+        *watched = left;
+    }
+
+    /// How long to poll in a spell that begins now; zero is not at all.
+    pub(crate) fn window(&self) -> Duration {
+        match self.polling.get() {
+            Polling::Off => Duration::ZERO,
+            Polling::For(window) => window,
+            Polling::Adaptive => {
+                let Habit { brisk, skip, .. } = self.habit.get();
+                match brisk && skip == 0 {
+                    true => ADAPTIVE_LIMIT,
+                    false => Duration::ZERO,
+                }
+            }
+        }
+    }
+
+    /// Whether [`Idle::slept`] wants to know.
+    pub(crate) fn learns(&self) -> bool {
+        self.polling.get() == Polling::Adaptive
+    }
+
+    /// What came of polling.
+    fn polled(&self, found: bool) {
+        self.polls.set(self.polls.get() + 1);
+        self.finds.set(self.finds.get() + u64::from(found));
+        let Habit { brisk, misses, .. } = self.habit.get();
+        let misses = if found { 0 } else { MISSES_MAX.min(misses + 1) };
+        self.habit.set(Habit {
+            brisk,
+            misses,
+            skip: (1 << misses) - 1,
+        });
+    }
+
+    /// How long a sleep was.
+    pub(crate) fn slept(&self, spell: Duration) {
+        let habit = self.habit.get();
+        let brisk = spell <= BRISK;
+        // A long sleep says nothing of whether polling would have paid in those that it may.
+        let skip = habit.skip.saturating_sub(brisk.into());
+        self.habit.set(Habit {
+            brisk,
+            skip,
+            ..habit
+        });
+    }
+}
+
+/// Looks for something to do for as long as `window`, without a system call; whether there is, be it
+/// the next timer, after `deadline`.
+pub(crate) fn poll(driver: &Driver, window: Duration, deadline: Option<Duration>) -> bool {
+    let start = driver.now();
+    let found = loop {
+        if (0..LOOKS_PER_CLOCK).any(|_| finds(driver)) {
+            break true;
+        }
+        let passed = driver.now().saturating_duration_since(start);
+        if deadline.is_some_and(|deadline| passed >= deadline) {
+            break true;
+        }
+        if passed >= window {
+            break false;
+        }
+    };
+    driver.idle.polled(found);
+    found
+}
+
+/// One look; without success a moment passes.
+fn finds(driver: &Driver) -> bool {
+    let found = driver.idle.look() || driver.is_due();
+    if !found {
+        driver.pause();
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_micros(60);
+    const LONG: Duration = Duration::from_millis(1);
+
+    fn adaptive() -> Idle {
+        let idle = Idle::default();
+        idle.set_polling(Polling::Adaptive);
+        idle
+    }
+
+    /// Spells of this length, none of which polling finds the end of; how many were polled in.
+    fn polled_in_vain(idle: &Idle, spells: usize, length: Duration) -> usize {
+        let mut polled = 0;
+        for _ in 0..spells {
+            if idle.window() > Duration::ZERO {
+                idle.polled(false);
+                polled += 1;
+            }
+            idle.slept(length);
+        }
+        polled
+    }
+
+    #[test]
+    fn nobody_polls_before_work_comes_in_quick_succession() {
+        let idle = adaptive();
+        assert_eq!(polled_in_vain(&idle, 1000, LONG), 0);
+        idle.slept(SHORT);
+        assert_eq!(idle.window(), ADAPTIVE_LIMIT);
+        // One long sleep ends it.
+        idle.slept(LONG);
+        assert_eq!(idle.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn polling_goes_on_for_as_long_as_it_finds_work() {
+        let idle = adaptive();
+        idle.slept(SHORT);
+        for _ in 0..1000 {
+            assert_eq!(idle.window(), ADAPTIVE_LIMIT);
+            idle.polled(true);
+        }
+    }
+
+    #[test]
+    fn polling_in_vain_becomes_rare_and_one_find_forgives_all() {
+        let idle = adaptive();
+        // A driver that runs only while we sleep, on the same processor.
+        let polled = polled_in_vain(&idle, 100_000, SHORT);
+        assert!((100..120).contains(&polled), "{polled}");
+        while idle.window() == Duration::ZERO {
+            idle.slept(SHORT);
+        }
+        idle.polled(true);
+        assert_eq!(idle.window(), ADAPTIVE_LIMIT);
+    }
+
+    #[test]
+    fn a_window_of_the_operator_s_is_polled_through_in_any_case() {
+        let idle = Idle::default();
+        let window = Duration::from_micros(7);
+        for (polling, expected) in [
+            (Polling::Off, Duration::ZERO),
+            (Polling::For(window), window),
+        ] {
+            idle.set_polling(polling);
+            idle.slept(LONG);
+            idle.polled(false);
+            assert_eq!(idle.window(), expected);
+            assert!(!idle.learns());
+        }
+    }
+}

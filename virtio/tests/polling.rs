@@ -1,0 +1,138 @@
+//! A queue whose loop polls: the driver is not asked to kick while somebody looks, and is asked
+//! before nobody does. The driver acts in a look of the loop's, as it would meanwhile.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use vudev_executor::{Executor, Handle, Notify, Polling, Watched};
+use vudev_virtio::spec::{feature, ring_flag};
+use vudev_virtio::testing::{Guest, Ring};
+use vudev_virtio::{Chain, Queue, QueueControl};
+
+const WITHOUT_EVENT_IDX: u64 = feature::VERSION_1 | feature::INDIRECT_DESC;
+
+/// A driver that makes a chain available in the tenth look, and kicks for it only if asked to.
+struct Driver {
+    ring: Rc<Ring>,
+    event_idx: bool,
+    looks: Cell<u32>,
+    added: Cell<u16>,
+    kicks: Cell<u32>,
+}
+
+impl Driver {
+    /// As Linux decides it, for the entry at `added` (`vring_need_event`, or NO_NOTIFY).
+    fn is_asked_to_kick(&self) -> bool {
+        match self.event_idx {
+            true => self.ring.available_event() == self.added.get(),
+            false => self.ring.used_flags() & ring_flag::NO_NOTIFY == 0,
+        }
+    }
+
+    fn add(&self) {
+        let head = self.ring.lay_out(&[b"x"], &[1]);
+        self.ring.publish(head);
+        if self.is_asked_to_kick() {
+            self.kicks.set(self.kicks.get() + 1);
+            self.ring.kick();
+        }
+        self.added.set(self.added.get() + 1);
+    }
+}
+
+impl Watched for Driver {
+    fn look(&self) -> bool {
+        self.looks.set(self.looks.get() + 1);
+        if self.looks.get() == 10 {
+            self.add();
+        }
+        // It is the queue that has news then.
+        self.looks.get() >= 10
+    }
+
+    fn ask(&self) -> bool {
+        false
+    }
+}
+
+fn with_queue(
+    features: u64,
+    polling: Polling,
+    test: impl AsyncFnOnce(&Handle, Rc<Driver>, Queue, QueueControl),
+) {
+    let executor = Executor::with_operations(16).unwrap();
+    executor.set_polling(polling);
+    let ring = Rc::new(Guest::new(1 << 20).ring_with(64, features));
+    let (queue, control) = ring.start(executor.handle(), 0);
+    let driver = Rc::new(Driver {
+        ring,
+        event_idx: features & feature::EVENT_IDX != 0,
+        looks: Cell::new(0),
+        added: Cell::new(0),
+        kicks: Cell::new(0),
+    });
+    let handle = executor.handle().clone();
+    executor.run(test(&handle, driver, queue, control)).unwrap();
+}
+
+#[test]
+fn a_queue_that_is_polled_is_served_without_a_kick() {
+    for features in [feature::FRAMEWORK, WITHOUT_EVENT_IDX] {
+        let ages = Polling::For(Duration::from_secs(60));
+        with_queue(features, ages, async |handle, driver, queue, control| {
+            let served = Rc::new(Notify::new());
+            let answer = {
+                let served = served.clone();
+                async move |_: &mut Chain| {
+                    served.notify();
+                    1
+                }
+            };
+            let server = handle.spawn(queue.serve(4, answer));
+            driver.add();
+            served.notified().await;
+            driver.ring.next_used(handle).await;
+            driver.kicks.set(0);
+            // The watch of the kick, and what it has seen.
+            for _ in 0..3 {
+                handle.yield_now().await;
+            }
+            let before = handle.stats();
+            for _ in 0..20 {
+                driver.looks.set(0);
+                handle.watch(driver.clone());
+                // Nothing here wakes the loop.
+                served.notified().await;
+                driver.ring.next_used(handle).await;
+            }
+            let after = handle.stats();
+            assert_eq!((driver.kicks.get(), after.enters), (0, before.enters));
+            assert_eq!(after.finds - before.finds, 20);
+            control.stop();
+            server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_queue_asks_for_kicks_again_before_its_loop_sleeps() {
+    for features in [feature::FRAMEWORK, WITHOUT_EVENT_IDX] {
+        for polling in [Polling::Off, Polling::For(Duration::from_micros(20))] {
+            with_queue(features, polling, async |handle, driver, queue, control| {
+                let server = handle.spawn(queue.serve(4, async |_| 1));
+                for round in 1..=20 {
+                    driver.add();
+                    driver.ring.next_used(handle).await;
+                    // In which the loop sleeps.
+                    handle.sleep(Duration::from_millis(1)).await;
+                    assert!(driver.is_asked_to_kick(), "round {round}, {polling:?}");
+                }
+                control.stop();
+                server.await.unwrap();
+            });
+        }
+    }
+}
