@@ -17,11 +17,11 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::at_once::BYTES_PER_TURN;
-use crate::completion::{Backend, Completion, outcome};
+use crate::completion::{Backend, outcome};
 use crate::idle::Idle;
 use crate::operation::Operation;
 use crate::registered::Registered;
-use crate::ring::NO_SLOT;
+use crate::slot::{Abandoned, Key, Slot, State, Watch, Woken, slot_of, store};
 use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::watchdog::Watchdog;
@@ -36,49 +36,6 @@ const DRAIN_STEP: Duration = Duration::from_millis(100);
 pub trait TurnEnd {
     /// Called once for every [`crate::Handle::at_turn_end`], before the loop submits or sleeps.
     fn turn_end(self: Rc<Self>);
-}
-
-/// The memory of an operation whose future is gone.
-pub(crate) trait Abandoned {
-    /// Ends the operation as its future would have: a descriptor that still arrives is closed.
-    fn finish(self: Box<Self>, result: i32);
-}
-
-/// Names a slot and one use of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    slot: u32,
-    /// Tells this use of the slot from earlier ones.
-    use_count: u32,
-}
-
-impl Key {
-    fn user_data(self) -> u64 {
-        u64::from(self.slot) | u64::from(self.use_count) << 32
-    }
-
-    fn index(self) -> usize {
-        self.slot as usize
-    }
-}
-
-struct Slot {
-    use_count: u32,
-    state: State,
-}
-
-enum State {
-    Waiting(Option<Waker>),
-    Done(i32),
-    Watching(Watch),
-    Abandoned(Box<dyn Abandoned>),
-}
-
-#[derive(Default)]
-struct Watch {
-    pending: bool,
-    ended: Option<i32>,
-    waker: Option<Waker>,
 }
 
 /// The back-end, the operations in flight on it, and the timers.
@@ -106,7 +63,7 @@ struct Inner {
     starved: Vec<Waker>,
     /// Cancels that the submission queue had no room for.
     uncancelled: VecDeque<u64>,
-    woken: Vec<Waker>,
+    woken: Vec<Woken>,
     /// Abandoned operations that have completed; finished outside the borrow.
     finished: Vec<(Box<dyn Abandoned>, i32)>,
     stats: Stats,
@@ -366,7 +323,16 @@ impl Driver {
             (mem::take(&mut inner.woken), mem::take(&mut inner.finished))
         };
         // Wakers and destructors run foreign code, so no borrow is held here.
-        woken.drain(..).for_each(Waker::wake);
+        for Woken { waker, watch } in woken.drain(..) {
+            match watch {
+                Some(watch) => {
+                    waker.wake_by_ref();
+                    let late = self.inner.borrow_mut().put_back(watch, waker);
+                    drop(late);
+                }
+                None => waker.wake(),
+            }
+        }
         for (data, result) in finished.drain(..) {
             data.finish(result);
         }
@@ -388,7 +354,7 @@ impl Driver {
                 .slots
                 .iter()
                 .filter(|(_, slot)| slot.expects_completion())
-                .map(|(slot, it)| Inner::key(slot, it.use_count).user_data())
+                .map(|(slot, it)| Key::new(slot, it.use_count).user_data())
                 .collect();
             inner.uncancelled.extend(waiting);
         }
@@ -442,7 +408,7 @@ impl Inner {
             return self.starve(cx);
         }
         self.use_count = self.use_count.wrapping_add(1);
-        let key = Self::key(self.slots.vacant_key(), self.use_count);
+        let key = Key::new(self.slots.vacant_key(), self.use_count);
         // SAFETY: the caller's contract.
         if !unsafe { self.backend.push(key.user_data(), operation) } {
             return self.starve(cx);
@@ -463,11 +429,6 @@ impl Inner {
         Poll::Pending
     }
 
-    fn key(slot: usize, use_count: u32) -> Key {
-        let slot = u32::try_from(slot).expect("SLOTS_MAX is smaller");
-        Key { slot, use_count }
-    }
-
     fn slot(&mut self, key: Key) -> &mut Slot {
         let slot = &mut self.slots[key.index()];
         assert_eq!(slot.use_count, key.use_count, "{key:?} was freed");
@@ -476,7 +437,22 @@ impl Inner {
 
     fn free(&mut self, key: Key) {
         self.slots.remove(key.index());
-        self.woken.append(&mut self.starved);
+        self.woken.extend(self.starved.drain(..).map(Woken::from));
+    }
+
+    /// Gives a watch its waker back; the waker if it has another one, or is no more.
+    fn put_back(&mut self, key: Key, waker: Waker) -> Option<Waker> {
+        let slot = self.slots.get_mut(key.index());
+        match slot.filter(|slot| slot.use_count == key.use_count) {
+            Some(Slot {
+                state:
+                    State::Watching(Watch {
+                        waker: none @ None, ..
+                    }),
+                ..
+            }) => none.replace(waker),
+            _ => Some(waker),
+        }
     }
 
     fn keep(&mut self, key: Key, data: Box<dyn Abandoned>) {
@@ -535,64 +511,13 @@ impl Inner {
                 *in_flight -= 1;
                 stats.completions += 1;
             }
-            if slot.complete(&completion, woken) {
+            if slot.complete(&completion, index, woken) {
                 let slot = slots.remove(index);
-                woken.append(starved);
+                woken.extend(starved.drain(..).map(Woken::from));
                 if let State::Abandoned(data) = slot.state {
                     finished.push((data, completion.result));
                 }
             }
         });
-    }
-}
-
-/// The slot a completion is for; none for a cancel, or for a slot that was leaked.
-fn slot_of<'a>(
-    slots: &'a mut Slab<Slot>,
-    completion: &Completion,
-) -> Option<(usize, &'a mut Slot)> {
-    if completion.user_data == NO_SLOT {
-        return None;
-    }
-    let index = usize::try_from(completion.user_data & u64::from(u32::MAX)).ok()?;
-    let slot = slots.get_mut(index)?;
-    (u64::from(slot.use_count) == completion.user_data >> 32).then_some((index, slot))
-}
-
-impl Slot {
-    fn expects_completion(&self) -> bool {
-        match &self.state {
-            State::Waiting(_) | State::Abandoned(_) => true,
-            State::Watching(watch) => watch.ended.is_none(),
-            State::Done(_) => false,
-        }
-    }
-
-    /// Takes a completion in; `true` when the slot is to be freed.
-    fn complete(&mut self, completion: &Completion, woken: &mut Vec<Waker>) -> bool {
-        match &mut self.state {
-            State::Waiting(waker) => {
-                woken.extend(waker.take());
-                self.state = State::Done(completion.result);
-                false
-            }
-            State::Watching(watch) => {
-                watch.pending |= completion.result >= 0;
-                if !completion.more {
-                    watch.ended = Some(completion.result);
-                }
-                woken.extend(watch.waker.take());
-                false
-            }
-            State::Abandoned(_) => !completion.more,
-            State::Done(_) => unreachable!("a one-shot operation completed twice"),
-        }
-    }
-}
-
-fn store(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *slot = Some(cx.waker().clone()),
     }
 }

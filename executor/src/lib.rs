@@ -48,6 +48,7 @@ mod registered;
 mod ring;
 mod run_queue;
 mod simulation;
+mod slot;
 mod socket;
 mod stats;
 mod stream;

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use crate::driver::{Abandoned, Key};
 use crate::executor::Handle;
+use crate::slot::{Abandoned, Key};
 
 /// A descriptor that is polled from the first wait on. Dropped, it is kept until the kernel has let
 /// go of it.

@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::completion::outcome;
-use crate::driver::{Abandoned, Driver, Key};
+use crate::driver::Driver;
 use crate::executor::Handle;
 use crate::operation::Operation;
+use crate::slot::{Abandoned, Key};
 
 /// Something the kernel can do, with all the memory and descriptors it needs for it.
 ///

@@ -69,9 +69,14 @@ impl RunQueue {
     /// Runs what is ready now, and says whether anything was: what becomes ready meanwhile waits
     /// until the kernel has had its say.
     pub(crate) fn run_batch(&self, batch: &mut VecDeque<Ready>) -> bool {
-        self.with(|ready| std::mem::swap(ready, batch));
-        let any = !batch.is_empty();
-        for ready in batch.drain(..) {
+        let any = self.with(|ready| {
+            let any = !ready.is_empty();
+            if any {
+                std::mem::swap(ready, batch);
+            }
+            any
+        });
+        while let Some(ready) = batch.pop_front() {
             ready.run();
         }
         any
