@@ -59,6 +59,8 @@ struct Inner {
     use_count: u32,
     /// Slots the kernel has yet to answer for.
     in_flight: usize,
+    /// Those of them that a disk works on.
+    of_disk: usize,
     /// Tasks that found every slot taken; each at most once.
     starved: Vec<Waker>,
     /// Cancels that the submission queue had no room for.
@@ -82,6 +84,7 @@ impl Driver {
             slots_max,
             use_count: 0,
             in_flight: 0,
+            of_disk: 0,
             starved: Vec::new(),
             uncancelled: VecDeque::new(),
             woken: Vec::new(),
@@ -300,6 +303,11 @@ impl Driver {
         !inner.woken.is_empty() || !inner.finished.is_empty() || inner.backend.is_due()
     }
 
+    /// Whether a disk works for us.
+    pub(crate) fn awaits_disk(&self) -> bool {
+        self.inner.borrow().of_disk > 0
+    }
+
     /// Lets a moment pass between two looks.
     pub(crate) fn pause(&self) {
         self.inner.borrow_mut().backend.pause();
@@ -413,11 +421,14 @@ impl Inner {
         if !unsafe { self.backend.push(key.user_data(), operation) } {
             return self.starve(cx);
         }
+        let of_disk = operation.is_of_disk();
         self.slots.insert(Slot {
             use_count: self.use_count,
             state,
+            of_disk,
         });
         self.in_flight += 1;
+        self.of_disk += usize::from(of_disk);
         self.stats.operations += 1;
         Poll::Ready(Ok(key))
     }
@@ -500,6 +511,7 @@ impl Inner {
             finished,
             starved,
             in_flight,
+            of_disk,
             stats,
             ..
         } = self;
@@ -509,6 +521,7 @@ impl Inner {
             };
             if !completion.more {
                 *in_flight -= 1;
+                *of_disk -= usize::from(slot.of_disk);
                 stats.completions += 1;
             }
             if slot.complete(&completion, index, woken) {

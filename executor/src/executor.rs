@@ -136,8 +136,11 @@ impl Executor {
     fn turn(&self, root_woken: &AtomicBool) -> io::Result<()> {
         let driver = &self.handle.driver;
         driver.end_turn();
-        driver.idle.look();
-        if !self.queue.is_empty() || root_woken.load(Ordering::Relaxed) || self.stays_awake() {
+        let busy = !self.queue.is_empty() || root_woken.load(Ordering::Relaxed);
+        if busy {
+            driver.idle.look();
+        }
+        if busy || self.stays_awake() {
             driver.turn(Some(Duration::ZERO))?;
         } else {
             self.sleep()?;
@@ -151,8 +154,9 @@ impl Executor {
     fn stays_awake(&self) -> bool {
         let driver = &self.handle.driver;
         let window = driver.idle.window();
+        // A disk that has something to do wakes us soon, and until then little else will come.
+        let polls = window > Duration::ZERO && !driver.awaits_disk();
         // What is staged is submitted first, and a timer ends the polling as work does.
-        let polls = window > Duration::ZERO;
         if polls && (driver.is_due() || idle::poll(driver, window, self.next_deadline())) {
             return true;
         }
@@ -162,7 +166,7 @@ impl Executor {
     fn sleep(&self) -> io::Result<()> {
         let driver = &self.handle.driver;
         let wait = self.next_deadline();
-        if !driver.idle.learns() {
+        if !driver.idle.learns() || driver.awaits_disk() {
             return driver.turn(wait);
         }
         let before = driver.now();

@@ -132,9 +132,19 @@ impl Idle {
         }
     }
 
-    /// Whether [`Idle::slept`] wants to know.
+    /// Whether [`Idle::slept`] wants to know how long: before it can be time to poll it does not,
+    /// so that who sleeps for short does not look at the clock twice each time.
     pub(crate) fn learns(&self) -> bool {
-        self.polling.get() == Polling::Adaptive
+        if self.polling.get() != Polling::Adaptive {
+            return false;
+        }
+        let habit = self.habit.get();
+        let waits = habit.skip > 1;
+        if waits {
+            let skip = habit.skip - 1;
+            self.habit.set(Habit { skip, ..habit });
+        }
+        !waits
     }
 
     /// What came of polling.
@@ -154,8 +164,7 @@ impl Idle {
     pub(crate) fn slept(&self, spell: Duration) {
         let habit = self.habit.get();
         let brisk = spell <= BRISK;
-        // A long sleep says nothing of whether polling would have paid in those that it may.
-        let skip = habit.skip.saturating_sub(brisk.into());
+        let skip = habit.skip.saturating_sub(1);
         self.habit.set(Habit {
             brisk,
             skip,
@@ -206,6 +215,12 @@ mod tests {
         idle
     }
 
+    fn sleep(idle: &Idle, length: Duration) {
+        if idle.learns() {
+            idle.slept(length);
+        }
+    }
+
     /// Spells of this length, none of which polling finds the end of; how many were polled in.
     fn polled_in_vain(idle: &Idle, spells: usize, length: Duration) -> usize {
         let mut polled = 0;
@@ -214,7 +229,7 @@ mod tests {
                 idle.polled(false);
                 polled += 1;
             }
-            idle.slept(length);
+            sleep(idle, length);
         }
         polled
     }
@@ -247,7 +262,7 @@ mod tests {
         let polled = polled_in_vain(&idle, 100_000, SHORT);
         assert!((100..120).contains(&polled), "{polled}");
         while idle.window() == Duration::ZERO {
-            idle.slept(SHORT);
+            sleep(&idle, SHORT);
         }
         idle.polled(true);
         assert_eq!(idle.window(), ADAPTIVE_LIMIT);

@@ -73,6 +73,21 @@ impl Operation {
         }
     }
 
+    /// Whether it waits for a disk at most, and neither for a peer nor for the world.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        match self {
+            Self::ReadVectored { offset, .. } | Self::WriteVectored { offset, .. } => {
+                *offset != STREAM_POSITION
+            }
+            Self::Sync { .. } | Self::Allocate { .. } => true,
+            Self::Poll { .. }
+            | Self::Accept { .. }
+            | Self::ReceiveMessage { .. }
+            | Self::SendMessage { .. }
+            | Self::Shutdown { .. } => false,
+        }
+    }
+
     /// Whether the kernel reads or writes memory for it, which somebody must own until it is done.
     pub(crate) fn has_pointers(&self) -> bool {
         match self {

@@ -40,6 +40,8 @@ impl Key {
 pub(crate) struct Slot {
     pub(crate) use_count: u32,
     pub(crate) state: State,
+    /// See [`crate::operation::Operation::is_of_disk`].
+    pub(crate) of_disk: bool,
 }
 
 pub(crate) enum State {

@@ -10,9 +10,11 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use common::{eventfd, executor, signal};
+use common::{disk, eventfd, executor, signal};
 use rustix::event::EventfdFlags;
-use vudev_executor::{ADAPTIVE_LIMIT, Executor, Faults, Handle, Kick, Polling, Stats, Watched};
+use vudev_executor::{
+    ADAPTIVE_LIMIT, Bytes, Executor, Faults, File, Handle, Kick, Polling, Stats, Watched,
+};
 
 /// So long that only what is waited for ends the polling.
 const AGES: Polling = Polling::For(Duration::from_secs(60));
@@ -138,16 +140,15 @@ fn before_it_sleeps_the_loop_asks_and_what_came_meanwhile_keeps_it_awake() {
     executor
         .run(async {
             let memory = Memory::new(|| true);
-            // One look at the turn's end, and the last one: none of this may need a wake-up.
-            memory.watch(handle, 2);
+            memory.watch(handle, 1);
             let added = counted(handle, memory.wait()).await;
             assert_eq!((added.sleeps, added.polls), (0, 0), "{added:?}");
-            assert_eq!((memory.looks.get(), memory.asked.get()), (2, 1));
+            assert_eq!((memory.looks.get(), memory.asked.get()), (1, 1));
             // Whoever was asked tells by itself, and is looked at no more.
             memory.watch(handle, u32::MAX);
             handle.sleep(Duration::from_millis(1)).await;
             handle.yield_now().await;
-            assert_eq!((memory.looks.get(), memory.asked.get()), (2, 2));
+            assert_eq!((memory.looks.get(), memory.asked.get()), (1, 2));
         })
         .unwrap();
 }
@@ -191,6 +192,22 @@ fn an_idle_loop_is_woken_by_nothing_whatever_its_polling() {
         });
         run.unwrap();
     }
+}
+
+#[test]
+fn nobody_polls_while_a_disk_works_for_us() {
+    let executor = Executor::simulated(1, Faults::default());
+    let handle = executor.handle();
+    executor.set_polling(AGES);
+    let file = File::new(handle, disk(&[7; 64]));
+    executor
+        .run(async {
+            let read =
+                async { assert_eq!(file.read_at(Bytes::zeroed(64), 0).await.0.unwrap(), 64) };
+            let added = counted(handle, read).await;
+            assert_eq!((added.enters, added.sleeps, added.polls), (1, 1, 0));
+        })
+        .unwrap();
 }
 
 /// Rounds of work that come so many looks after the last, on a played ring.
