@@ -448,7 +448,9 @@ impl Inner {
 
     fn free(&mut self, key: Key) {
         self.slots.remove(key.index());
-        self.woken.extend(self.starved.drain(..).map(Woken::from));
+        if !self.starved.is_empty() {
+            self.woken.extend(self.starved.drain(..).map(Woken::from));
+        }
     }
 
     /// Gives a watch its waker back; the waker if it has another one, or is no more.

@@ -362,6 +362,10 @@ impl RootWaker {
 
 impl Wake for RootWaker {
     fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_task::Runnable;
@@ -15,8 +16,11 @@ use slab::Slab;
 /// What a task carries with it: where it goes when it is woken.
 pub(crate) type Ready = Runnable<Place>;
 
+/// Shared by the thread's table and its owner, who need not look it up.
+type Queue = Rc<RefCell<VecDeque<Ready>>>;
+
 /// The queues of this thread, each under its name.
-type Queues = Slab<(u64, VecDeque<Ready>)>;
+type Queues = Slab<(u64, Queue)>;
 
 thread_local!(static QUEUES: RefCell<Queues> = const { RefCell::new(Slab::new()) });
 
@@ -35,9 +39,9 @@ impl Place {
     /// Puts a task that was woken into its queue. One whose queue is gone is cancelled.
     pub(crate) fn wake(ready: Ready) {
         let place = *ready.metadata();
-        let late = QUEUES.with_borrow_mut(|queues| match place.of(queues) {
+        let late = QUEUES.with_borrow(|queues| match place.of(queues) {
             Some(queue) => {
-                queue.push_back(ready);
+                queue.borrow_mut().push_back(ready);
                 None
             }
             None => Some(ready),
@@ -46,55 +50,54 @@ impl Place {
         drop(late);
     }
 
-    fn of(self, queues: &mut Queues) -> Option<&mut VecDeque<Ready>> {
-        let (name, queue) = queues.get_mut(self.slot)?;
+    fn of(self, queues: &Queues) -> Option<&Queue> {
+        let (name, queue) = queues.get(self.slot)?;
         (*name == self.name).then_some(queue)
     }
 }
 
 /// The owner of a queue.
-pub(crate) struct RunQueue(Place);
+pub(crate) struct RunQueue {
+    place: Place,
+    ready: Queue,
+}
 
 impl RunQueue {
     pub(crate) fn new() -> Self {
         let name = MADE.fetch_add(1, Ordering::Relaxed);
-        let slot = QUEUES.with_borrow_mut(|queues| queues.insert((name, VecDeque::new())));
-        Self(Place { slot, name })
+        let ready = Queue::default();
+        let slot = QUEUES.with_borrow_mut(|queues| queues.insert((name, ready.clone())));
+        let place = Place { slot, name };
+        Self { place, ready }
     }
 
     pub(crate) fn place(&self) -> Place {
-        self.0
+        self.place
     }
 
     /// Runs what is ready now, and says whether anything was: what becomes ready meanwhile waits
     /// until the kernel has had its say.
     pub(crate) fn run_batch(&self, batch: &mut VecDeque<Ready>) -> bool {
-        let any = self.with(|ready| {
-            let any = !ready.is_empty();
-            if any {
-                std::mem::swap(ready, batch);
-            }
-            any
-        });
-        while let Some(ready) = batch.pop_front() {
+        if self.is_empty() {
+            return false;
+        }
+        std::mem::swap(&mut *self.ready.borrow_mut(), batch);
+        for ready in batch.drain(..) {
             ready.run();
         }
-        any
+        true
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.with(|ready| ready.is_empty())
-    }
-
-    fn with<T>(&self, look: impl FnOnce(&mut VecDeque<Ready>) -> T) -> T {
-        QUEUES.with_borrow_mut(|queues| look(self.0.of(queues).expect("its owner lives")))
+        self.ready.borrow().is_empty()
     }
 }
 
 impl Drop for RunQueue {
     fn drop(&mut self) {
-        let left = QUEUES.with_borrow_mut(|queues| queues.try_remove(self.0.slot));
+        let left = QUEUES.with_borrow_mut(|queues| queues.try_remove(self.place.slot));
         // Tasks' destructors are foreign code, so no borrow is held here.
+        let left = (left, self.ready.take());
         drop(left);
     }
 }

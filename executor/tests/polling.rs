@@ -226,7 +226,7 @@ fn played(seed: u64, rounds: u32, looks: impl Fn(u64) -> u32 + Copy) -> Stats {
                 let _ = handle.timeout(patience, memory.wait()).await;
             }
         })
-        .unwrap();
+        .expect("a run to its end");
     handle.stats()
 }
 
