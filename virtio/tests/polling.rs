@@ -49,8 +49,8 @@ impl Watched for Driver {
         if self.looks.get() == 10 {
             self.add();
         }
-        // It is the queue that has news then.
-        self.looks.get() >= 10
+        // It is the queue that has news, in the next one.
+        self.looks.get() > 10
     }
 
     fn ask(&self) -> bool {
