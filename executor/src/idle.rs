@@ -173,8 +173,8 @@ impl Idle {
     }
 }
 
-/// Looks for something to do for as long as `window`, without a system call; whether there is, be it
-/// the next timer, after `deadline`.
+/// Looks for something to do for as long as `window`, without a system call; whether there is, be
+/// it the next timer, after `deadline`.
 pub(crate) fn poll(driver: &Driver, window: Duration, deadline: Option<Duration>) -> bool {
     let start = driver.now();
     let found = loop {

@@ -1,5 +1,5 @@
-//! One operation in flight: who waits for it, or what keeps its memory. Not the table of them, which
-//! is the driver's.
+//! One operation in flight: who waits for it, or what keeps its memory. Not the table of them,
+//! which is the driver's.
 
 use std::task::{Context, Waker};
 

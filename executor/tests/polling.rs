@@ -1,6 +1,6 @@
 //! What the loop does before it sleeps: it looks at watched memory, polls as long as it was told
-//! to, and asks for what it will not see while it sleeps. The other side acts in a look, as it would
-//! meanwhile on another processor.
+//! to, and asks for what it will not see while it sleeps. The other side acts in a look, as it
+//! would meanwhile on another processor.
 
 mod common;
 

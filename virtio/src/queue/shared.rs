@@ -129,8 +129,8 @@ impl Shared {
                 Ok(None) => {}
                 taken => return Poll::Ready(taken),
             }
-            // In this turn and, while it polls, after it the loop finds what comes; before it sleeps
-            // the driver is asked to kick.
+            // In this turn and, while it polls, after it the loop finds what comes; before it
+            // sleeps the driver is asked to kick.
             if !self.watched.replace(true) {
                 self.handle.watch(self.clone());
             }

@@ -211,7 +211,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "i,vhost=s,poll-us=1001",
-        "--disk: poll-us: column 19: \"1001\" is more than 1000: write a number from 0 to 1000, or auto",
+        "--disk: poll-us: column 19: \"1001\" is more than 1000: \
+          write a number from 0 to 1000, or auto",
     ),
     (
         "i,vhost=s,poll-us=often",
