@@ -306,8 +306,8 @@ impl Handle {
         self.driver.at_turn_end(work);
     }
 
-    /// Has `memory` looked at in every turn, and asked to tell of news before the loop sleeps, until
-    /// some is found or it was asked.
+    /// Has `memory` looked at in every turn, and asked to tell of news before the loop sleeps:
+    /// until some is found, or it was asked.
     pub fn watch(&self, memory: Rc<dyn Watched>) {
         self.driver.idle.watch(memory);
     }
