@@ -6,6 +6,6 @@ pub mod attempt;
 pub mod five;
 pub mod intruder;
 pub mod streams;
-pub mod sums;
 
 pub use vudev_harness::*;
+pub use vudev_sums as sums;

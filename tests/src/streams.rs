@@ -6,7 +6,8 @@
     reason = "a suite whose own set-up fails has nothing to test"
 )]
 
-use std::io::{Read, Write};
+use std::fmt;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -78,34 +79,66 @@ pub fn exchange_all(programs: Vec<UnixStream>, first: u32, sectors: u32) -> Vec<
     lines
 }
 
-/// The checksum of a stream, by the program of that name.
-pub struct Md5(std::process::Child);
+/// What has gone one way: how many bytes, and their checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streamed {
+    bytes: u64,
+    sum: u64,
+}
 
-impl Default for Md5 {
-    /// Of nothing so far.
-    fn default() -> Self {
-        let mut command = Command::new("md5sum");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self(command.spawn().unwrap())
+impl fmt::Display for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, sum {:016x}", self.bytes, self.sum)
     }
 }
 
-impl Md5 {
-    /// Takes in more.
-    pub fn add(&mut self, bytes: &[u8]) {
-        self.0.stdin.as_mut().unwrap().write_all(bytes).unwrap();
-    }
+/// Bytes of a stream at a time.
+const PIECE: usize = 1 << 20;
 
-    /// As the program prints it of its standard input.
-    pub fn sum(self) -> String {
-        let output = self.0.wait_with_output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+/// Sends so many MiB of known contents, no two sectors of which are the same.
+pub fn pour(mut into: impl Write, mib: u16) -> io::Result<Streamed> {
+    let mut piece = vec![0; PIECE];
+    let (mut sum, mut sectors) = (Sum::default(), 0..);
+    for _ in 0..mib {
+        for (bytes, sector) in piece.chunks_exact_mut(SECTOR).zip(&mut sectors) {
+            fill(sector, 1, bytes);
+        }
+        sum.add(&piece);
+        into.write_all(&piece)?;
+    }
+    Ok(Streamed {
+        bytes: u64::from(mib) << 20,
+        sum: sum.value(),
+    })
+}
+
+/// Takes in all until the end, which must be that of a whole word.
+pub fn drain(mut from: impl Read) -> io::Result<Streamed> {
+    let mut piece = vec![0; PIECE];
+    let (mut bytes, mut sum) = (0, Sum::default());
+    loop {
+        let mut filled = 0;
+        while filled < PIECE {
+            match from.read(&mut piece[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        sum.add(&piece[..filled]);
+        bytes += filled as u64;
+        if filled < PIECE {
+            let sum = sum.value();
+            return Ok(Streamed { bytes, sum });
+        }
     }
 }
 
-/// The checksum of these bytes.
+/// The checksum of these bytes, as `md5sum` prints it of its standard input.
 pub fn md5(bytes: &[u8]) -> String {
-    let mut all = Md5::default();
-    all.add(bytes);
-    all.sum()
+    let mut command = Command::new("md5sum");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

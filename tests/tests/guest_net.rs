@@ -10,32 +10,29 @@
 mod network;
 
 use std::env;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use vudev_tests::streams::{Md5, md5};
+use vudev_tests::streams::{Streamed, drain, pour};
 use vudev_tests::{Assets, Guest, RunningGuest, Vudev, VudevCommand};
 
 use network::{Wire, ip, tap};
 
 /// MiB that go each way, if the environment does not say how many: a guest under software emulation
 /// is slow.
-const MIB: usize = 16;
+const MIB: u16 = 128;
 /// Says another number; 1024 is what was promised.
 const MIB_VARIABLE: &str = "VUDEV_NET_MIB";
-
-/// The data is these bytes again and again.
-const CHUNK: usize = 4 << 20;
 
 const HOST: &str = "10.9.8.1";
 const GUEST: &str = "10.9.8.2";
 const TO_GUEST: u16 = 5001;
 const TO_HOST: u16 = 5002;
 
-fn mib() -> usize {
+fn mib() -> u16 {
     env::var(MIB_VARIABLE).map_or(MIB, |text| text.parse().unwrap())
 }
 
@@ -70,27 +67,23 @@ impl Scene {
 }
 
 fn guest() -> Guest {
-    Guest::new(&Assets::find().unwrap()).deadline(Duration::from_secs(1200))
+    Guest::new(&Assets::find().unwrap())
+        .deadline(Duration::from_secs(1200))
+        .program(Path::new(env!("CARGO_BIN_EXE_vudev-stream")))
 }
 
 /// What every guest does: it moves data both ways, says what its card is, and pings.
 fn script(set_up: &str, more: &str) -> String {
-    let chunks = mib() * (1 << 20) / CHUNK;
-    let count = CHUNK >> 20;
+    let mib = mib();
     format!(
         "
         set -e
         {set_up}
         ip addr add {GUEST}/24 dev eth0
         ip link set eth0 up
-        echo @@listens
-        nc -l -p {TO_GUEST} </dev/null | md5sum >/tmp/report
-        dd if=/dev/urandom of=/tmp/chunk bs=1M count={count} 2>/dev/null
-        md5sum </tmp/chunk >>/tmp/report
-        i=0
-        while [ $i -lt {chunks} ]; do cat /tmp/chunk; i=$((i+1)); done | nc {HOST} {TO_HOST}
+        vudev-stream receive {TO_GUEST}
+        vudev-stream send {HOST} {TO_HOST} {mib}
         {more}
-        cat /tmp/report
         cd /sys/class/net/eth0
         # One by one: for the last of several, busybox waits only twice as long as they took so far.
         size=$(($(cat mtu) - 28))
@@ -107,76 +100,44 @@ fn script(set_up: &str, more: &str) -> String {
 
 /// The host's side of [`script`]; what the guest printed.
 fn exchange(mut running: RunningGuest) -> String {
-    let sums = transfer(&mut running);
-    finish(running, &sums)
+    let lines = transfer(&mut running);
+    finish(running, &lines)
 }
 
-/// Moves the data; what the guest must have seen of it.
+/// Moves the data; what the guest must say of it.
 fn transfer(running: &mut RunningGuest) -> [String; 2] {
-    running.wait_for("@@listens").unwrap();
+    running.wait_for("listening").unwrap();
     let listener = TcpListener::bind((HOST, TO_HOST)).unwrap();
-    let to_guest = send(connect());
-    let (connection, _) = listener.accept().unwrap();
-    let to_host = md5(&receive(connection));
-    [to_guest, to_host]
-}
-
-fn finish(running: RunningGuest, sums: &[String]) -> String {
-    let report = running.finish().unwrap();
-    assert_eq!(report.status, Some(0), "{}", report.output);
-    for told in sums.iter().map(String::as_str).chain(["echoes 3"]) {
-        assert!(report.output.contains(told), "{told}: {}", report.output);
-    }
-    report.output
-}
-
-/// The guest says that it is about to listen a little before it does.
-fn connect() -> TcpStream {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        match TcpStream::connect((GUEST, TO_GUEST)) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-    }
-}
-
-/// Sends all of it; its checksum.
-fn send(mut stream: TcpStream) -> String {
-    let chunk: Vec<u8> = (0..CHUNK)
-        .map(|at| u8::try_from(at % 251).unwrap())
-        .collect();
     let started = Instant::now();
-    let mut all = Md5::default();
-    for _ in 0..mib() * (1 << 20) / CHUNK {
-        stream.write_all(&chunk).unwrap();
-        all.add(&chunk);
-    }
+    let mut stream = TcpStream::connect((GUEST, TO_GUEST)).unwrap();
+    let sent = pour(&stream, mib()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     // The other side reads to the end before it closes.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-    told("to the guest", started);
-    all.sum()
-}
-
-/// Receives all of it: one chunk, of which all others are copies.
-fn receive(mut stream: TcpStream) -> Vec<u8> {
+    told("to the guest", &sent, started);
+    let (stream, _) = listener.accept().unwrap();
     let started = Instant::now();
-    let mut first = vec![0; CHUNK];
-    stream.read_exact(&mut first).unwrap();
-    let mut next = vec![0; CHUNK];
-    for number in 1..mib() * (1 << 20) / CHUNK {
-        stream.read_exact(&mut next).unwrap();
-        assert!(next == first, "chunk {number} is not what was sent");
-    }
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-    told("to the host", started);
-    first
+    let received = drain(&stream).unwrap();
+    told("to the host", &received, started);
+    [format!("receive {sent}"), format!("send {received}")]
 }
 
-fn told(way: &str, started: Instant) {
+fn told(way: &str, streamed: &Streamed, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
-    println!("{} MiB {way} in {seconds:.1} s", mib());
+    println!("{way}: {streamed}, in {seconds:.1} s");
+}
+
+fn finish(running: RunningGuest, lines: &[String]) -> String {
+    let report = running.finish().unwrap();
+    assert_eq!(report.status, Some(0), "{}", report.output);
+    let mib = format!("{} bytes", u64::from(mib()) << 20);
+    for line in lines {
+        assert!(line.contains(&mib), "{line}");
+    }
+    for told in lines.iter().map(String::as_str).chain(["echoes 3"]) {
+        assert!(report.output.contains(told), "{told}: {}", report.output);
+    }
+    report.output
 }
 
 /// The line of a guest's output that begins with this word, without it.
@@ -265,7 +226,7 @@ fn a_card_of_ours_alone_tells_its_address_and_mtu_and_has_its_driver_announce_it
         .bare_net(&scene.socket(), 1)
         .script(&script("", more));
     let mut running = guest.start().unwrap();
-    let sums = transfer(&mut running);
+    let lines = transfer(&mut running);
     running.wait_for("@@waits").unwrap();
     while wire.receive(Duration::ZERO).is_some() {}
     scene.vudev.signal(Signal::USR1).unwrap();
@@ -281,7 +242,7 @@ fn a_card_of_ours_alone_tells_its_address_and_mtu_and_has_its_driver_announce_it
         assert!(Instant::now() < deadline, "no announcement");
     }
     running.send("go on").unwrap();
-    let output = finish(running, &sums);
+    let output = finish(running, &lines);
     assert_eq!(line(&output, "address"), "02:00:00:00:00:07");
     assert_eq!(line(&output, "mtu"), "9000");
     scene.vudev.stop().unwrap();

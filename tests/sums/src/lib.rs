@@ -1,6 +1,5 @@
-//! What a disk holds and what it sums up to, the same for whoever writes it inside of a guest and
-//! whoever looks at the image outside. Cheap without optimisation and under emulation: words, not
-//! bytes.
+//! What a disk or a stream of the tests holds and what it sums up to, the same for whoever writes
+//! it inside of a guest and whoever looks at it outside. Cheap under emulation: words, not bytes.
 
 /// Bytes in a sector.
 pub const SECTOR: usize = 512;
