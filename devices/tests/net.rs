@@ -9,63 +9,17 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use vudev_devices::net::{NetConfig, feature};
-use vudev_devices::{Net, net};
-use vudev_executor::{Executor, Faults, Handle};
-use vudev_frontend::Buffer;
+use vudev_devices::Net;
+use vudev_devices::net::{NetConfig, NetError, feature};
+use vudev_executor::{Executor, Faults};
 use vudev_virtio::Device;
 
 mod common;
 
-use common::{Rig, run, wait_until};
-
-const RECEIVE: usize = 0;
-const TRANSMIT: usize = 1;
-const CONTROL: usize = 2;
-const HEADER: usize = 12;
-
-fn config() -> NetConfig {
-    NetConfig {
-        mac: None,
-        mtu: 1500,
-        pairs: 1,
-        multi_queue: false,
-        mergeable: true,
-        offloads: 0,
-    }
-}
-
-/// A card with this wire's other end.
-fn start(handle: &Handle, features: u64) -> (Rig<Net>, UnixDatagram) {
-    start_with(handle, features, false)
-}
-
-/// [`start`], of a tap that does not wait by itself.
-fn start_with(handle: &Handle, features: u64, nonblocking: bool) -> (Rig<Net>, UnixDatagram) {
-    let (wire, tap) = UnixDatagram::pair().unwrap();
-    wire.set_nonblocking(true).unwrap();
-    tap.set_nonblocking(nonblocking).unwrap();
-    let net = Net::new(handle, config(), vec![tap.into()]).unwrap();
-    (Rig::start(handle, net, features), wire)
-}
-
-fn frame(length: usize, mark: u8) -> Vec<u8> {
-    vec![mark; length]
-}
-
-/// Puts a frame on the wire, as a tap does: behind its header.
-fn come(wire: &UnixDatagram, frame: &[u8]) {
-    let sent = wire.send(&[&[0; HEADER][..], frame].concat()).unwrap();
-    assert_eq!(sent, HEADER + frame.len());
-}
-
-fn post(net: &mut Rig<Net>, count: usize, size: usize) -> Vec<Buffer> {
-    let buffers: Vec<_> = (0..count).map(|_| net.allocate(size, 2)).collect();
-    for buffer in &buffers {
-        net.send(RECEIVE, &[], &[*buffer]);
-    }
-    buffers
-}
+use common::card::{
+    CONTROL, HEADER, RECEIVE, TRANSMIT, come, config, frame, post, start, start_with,
+};
+use common::{run, wait_until};
 
 #[test]
 fn a_frame_fills_as_many_buffers_as_it_needs_and_leaves_the_rest_for_the_next() {
@@ -130,44 +84,6 @@ fn buffers_are_let_go_of_when_memory_is_replaced_whatever_is_waited_for() {
                 assert_eq!(net.used(RECEIVE).await.written, 72);
                 assert_eq!(net.bytes(buffers[usize::from(mark)])[HEADER], mark);
             }
-        }
-    });
-}
-
-#[test]
-fn a_frame_is_one_operation_each_way_and_frames_out_share_an_enter_and_a_call() {
-    run(async |handle| {
-        let (mut net, wire) = start(&handle, feature::MRG_RXBUF);
-        post(&mut net, 64, 2048);
-        let mut buffer = [0; 2048];
-        net.settle().await;
-        let before = handle.stats();
-        for mark in 0..10 {
-            come(&wire, &frame(60, mark));
-            let _ = net.used(RECEIVE).await;
-        }
-        net.settle().await;
-        let operations = handle.stats().operations - before.operations;
-        assert_eq!(operations, 10, "ten frames in");
-        // Sixteen frames out, kicked once.
-        let sent: Vec<_> = (0..16)
-            .map(|mark| net.put(&[&[0; HEADER][..], &frame(60, mark)].concat()))
-            .collect();
-        let before = handle.stats();
-        for buffer in sent {
-            net.ring(TRANSMIT).add(&[buffer], &[]).unwrap();
-        }
-        net.ring(TRANSMIT).kick().unwrap();
-        wait_until(&handle, || net.is_idle(TRANSMIT, 16)).await;
-        let after = handle.stats();
-        assert_eq!(after.operations - before.operations, 16);
-        assert!(
-            after.calls - before.calls <= 2,
-            "{after:?} after {before:?}"
-        );
-        for mark in 0..16 {
-            let count = wire.recv(&mut buffer).unwrap();
-            assert_eq!(buffer[HEADER..count], frame(60, mark), "in their order");
         }
     });
 }
@@ -321,6 +237,6 @@ fn what_a_device_cannot_be_is_refused() {
         let refused = Net::new(&handle, two, vec![tap.into()])
             .map(drop)
             .unwrap_err();
-        assert_eq!(refused, net::NetError::Taps { taps: 1, pairs: 2 });
+        assert_eq!(refused, NetError::Taps { taps: 1, pairs: 2 });
     });
 }

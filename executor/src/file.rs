@@ -85,6 +85,25 @@ impl File {
         self.at_once(Direction::Write, buffers, offset, false)
     }
 
+    /// [`File::read`] without the ring and without waiting, as [`File::try_read_at`]: of a device
+    /// or a socket, what is there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn try_read<B: IoBuffers>(&self, buffers: &mut B) -> io::Result<usize> {
+        self.at_once(Direction::Read, buffers, STREAM_POSITION, false)
+    }
+
+    /// [`File::write`] without the ring and without waiting, as [`File::try_read_at`].
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn try_write<B: IoBuffers>(&self, buffers: &B) -> io::Result<usize> {
+        self.at_once(Direction::Write, buffers, STREAM_POSITION, false)
+    }
+
     /// [`File::write_at`] without the ring, however long that takes: everybody waits meanwhile.
     /// Fails with EAGAIN beyond the bytes that a turn moves so.
     ///

@@ -9,7 +9,7 @@ mod network;
 use std::time::{Duration, Instant};
 
 use vudev_frontend::net::{Frame, Header, feature};
-use vudev_frontend::{LIMIT, Net, Step};
+use vudev_frontend::{Buffer, LIMIT, Net, Step};
 
 use card::{ALL, Card, GUEST, HOST, PLAIN, comes_in, frame, goes_out};
 use network::{Protocol, Wire, ip, large, tap};
@@ -74,6 +74,37 @@ fn frames_of_64_kib_go_out_as_they_are() {
         wire.receive(LIMIT).unwrap().1 == bytes,
         "UDP to be fragmented"
     );
+}
+
+#[test]
+fn more_frames_than_a_turn_has_time_for_go_out_all_the_same() {
+    if !network::enter() {
+        return;
+    }
+    tap("tap0", false);
+    let card = Card::new("tap-name=tap0");
+    let mut front = card.front(HOST).queues(2).start().unwrap();
+    let (header, bytes) = large(Protocol::TCP4, 65_535, 1460);
+    let bytes = [&header.bytes()[..], &bytes].concat();
+    let length = u32::try_from(bytes.len()).unwrap();
+    // A turn moves a megabyte; what is more goes by the ring.
+    for _ in 0..40 {
+        let address = front.memory().allocate(length.into(), 16).unwrap();
+        front.memory().write(address, &bytes).unwrap();
+        let buffer = Buffer::new(address, length);
+        front.ring(1).add(&[buffer], &[]).unwrap();
+    }
+    front.ring(1).kick().unwrap();
+    for _ in 0..40 {
+        let _ = front.ring(1).wait_used(LIMIT).unwrap();
+    }
+    let interfaces = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let words = interfaces
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("tap0:"));
+    let packets = words.unwrap().split_whitespace().nth(1);
+    assert_eq!(packets, Some("40"), "{interfaces}");
+    card.vudev.stop().unwrap();
 }
 
 #[test]

@@ -17,14 +17,8 @@ const QUEUE_SIZE: u16 = 1024;
 /// And of the control queue.
 const CONTROL_QUEUE_SIZE: u16 = 1024;
 
-/// Frames in flight to the tap, over all queues and of one: a tap takes a frame at once, so these
-/// are as many as a turn's one system call carries.
-const SENDS: u16 = 512;
-const SENDS_PER_QUEUE_MAX: u16 = 64;
-const SENDS_PER_QUEUE_MIN: u16 = 16;
-
-/// What a pair has on the ring beside its sends: a read, and one that was cancelled and has not
-/// ended yet; a wait for readiness, and a dropped one.
+/// What a pair has on the ring: for each way a read or a write, or a wait for readiness, and one
+/// that was cancelled and has not ended yet.
 const OPERATIONS_PER_PAIR: u32 = 4;
 
 /// Linux's taps say so since 6.6: megabits a second.
@@ -104,12 +98,7 @@ impl NetConfig {
 
     /// Ring operations that the device has in flight at most.
     pub fn operations(&self) -> u32 {
-        u32::from(self.pairs) * (u32::from(self.sends_per_queue()) + OPERATIONS_PER_PAIR)
-    }
-
-    /// Frames in flight of one queue.
-    pub(super) fn sends_per_queue(&self) -> u16 {
-        (SENDS / self.pairs.max(1)).clamp(SENDS_PER_QUEUE_MIN, SENDS_PER_QUEUE_MAX)
+        u32::from(self.pairs) * OPERATIONS_PER_PAIR
     }
 
     pub(super) fn queue_sizes(&self) -> Vec<u16> {

@@ -1,6 +1,7 @@
 //! The network device (virtio 1.3, 5.1) on a tap. Frames go between the tap and the guest's memory
-//! through the ring, without a copy in this process; only the 12 bytes of header in front of each
-//! pass through memory of ours, where they are checked. Not a switch: where frames go on the host
+//! without a copy in this process; only the 12 bytes of header in front of each pass through memory
+//! of ours, where they are checked. The ring waits for frames; those that are there are moved in
+//! the same turn, by a system call each. Not a switch: where frames go on the host
 //! is the interface's affair.
 //!
 //! What a chain cannot have:
@@ -39,6 +40,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use rustix::io::Errno;
 use vudev_executor::{File, Handle, Notify};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
@@ -49,7 +51,6 @@ use self::filter::Filter;
 pub use self::filter::Mac;
 pub use self::spec::feature;
 use self::spec::status;
-use self::transmit::Frames;
 use crate::counter::Counter;
 
 /// The control queue's place without `MQ`; with it, it is behind all pairs (5.1.2).
@@ -62,7 +63,9 @@ const COMMANDS: usize = 1;
 pub struct Net {
     config: NetConfig,
     taps: Vec<File>,
-    frames: Frames,
+    /// Whether the taps can be asked for what needs no waiting: Linux's since 6.4.
+    reads_at_once: Cell<bool>,
+    writes_at_once: Cell<bool>,
     /// What the driver has set up, from here on.
     features: Cell<u64>,
     offloads: Cell<u64>,
@@ -111,7 +114,8 @@ impl Net {
         let each = || 0..pairs;
         let net = Self {
             taps: taps.into_iter().map(|tap| File::new(handle, tap)).collect(),
-            frames: Frames::default(),
+            reads_at_once: Cell::new(true),
+            writes_at_once: Cell::new(true),
             features: Cell::new(0),
             offloads: Cell::new(0),
             filter: RefCell::new(Filter::open(config.mac)),
@@ -186,6 +190,26 @@ impl Net {
                 log::debug!("pair {pair}, attached {wanted}: {error}");
             }
             self.switched[at].notify();
+        }
+    }
+
+    /// What a read or a write without waiting came to; `None` if it is one for the ring.
+    fn at_once<T>(
+        &self,
+        possible: &Cell<bool>,
+        attempt: impl FnOnce() -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
+        if !possible.get() {
+            return None;
+        }
+        let result = attempt();
+        match result.as_ref().err().and_then(Errno::from_io_error) {
+            Some(Errno::AGAIN | Errno::INTR) => None,
+            Some(Errno::OPNOTSUPP) => {
+                possible.set(false);
+                None
+            }
+            Some(_) | None => Some(result),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The way in: one read at a time, into as many receive buffers as the longest frame needs. Buffers
 //! that a frame did not fill stay for the next one, and go back to the guest, newest first, when
-//! the queue stops or its memory changes.
+//! the queue stops or its memory changes. Frames that wait in the tap are read in one turn, by a
+//! system call each; a read on the ring waits for the next one.
 //!
 //! The kernel's header comes into memory of ours, and goes to the guest from there, fitted to what
 //! was negotiated and with the number of buffers, which a tap does not write. A byte of ours behind
@@ -30,9 +31,18 @@ type Frame = Framed<HEADER_SIZE, 1>;
 /// Buffers are not added to a read beyond so many pieces: what is left is for the last chain's.
 const PIECES_WANTED_MAX: usize = PIECES_MAX / 2;
 
+/// Frames that are read without the ring before all others have their turn, even if the guest wants
+/// none of them.
+const FRAMES_IN_A_ROW_MAX: usize = 128;
+
 /// How long a read waits for as many buffers as the longest frame needs. A driver that refills in
 /// batches does it within that; one that never has so many is not waited for again.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// The same for a driver that has had so many: its processor may have to wait for its turn, and a
+/// frame that is dropped meanwhile costs its sender more. Once this was in vain it is not done
+/// again: the driver may keep fewer buffers ready than it had at first.
+const PATIENCE_WITH_TRUSTED: Duration = Duration::from_millis(200);
 
 impl Net {
     /// Serves a receive queue.
@@ -52,6 +62,7 @@ impl Net {
         pair: u16,
     ) -> Result<(), QueueError> {
         let switched = &self.switched[usize::from(pair)];
+        let mut in_a_row = 0;
         while !queue.is_stopping() {
             let tap = match self.taps.get(usize::from(pair)) {
                 Some(tap) if self.link.get() && self.is_attached(pair) => tap,
@@ -65,7 +76,15 @@ impl Net {
                 window.put_back(queue);
                 continue;
             }
-            let (result, interrupted) = read(tap, window, queue, switched.notified()).await;
+            let waiting = match in_a_row < FRAMES_IN_A_ROW_MAX {
+                true => self.at_once(&self.reads_at_once, || tap.try_read(window.frame_mut())),
+                false => None,
+            };
+            in_a_row = if waiting.is_some() { in_a_row + 1 } else { 0 };
+            let (result, interrupted) = match waiting {
+                Some(result) => (result, false),
+                None => read(tap, window, queue, switched.notified()).await,
+            };
             let recalled = match result {
                 Ok(bytes) => {
                     self.deliver(bytes, window, queue);
@@ -168,6 +187,10 @@ struct Window {
     room: usize,
     /// What the driver has shown that it can give, if that is less than the longest frame.
     ceiling: usize,
+    /// The most that it has given.
+    most: usize,
+    /// Whether it was never waited for in vain that had given as much before.
+    trusted: bool,
     /// So many of the chains, from the first on, were taken before one that was given back since.
     stranded: usize,
 }
@@ -180,6 +203,8 @@ impl Window {
             frame: Some(Frame::new()),
             room: 0,
             ceiling: usize::MAX,
+            most: 0,
+            trusted: true,
             stranded: 0,
         }
     }
@@ -192,12 +217,13 @@ impl Window {
         self.frame.as_mut().expect(FRAME_IS_HERE)
     }
 
-    /// Takes buffers until the longest frame fits, or the driver has no more; false when a stop is
-    /// asked for.
+    /// Takes buffers until the longest frame fits, or the driver has no more; false when it is to let
+    /// go of those that it has.
     async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         loop {
             self.take_available(longest, net, queue)?;
+            self.most = self.most.max(self.room);
             self.ceiling = self.ceiling.max(self.room);
             if self.is_enough(longest, queue) {
                 return Ok(true);
@@ -205,11 +231,17 @@ impl Window {
             let next = if self.chains.is_empty() {
                 queue.next().await?
             } else {
+                let trusted = self.trusted && self.most >= longest.min(self.ceiling);
+                let patience = match trusted {
+                    true => PATIENCE_WITH_TRUSTED,
+                    false => PATIENCE,
+                };
                 let handle = queue.handle().clone();
-                let next = pin!(queue.next());
-                match select(next, pin!(handle.sleep(PATIENCE))).await {
+                let next = pin!(queue.next_until_recall());
+                match select(next, pin!(handle.sleep(patience))).await {
                     Either::Left((next, _)) => next?,
                     Either::Right(_) => {
+                        self.trusted &= !trusted;
                         self.ceiling = self.room;
                         return Ok(true);
                     }
@@ -268,8 +300,7 @@ impl Window {
             return queue.complete(chain, 0);
         };
         self.room += payload.len();
-        self.frame_mut()
-            .edit_guest(|guest| guest.push_back(payload));
+        self.frame_mut().push_back(payload);
         self.chains.push_back(chain);
     }
 
@@ -316,29 +347,28 @@ impl Window {
         let Self {
             chains,
             frame,
-            room,
+            room: in_frame,
             ..
         } = self;
         let frame = frame.as_mut().expect(FRAME_IS_HERE);
-        frame.edit_guest(|guest| {
-            let (mut left, mut head) = (payload, HEADER_SIZE);
-            let used = chains.drain(..count).zip(guest.drain(..count));
-            queue.complete_together(used.map(|(chain, buffers)| {
-                let filled = left.min(buffers.len());
-                left -= filled;
-                *room -= buffers.len();
-                let written = filled + std::mem::take(&mut head);
-                (chain, u32::try_from(written).unwrap_or(u32::MAX))
-            }));
-            // The chain that is the first now has the header's place.
-            if let (Some(chain), Some(mut buffers)) = (chains.front_mut(), guest.pop_front())
-                && let Ok(rest) = buffers.split_off(HEADER_SIZE)
-            {
-                *room -= HEADER_SIZE;
-                chain.writable = buffers;
-                guest.push_front(rest);
-            }
-        });
+        let (mut left, mut head) = (payload, HEADER_SIZE);
+        let used = chains.drain(..count);
+        queue.complete_together(used.map(|chain| {
+            let room = frame.pop_front().map_or(0, |buffers| buffers.len());
+            let filled = left.min(room);
+            left -= filled;
+            *in_frame -= room;
+            let written = filled + std::mem::take(&mut head);
+            (chain, u32::try_from(written).unwrap_or(u32::MAX))
+        }));
+        // The chain that is the first now has the header's place.
+        if let (Some(chain), Some(mut buffers)) = (chains.front_mut(), frame.pop_front())
+            && let Ok(rest) = buffers.split_off(HEADER_SIZE)
+        {
+            *in_frame -= HEADER_SIZE;
+            chain.writable = buffers;
+            frame.push_front(rest);
+        }
     }
 
     /// Gives all buffers back as if they had never been taken, but for those that this is too late

@@ -123,7 +123,11 @@ pub fn offloads(tap: impl AsFd) -> io::Result<u64> {
 
 /// Tells the tap which frames its driver takes, by [`feature::GUEST_OFFLOADS`]; the kernel does the
 /// rest. Of all queues at once.
-pub(super) fn set_offloads(tap: impl AsFd, offloads: u64) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn set_offloads(tap: impl AsFd, offloads: u64) -> io::Result<()> {
     set_offload_flags(tap.as_fd(), offload_flags(offloads))
 }
 

@@ -1,8 +1,12 @@
 //! The way out: each chain is a frame behind its header. The header is read once, checked, and a
 //! copy of ours goes to the kernel in front of the guest's own memory. What cannot be sent is
 //! dropped, as a real device drops it: the chain is completed all the same.
+//!
+//! A tap takes a frame when it is given one, so that frames are written in the turn in which their
+//! chains are taken, by a system call each. The ring is for what the tap would have to wait for,
+//! and for what a turn has no time for.
 
-use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 
 use rustix::io::Errno;
@@ -12,7 +16,7 @@ use vudev_virtio::{Chain, Framed, Queue, QueueError};
 use super::Net;
 use super::header::{self, Malformed};
 use super::spec::HEADER_SIZE;
-use crate::passing::is_passing;
+use crate::passing::{is_passing, until_recall};
 
 /// What one operation takes (`UIO_MAXIOV`).
 pub(super) const PIECES_MAX: usize = 1024;
@@ -23,61 +27,50 @@ const TRIES_MAX: usize = 8;
 /// A header of ours before a guest's frame.
 type Frame = Framed<HEADER_SIZE, 0>;
 
-/// Spare frames, so that sending allocates nothing.
-#[derive(Default)]
-pub(super) struct Frames(RefCell<Vec<Frame>>);
-
-impl Frames {
-    fn lend(&self) -> Frame {
-        self.0.borrow_mut().pop().unwrap_or_default()
-    }
-
-    fn keep(&self, mut frame: Frame) {
-        frame.edit_guest(|guest| guest.clear());
-        self.0.borrow_mut().push(frame);
-    }
-}
-
 impl Net {
     /// Serves a transmit queue.
-    pub(super) async fn transmit(&self, queue: Queue, pair: u16) -> Result<(), QueueError> {
-        let depth = usize::from(self.config.sends_per_queue());
-        let send = async |chain: &mut Chain| {
-            if let Err(malformed) = self.send(chain, pair).await {
-                self.drops.malformed.count(&malformed);
+    pub(super) async fn transmit(&self, mut queue: Queue, pair: u16) -> Result<(), QueueError> {
+        let mut frame = Frame::new();
+        while let Some(mut chain) = queue.next().await? {
+            match self.frame_of(&mut chain, &mut frame) {
+                Ok(()) => frame = self.send(frame, &queue, pair).await,
+                Err(malformed) => self.drops.malformed.count(&malformed),
             }
-            0
-        };
-        queue.serve(depth, send).await
+            frame.edit_guest(VecDeque::clear);
+            queue.complete(chain, 0);
+        }
+        Ok(())
     }
 
-    async fn send(&self, chain: &mut Chain, pair: u16) -> Result<(), Malformed> {
+    /// Makes `frame` what a chain has, if that can be sent.
+    fn frame_of(&self, chain: &mut Chain, frame: &mut Frame) -> Result<(), Malformed> {
         let header = chain.readable.read_array();
         let header = header.map_err(|_| Malformed::NoHeader)?;
         let header = header::check(&header, chain.readable.len(), self.features.get())?;
-        let mut frame = self.frames.lend();
-        frame.set_head(header);
-        frame.edit_guest(|guest| guest.push_back(chain.readable.take()));
-        let pieces = frame.pieces();
-        if pieces > PIECES_MAX {
-            self.frames.keep(frame);
-            return Err(Malformed::Pieces(pieces));
+        frame.set(header, chain.readable.take());
+        match frame.pieces() {
+            0..=PIECES_MAX => Ok(()),
+            pieces => Err(Malformed::Pieces(pieces)),
         }
+    }
+
+    async fn send(&self, frame: Frame, queue: &Queue, pair: u16) -> Frame {
         // A queue of the tap that was let go of takes nothing; the first one never is.
         let tap = match self.is_attached(pair) {
             true => pair,
             false => 0,
         };
         let Some(tap) = self.taps.get(usize::from(tap)).filter(|_| self.link.get()) else {
-            self.frames.keep(frame);
-            return Ok(());
+            return frame;
         };
-        let (sent, frame) = write(tap, frame).await;
-        self.frames.keep(frame);
+        let (sent, frame) = match self.at_once(&self.writes_at_once, || tap.try_write(&frame)) {
+            Some(sent) => (sent.map(drop), frame),
+            None => write(tap, frame, queue).await,
+        };
         if let Err(error) = sent {
             self.not_sent(&error);
         }
-        Ok(())
+        frame
     }
 
     fn not_sent(&self, error: &io::Error) {
@@ -90,15 +83,19 @@ impl Net {
     }
 }
 
-async fn write(tap: &File, mut frame: Frame) -> (io::Result<()>, Frame) {
+/// Writes a frame on the ring. One that the tap takes its time for is given up at a stop or a
+/// recall.
+async fn write(tap: &File, mut frame: Frame, queue: &Queue) -> (io::Result<()>, Frame) {
     let mut tries = 0;
     loop {
-        let (result, back) = tap.write(frame).await;
+        let (result, back) = until_recall(queue, tap.write(frame)).await;
         frame = back;
         tries += 1;
         match result {
             Err(error) if is_passing(&error) && tries < TRIES_MAX => {
-                let _ = tap.writable().await;
+                if queue.until_recall(tap.writable()).await.is_none() {
+                    return (Err(error), frame);
+                }
             }
             result => return (result.map(drop), frame),
         }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub(crate) mod card;
 pub(crate) mod costs;
 pub(crate) mod disk;
 

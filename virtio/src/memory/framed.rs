@@ -14,7 +14,7 @@ pub struct Framed<const HEAD: usize, const TAIL: usize> {
     head: Box<[u8; HEAD]>,
     guest: VecDeque<GuestBuffers>,
     tail: Box<[u8; TAIL]>,
-    /// All of the above, arranged anew at each change.
+    /// All of the above, rearranged with each change.
     iovecs: Vec<iovec>,
 }
 
@@ -41,9 +41,47 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
         self.edit(|head, _| *head = bytes);
     }
 
+    /// These bytes in front of these buffers, and nothing else.
+    pub fn set(&mut self, head: [u8; HEAD], buffers: GuestBuffers) {
+        self.edit(|ours, guest| {
+            *ours = head;
+            guest.clear();
+            guest.push_back(buffers);
+        });
+    }
+
     /// The guest's buffers, in order.
     pub fn guest(&self) -> &VecDeque<GuestBuffers> {
         &self.guest
+    }
+
+    /// Adds buffers behind those that are there.
+    pub fn push_back(&mut self, buffers: GuestBuffers) {
+        // Not all of `arrange`: a window of fifty buffers is edited for every frame.
+        self.guest.push_back(buffers);
+        let tail = (TAIL > 0).then(|| self.iovecs.pop()).flatten();
+        if let Some(buffers) = self.guest.back() {
+            self.iovecs.extend_from_slice(buffers.iovecs());
+        }
+        self.iovecs.extend(tail);
+    }
+
+    /// Takes the first buffers out.
+    pub fn pop_front(&mut self) -> Option<GuestBuffers> {
+        let buffers = self.guest.pop_front()?;
+        let before = usize::from(HEAD > 0);
+        self.iovecs.drain(before..before + buffers.iovecs().len());
+        Some(buffers)
+    }
+
+    /// Adds buffers in front of those that are there.
+    pub fn push_front(&mut self, buffers: GuestBuffers) {
+        self.guest.push_front(buffers);
+        let before = usize::from(HEAD > 0);
+        if let Some(buffers) = self.guest.front() {
+            let pieces = buffers.iovecs().iter().copied();
+            self.iovecs.splice(before..before, pieces);
+        }
     }
 
     /// Changes the guest's buffers.
@@ -94,7 +132,8 @@ impl<const HEAD: usize, const TAIL: usize> Default for Framed<HEAD, TAIL> {
 #[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
 // SAFETY: head and tail are on the heap and owned, and no reference to them outlives a borrow of
 // `self`; every `&mut` borrow of head or guest is in `edit`, which arranges the iovecs anew after
-// it. Those of the guest's buffers are valid as long as these, by their own contract, wherever they
+// it, or in a function that adds or takes out just the iovecs of the buffers that come or go. Those
+// of the guest's buffers are valid as long as these, by their own contract, wherever they
 // are moved to, and they stay in `self` until the next `edit`.
 unsafe impl<const HEAD: usize, const TAIL: usize> IoBuffers for Framed<HEAD, TAIL> {
     fn iovecs(&self) -> &[iovec] {

@@ -149,6 +149,21 @@ impl Queue {
         poll_fn(|cx| self.shared.poll_next(cx)).await
     }
 
+    /// As [`Queue::next`], with chains in hand: `None` as well when the memory under the queue was
+    /// replaced, as [`Queue::until_recall`] says.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::next`].
+    pub async fn next_until_recall(&mut self) -> Result<Option<Chain>, QueueError> {
+        let mut recalled = pin!(self.shared.recalled.notified());
+        poll_fn(|cx| match self.shared.poll_next(cx) {
+            Poll::Pending => recalled.as_mut().poll(cx).map(|()| Ok(None)),
+            ready => ready,
+        })
+        .await
+    }
+
     /// The next chain, if there is one now and this turn's share is not used up; `None` says
     /// nothing about a stop. Does not ask the driver for a kick: only [`Queue::next`] does.
     ///
