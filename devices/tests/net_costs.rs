@@ -1,5 +1,5 @@
-//! What frames cost the executor, and what the card waits for. What they allocate, which is nothing,
-//! is counted in `net_allocations`.
+//! What frames cost the executor, and what the card waits for. What they allocate is counted in
+//! `net_allocations`: nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use vudev_devices::net::feature;
 use vudev_executor::{Executor, Faults, Handle};
+use vudev_virtio::testing::copies::copied;
 
 mod common;
 
@@ -26,11 +27,13 @@ struct Costs {
     at_once: u64,
     enters: u64,
     calls: u64,
+    /// Bytes copied between guest memory and the card's.
+    copied: u64,
 }
 
 /// The costs of what `work` does.
 async fn costs(handle: &Handle, work: impl AsyncFnOnce()) -> Costs {
-    let before = handle.stats();
+    let (before, bytes) = (handle.stats(), copied());
     work().await;
     let after = handle.stats();
     Costs {
@@ -38,6 +41,7 @@ async fn costs(handle: &Handle, work: impl AsyncFnOnce()) -> Costs {
         at_once: after.at_once - before.at_once,
         enters: after.enters - before.enters,
         calls: after.calls - before.calls,
+        copied: copied() - bytes,
     }
 }
 
@@ -73,6 +77,7 @@ fn frames_out_cost_one_system_call_each_one_enter_and_one_call_together() {
                 at_once: depth.into(),
                 enters,
                 calls: 1,
+                copied: u64::from(depth) * HEADER as u64,
             };
             assert_eq!(costs, expected, "{depth}");
             let mut buffer = [0; 2048];
@@ -108,6 +113,7 @@ fn frames_in_cost_one_system_call_each_one_operation_and_one_call_together() {
                 at_once: depth.into(),
                 enters,
                 calls: 1,
+                copied: u64::from(depth) * HEADER as u64,
             };
             assert_eq!(costs, expected, "{depth}");
             for (mark, buffer) in (0..depth).zip(buffers) {

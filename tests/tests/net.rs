@@ -210,7 +210,7 @@ fn a_frame_longer_than_its_buffers_is_dropped_and_counted() {
     assert_eq!(net.posted(0), 8, "no buffer is lost");
     // Nor is one that cannot hold a header.
     let useless = net.front().memory().allocate(11, 1).unwrap();
-    let buffer = vudev_frontend::Buffer::new(useless, 11);
+    let buffer = Buffer::new(useless, 11);
     drop(net);
     let mut net = card.driver(0, 0, 64);
     let ring = net.front().ring(0);

@@ -217,8 +217,8 @@ impl Window {
         self.frame.as_mut().expect(FRAME_IS_HERE)
     }
 
-    /// Takes buffers until the longest frame fits, or the driver has no more; false when it is to let
-    /// go of those that it has.
+    /// Takes buffers until the longest frame fits, or the driver has no more; false when those that
+    /// it has are to be let go of.
     async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         loop {
