@@ -2,6 +2,8 @@
 //! for figures, where the driver's own work must be small beside the device's. Nothing here counts
 //! what is in flight; the caller knows.
 
+use std::time::{Duration, Instant};
+
 use super::{Buffer, Ring, Token, Used};
 use crate::Error;
 
@@ -40,5 +42,16 @@ impl Ring {
     pub fn want_call(&mut self) -> Result<bool, Error> {
         self.ask_for_call()?;
         Ok(self.used_index()? != self.next_used)
+    }
+
+    /// Sleeps until a call comes that [`Ring::want_call`] has asked for.
+    pub fn wait_call(&mut self, limit: Duration) -> Result<(), Error> {
+        let start = Instant::now();
+        self.wait_for_event(limit)?;
+        if start.elapsed() < limit {
+            return Ok(());
+        }
+        let awaited = format!("a call of ring {}", self.index);
+        Err(Error::Deadline { awaited, limit })
     }
 }

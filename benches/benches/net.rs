@@ -1,0 +1,392 @@
+//! Frames through the network card of a jailed `vudev`, over its socket, between a driver's buffers
+//! and a tap in a network of its own: 64 bytes, 1500, and 64 KiB of TCP that is still to be cut,
+//! each way. Beside it a bare loop of `readv` or `writev` on another tap with the same frames,
+//! which is the kernel's part. Both by the clock, and by the processor time of whoever moves the
+//! frames, which is what says most on a busy machine. What nobody takes comes out: the network
+//! drops it.
+//!
+//! Frames in wait in the tap before the clock runs, so that whoever makes them is not measured.
+
+use std::cell::{LazyCell, RefCell};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read as _, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use criterion::{Criterion, Throughput};
+use vudev_benches::contest::{Contest, ProcessorTime, Report};
+use vudev_benches::processor::Usage;
+use vudev_devices::net::tap;
+use vudev_frontend::net::{HEADER_SIZE, Header, feature};
+use vudev_frontend::{Buffer, FrontEnd, LIMIT, Step, Token};
+use vudev_harness::{Vudev, VudevCommand};
+
+#[path = "../../tests/tests/support/network.rs"]
+mod network;
+
+use network::{OTHER, Protocol, Wire, ip};
+
+/// Promised: four fifths of the bare loop's frames.
+const OF_THE_BARE: f64 = 1.25;
+
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+/// Entries of a queue: the most that the device has.
+const QUEUE_SIZE: u16 = 1024;
+/// Frames out that the device has at a time.
+const DEPTH: u16 = 256;
+/// Bytes of a receive buffer: what Linux's driver has for small frames, and for large ones.
+const SMALL: u32 = 1536;
+const LARGE: u32 = 4096;
+
+/// What a driver of Linux's takes.
+const FEATURES: u64 = feature::CSUM
+    | feature::HOST_TSO4
+    | feature::GUEST_CSUM
+    | feature::GUEST_TSO4
+    | feature::MRG_RXBUF;
+
+fn main() -> Result<()> {
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut report = Report::default();
+    if !network::enter() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    // Not before it is wanted: the benchmarks may only be listed.
+    let ours = LazyCell::new(|| Ours::start(folder.path()).expect("vudev starts"));
+    let bare = LazyCell::new(|| Bare::start().expect("a tap"));
+    for frame in [Frame::small(64), Frame::small(1500), Frame::large()] {
+        for (way, clock) in [
+            (Way::Out, Clock::Wall),
+            (Way::Out, Clock::Processor),
+            (Way::In, Clock::Wall),
+            (Way::In, Clock::Processor),
+        ] {
+            Contest::new(format!("net {} {}{}", way.name(), frame.name, clock.name()))
+                .moves(frame.throughput())
+                .of("vudev", |times| {
+                    ours.run(&frame, way, clock, times).expect("frames pass")
+                })
+                .of("bare loop", |times| {
+                    bare.run(&frame, way, clock, times).expect("frames pass")
+                })
+                .promise("bare loop", OF_THE_BARE)
+                .run(&mut criterion, &mut report);
+        }
+    }
+    criterion.final_summary();
+    report.close(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("net.txt"))?;
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From the driver to the tap.
+    Out,
+    In,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Clock {
+    Wall,
+    Processor,
+}
+
+impl Clock {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "",
+            Self::Processor => ", processor time",
+        }
+    }
+}
+
+struct Frame {
+    name: String,
+    header: Header,
+    bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// Of no protocol, to nobody.
+    fn small(length: usize) -> Self {
+        let mut bytes = vec![0x5a; length];
+        bytes[..6].copy_from_slice(&OTHER);
+        bytes[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 0x88, 0xb5]);
+        Self {
+            name: format!("{length} bytes"),
+            header: Header::default(),
+            bytes,
+        }
+    }
+
+    fn large() -> Self {
+        let (header, bytes) = network::large(Protocol::TCP4, 65_535, 1448);
+        Self {
+            name: "64 KiB of TCP".to_owned(),
+            header,
+            bytes,
+        }
+    }
+
+    fn is_large(&self) -> bool {
+        self.bytes.len() > 2048
+    }
+
+    fn throughput(&self) -> Throughput {
+        match self.is_large() {
+            true => Throughput::Bytes(self.bytes.len() as u64),
+            false => Throughput::Elements(1),
+        }
+    }
+
+    fn buffer_size(&self) -> u32 {
+        if self.is_large() { LARGE } else { SMALL }
+    }
+
+    /// Receive buffers that it fills.
+    fn buffers(&self) -> u64 {
+        (self.bytes.len() + HEADER_SIZE).div_ceil(self.buffer_size() as usize) as u64
+    }
+
+    /// Whether a chain that came back with so many bytes is of one of these frames: another is the
+    /// kernel's own.
+    fn has(&self, written: u32) -> bool {
+        let length = (self.bytes.len() + HEADER_SIZE) as u64;
+        let size = u64::from(self.buffer_size());
+        let written = u64::from(written);
+        written == length % size || written == size && length >= size
+    }
+
+    /// Frames in that a full queue has buffers for, those that the device holds ready for another
+    /// one not among them.
+    fn batch(&self) -> u64 {
+        let held = (70_000 / u64::from(self.buffer_size())).next_multiple_of(2);
+        (u64::from(QUEUE_SIZE) - held) / self.buffers()
+    }
+}
+
+/// A tap that holds a batch, and a raw socket that fills it. The kernel sends nothing of its own.
+fn make_tap(name: &str) -> Wire {
+    network::tap(name, false);
+    ip(&format!(
+        "link set {name} txqueuelen {QUEUE_SIZE} arp off multicast off"
+    ));
+    Wire::on(name)
+}
+
+struct Ours {
+    wire: Wire,
+    vudev: Vudev,
+    socket: std::path::PathBuf,
+    /// The last driver, for samples of the same frames.
+    driver: RefCell<Option<(String, Driver)>>,
+}
+
+impl Ours {
+    fn start(folder: &Path) -> Result<Self> {
+        let wire = make_tap("tap0");
+        let socket = folder.join("net");
+        let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
+        let command = VudevCommand::of(program).device("net", "tap-name=tap0", &socket);
+        Ok(Self {
+            wire,
+            vudev: command.start()?,
+            socket,
+            driver: RefCell::default(),
+        })
+    }
+
+    fn run(&self, frame: &Frame, way: Way, clock: Clock, times: u64) -> Result<Duration> {
+        let name = format!("{} {}", way.name(), frame.name);
+        let mut driver = self.driver.borrow_mut();
+        if driver.as_ref().is_none_or(|(of, _)| *of != name) {
+            // The device has one at a time.
+            driver.take();
+            let front = FrontEnd::connect(&self.socket).memory(32 << 20).queues(2);
+            let front = front.queue_size(QUEUE_SIZE).features(FEATURES).start()?;
+            *driver = Some((name, Driver::new(front, frame, way)?));
+        }
+        let Some((_, driver)) = &mut *driver else {
+            bail!("there is a driver");
+        };
+        let worker = *self.vudev.devices()?.first().expect("vudev has a device");
+        let used = Usage::of(worker)?;
+        let wall = match way {
+            Way::Out => driver.send(times)?,
+            Way::In => driver.receive(frame, &self.wire, times)?,
+        };
+        match clock {
+            Clock::Wall => Ok(wall),
+            Clock::Processor => Ok(used.since()?),
+        }
+    }
+}
+
+/// A driver whose buffers are laid out once.
+struct Driver {
+    front: FrontEnd,
+    /// Chains that the device has not.
+    free: Vec<Token>,
+}
+
+impl Driver {
+    fn new(mut front: FrontEnd, frame: &Frame, way: Way) -> Result<Self> {
+        let memory = front.memory().clone();
+        let bytes = [&frame.header.bytes()[..], &frame.bytes].concat();
+        let (count, ring) = match way {
+            Way::Out => (DEPTH, front.ring(TRANSMIT)),
+            Way::In => (QUEUE_SIZE, front.ring(RECEIVE)),
+        };
+        let lay_out = |_| -> Result<Token> {
+            if way == Way::In {
+                let size = frame.buffer_size();
+                let buffer = Buffer::new(memory.allocate(size.into(), 64)?, size);
+                return Ok(ring.lay_out_chain(&[], &[buffer])?);
+            }
+            let length = u32::try_from(bytes.len())?;
+            let buffer = Buffer::new(memory.allocate(length.into(), 64)?, length);
+            memory.write(buffer.address, &bytes)?;
+            Ok(ring.lay_out_chain(&[buffer], &[])?)
+        };
+        let free = (0..count).map(lay_out).collect::<Result<_>>()?;
+        Ok(Self { front, free })
+    }
+
+    /// Sends so many frames, each chain again as soon as it is back.
+    fn send(&mut self, times: u64) -> Result<Duration> {
+        let start = Instant::now();
+        let (mut sent, mut back) = (0, 0);
+        let ring = self.front.ring(TRANSMIT);
+        while back < times {
+            let more = usize::try_from(times - sent)?.min(self.free.len());
+            for token in self.free.drain(..more) {
+                ring.send(token)?;
+                sent += 1;
+            }
+            ring.kick()?;
+            let came = self.free.len();
+            while let Some(used) = ring.take_used()? {
+                self.free.push(used.token);
+                back += 1;
+            }
+            if self.free.len() == came && !ring.want_call()? {
+                ring.wait_call(LIMIT)?;
+            }
+        }
+        Ok(start.elapsed())
+    }
+
+    /// Receives so many, in batches that wait in the tap when the queue starts.
+    fn receive(&mut self, frame: &Frame, wire: &Wire, times: u64) -> Result<Duration> {
+        let mut took = Duration::ZERO;
+        let mut left = times;
+        while left > 0 {
+            let batch = left.min(frame.batch());
+            self.front.stop()?;
+            let header = frame.header.bytes();
+            (0..batch).for_each(|_| wire.send(&header, &frame.bytes));
+            let ring = self.front.ring(RECEIVE);
+            for token in self.free.drain(..) {
+                ring.send(token)?;
+            }
+            let start = Instant::now();
+            self.front.take(Step::WholeRing(RECEIVE))?;
+            let mut awaited = batch * frame.buffers();
+            let ring = self.front.ring(RECEIVE);
+            while awaited > 0 {
+                while let Some(used) = ring.take_used()? {
+                    self.free.push(used.token);
+                    let ours = u64::from(frame.has(used.written));
+                    ensure!(awaited >= ours, "more frames came than were sent");
+                    awaited -= ours;
+                }
+                if awaited > 0 && !ring.want_call()? {
+                    ring.wait_call(LIMIT)?;
+                }
+            }
+            took += start.elapsed();
+            left -= batch;
+        }
+        Ok(took)
+    }
+}
+
+/// A tap, and nobody between it and its reader.
+struct Bare {
+    wire: Wire,
+    tap: RefCell<File>,
+}
+
+impl Bare {
+    fn start() -> Result<Self> {
+        let wire = make_tap("tap1");
+        let tap = tap::open("tap1", false)?;
+        tap::use_virtio_header(&tap)?;
+        tap::set_offloads(&tap, FEATURES)?;
+        Ok(Self {
+            wire,
+            tap: RefCell::new(tap.into()),
+        })
+    }
+
+    fn run(&self, frame: &Frame, way: Way, clock: Clock, times: u64) -> Result<Duration> {
+        let (mut wall, mut processor) = (Duration::ZERO, Duration::ZERO);
+        let mut left = times;
+        while left > 0 {
+            let batch = match way {
+                Way::Out => left,
+                Way::In => left.min(frame.batch()),
+            };
+            if way == Way::In {
+                let header = frame.header.bytes();
+                (0..batch).for_each(|_| self.wire.send(&header, &frame.bytes));
+            }
+            let (start, used) = (Instant::now(), ProcessorTime::start());
+            match way {
+                Way::Out => self.write(frame, batch)?,
+                Way::In => self.read(frame, batch)?,
+            }
+            wall += start.elapsed();
+            processor += used.elapsed();
+            left -= batch;
+        }
+        Ok(match clock {
+            Clock::Wall => wall,
+            Clock::Processor => processor,
+        })
+    }
+
+    fn write(&self, frame: &Frame, times: u64) -> Result<()> {
+        let header = frame.header.bytes();
+        let mut tap = self.tap.borrow_mut();
+        for _ in 0..times {
+            let pieces = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];
+            let written = tap.write_vectored(&pieces)?;
+            ensure!(written == HEADER_SIZE + frame.bytes.len());
+        }
+        Ok(())
+    }
+
+    fn read(&self, frame: &Frame, times: u64) -> Result<()> {
+        let (mut header, mut bytes) = ([0; HEADER_SIZE], vec![0; 70_000]);
+        let mut tap = self.tap.borrow_mut();
+        for _ in 0..times {
+            let mut pieces = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut bytes)];
+            let read = tap.read_vectored(&mut pieces)?;
+            ensure!(read == HEADER_SIZE + frame.bytes.len());
+        }
+        Ok(())
+    }
+}
