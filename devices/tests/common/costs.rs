@@ -66,11 +66,20 @@ impl Costs {
     }
 }
 
-/// How often the device wakes in a while in which nobody asks anything of it.
+/// How long a device is looked at that has nothing to do.
+const SPAN: Duration = Duration::from_millis(100);
+
+/// How often the device wakes in a while in which nobody asks anything of it: the fewer of two
+/// spans, since the guard over calls may wake the loop half a second after one, and only once.
 pub(crate) async fn wake_ups<D: Device>(rig: &Rig<D>) -> u64 {
     rig.settle().await;
+    let first = wake_ups_in_span(rig).await;
+    first.min(wake_ups_in_span(rig).await)
+}
+
+async fn wake_ups_in_span<D: Device>(rig: &Rig<D>) -> u64 {
     let before = rig.handle.stats().enters;
-    rig.handle.sleep(Duration::from_millis(100)).await;
+    rig.handle.sleep(SPAN).await;
     // One of them sleeps for this test.
     rig.handle.stats().enters - before - 1
 }
