@@ -38,14 +38,6 @@ impl Histogram {
         }
     }
 
-    /// Adds another's counts.
-    pub fn merge(&mut self, other: &Self) {
-        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
-            *count += more;
-        }
-        self.total += other.total;
-    }
-
     /// The time within which `thousandths` of all were done.
     pub fn percentile(&self, thousandths: u64) -> Duration {
         let wanted = (self.total * thousandths).div_ceil(1000);
