@@ -85,8 +85,8 @@ impl Executor {
         self.handle.driver.guard_calls()
     }
 
-    /// For how long the loop polls before it sleeps; not at all unless told here. Never where it
-    /// has a single processor: whoever is polled for could not run meanwhile.
+    /// For how long the loop polls before it sleeps; not at all unless told here. It does as told:
+    /// whoever has a single processor leaves it off, for who is polled for could not run meanwhile.
     pub fn set_polling(&self, polling: Polling) {
         self.handle.driver.idle.set_polling(polling);
     }

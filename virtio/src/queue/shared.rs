@@ -37,7 +37,7 @@ pub(super) struct Shared {
     kick: RefCell<Option<Kick>>,
     call: RefCell<Option<Call>>,
     error: RefCell<Option<Call>>,
-    /// The timer of a polled queue.
+    /// The timer of a queue without a kick.
     nap: RefCell<Option<Sleep>>,
     /// Whether the executor looks at the ring, so that the driver need not kick.
     watched: Cell<bool>,
