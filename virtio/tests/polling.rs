@@ -4,7 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use vudev_executor::{Executor, Handle, Notify, Polling, Watched};
@@ -135,4 +138,27 @@ fn a_queue_asks_for_kicks_again_before_its_loop_sleeps() {
             });
         }
     }
+}
+
+#[test]
+fn a_queue_that_was_dropped_keeps_no_memory_while_its_loop_is_busy() {
+    with_queue(
+        feature::FRAMEWORK,
+        Polling::Off,
+        async |handle, driver, mut queue, control| {
+            let memory = driver.ring.guest().map_again();
+            let kept = Rc::downgrade(&memory);
+            control.set_memory(memory).unwrap();
+            {
+                let mut next = pin!(queue.next());
+                poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending())).await;
+            }
+            // Cancelled, as a queue is whose operations do not end: it was never asked to stop.
+            drop((queue, control));
+            for _ in 0..3 {
+                handle.yield_now().await;
+            }
+            assert_eq!(kept.strong_count(), 0);
+        },
+    );
 }

@@ -44,6 +44,8 @@ pub(super) struct Shared {
     /// Whoever waits in `poll_next`.
     waiter: RefCell<Option<Waker>>,
     retired: Cell<bool>,
+    /// Whether the device's end is gone.
+    left: Cell<bool>,
     /// Chains that may still be given out in this turn.
     budget: Cell<u16>,
     /// Whether this queue's work at the turn's end is booked already.
@@ -93,6 +95,7 @@ impl Shared {
             watched: Cell::new(false),
             waiter: RefCell::default(),
             retired: Cell::new(false),
+            left: Cell::new(false),
             budget: Cell::new(CHAINS_PER_TURN),
             turn_booked: Cell::new(false),
             call_owed: Cell::new(false),
@@ -290,7 +293,13 @@ impl Shared {
 
     /// The device has left its end.
     pub(super) fn leave(&self) {
+        self.left.set(true);
         self.ring.borrow_mut().leave();
+    }
+
+    /// Whether nothing is taken any more. Nobody looks at the ring then, lest its memory be kept.
+    fn is_over(&self) -> bool {
+        self.stop.is_set() || self.retired.get() || self.left.get()
     }
 
     fn fail(&self, cause: QueueError) -> QueueError {
@@ -352,7 +361,7 @@ impl Shared {
 
 impl Watched for Shared {
     fn look(&self) -> bool {
-        let over = self.stop.is_set() || self.retired.get();
+        let over = self.is_over();
         let news = over || self.ring.borrow().has_news();
         if news {
             self.watched.set(false);
@@ -364,8 +373,7 @@ impl Watched for Shared {
     fn ask(&self) -> bool {
         self.watched.set(false);
         // A queue that takes nothing any more asks for nothing.
-        let over = self.stop.is_set() || self.retired.get();
-        let news = !over && self.ring.borrow_mut().want_kicks();
+        let news = !self.is_over() && self.ring.borrow_mut().want_kicks();
         if news {
             self.wake();
         }
