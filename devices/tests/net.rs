@@ -89,6 +89,22 @@ fn buffers_are_let_go_of_when_memory_is_replaced_whatever_is_waited_for() {
 }
 
 #[test]
+fn a_frame_that_its_tap_has_no_room_for_keeps_no_memory_that_is_replaced() {
+    run(async |handle| {
+        for nonblocking in [false, true] {
+            let (mut net, _wire) = start_with(&handle, 0, nonblocking);
+            let buffer = net.put(&[0; HEADER + 60]);
+            while net.in_flight(TRANSMIT) == 0 {
+                net.send(TRANSMIT, &[buffer], &[]);
+                net.settle().await;
+                while net.ring(TRANSMIT).poll_used().unwrap().is_some() {}
+            }
+            net.replace_memory().await;
+        }
+    });
+}
+
+#[test]
 fn a_header_is_checked_before_the_kernel_sees_it_and_the_chain_comes_back() {
     run(async |handle| {
         let (mut net, wire) = start(&handle, 0);

@@ -7,6 +7,7 @@
 //! and for what a turn has no time for.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io;
 
 use rustix::io::Errno;
@@ -16,7 +17,7 @@ use vudev_virtio::{Chain, Framed, Queue, QueueError};
 use super::Net;
 use super::header::{self, Malformed};
 use super::spec::HEADER_SIZE;
-use crate::passing::{is_passing, until_recall};
+use crate::passing::{cut_short_by, is_passing};
 
 /// What one operation takes (`UIO_MAXIOV`).
 pub(super) const PIECES_MAX: usize = 1024;
@@ -88,11 +89,13 @@ impl Net {
 async fn write(tap: &File, mut frame: Frame, queue: &Queue) -> (io::Result<()>, Frame) {
     let mut tries = 0;
     loop {
-        let (result, back) = until_recall(queue, tap.write(frame)).await;
+        let end = queue.until_recall(pending::<()>());
+        let ((result, back), given_up) = cut_short_by(end, tap.write(frame)).await;
         frame = back;
         tries += 1;
         match result {
-            Err(error) if is_passing(&error) && tries < TRIES_MAX => {
+            // A recall is told of once: another wait would last until the tap has room.
+            Err(error) if is_passing(&error) && tries < TRIES_MAX && !given_up => {
                 if queue.until_recall(tap.writable()).await.is_none() {
                     return (Err(error), frame);
                 }
