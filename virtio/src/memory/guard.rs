@@ -14,7 +14,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence};
 
 /// How many mappings can be watched at once, in the whole process: the 512 regions that one memory
 /// table may have, the table that takes its place, and as much again for an embedder's sessions.
@@ -95,6 +95,8 @@ impl Drop for Watched {
 /// Whether any mapping of this process ever lost a page.
 #[inline]
 pub(super) fn any_lost() -> bool {
+    // What this thread has read of guest memory so far was read before: the signal comes with it.
+    compiler_fence(Ordering::SeqCst);
     PAGES_LOST.load(Ordering::Relaxed) != 0
 }
 
