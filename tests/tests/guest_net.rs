@@ -27,6 +27,9 @@ const MIB: u16 = 128;
 /// Says another number; 1024 is what was promised.
 const MIB_VARIABLE: &str = "VUDEV_NET_MIB";
 
+/// How long a guest may be silent in the middle of a stream.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
 const HOST: &str = "10.9.8.1";
 const GUEST: &str = "10.9.8.2";
 const TO_GUEST: u16 = 5001;
@@ -116,6 +119,8 @@ fn transfer(running: &mut RunningGuest) -> [String; 2] {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     told("to the guest", &sent, started);
     let (stream, _) = listener.accept().unwrap();
+    // A guest that is gone says nothing more.
+    stream.set_read_timeout(Some(SILENCE_LIMIT)).unwrap();
     let started = Instant::now();
     let received = drain(&stream).unwrap();
     told("to the host", &received, started);

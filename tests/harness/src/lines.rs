@@ -51,7 +51,7 @@ impl Lines {
     /// Reads on until a line contains `wanted`, and returns that line.
     pub fn until(&mut self, wanted: &str, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
-        let mut last = String::new();
+        let mut last = Vec::new();
         loop {
             // A prompt has no line end, so what has come of the next line counts too.
             let partial = String::from_utf8_lossy(&self.partial);
@@ -61,17 +61,18 @@ impl Lines {
                 return Ok(partial);
             }
             if self.complete.is_empty() && !self.ended {
+                let partial = partial.into_owned();
                 self.fill(deadline).map_err(|error| {
                     error.context(format!(
-                        "waiting for {wanted:?}; the last line was {last:?}"
+                        "waiting for {wanted:?}; what came was {last:?} and {partial:?}"
                     ))
                 })?;
                 continue;
             }
             match self.complete.pop_front() {
                 Some(line) if line.contains(wanted) => return Ok(line),
-                Some(line) => last = line,
-                None => bail!("ended without {wanted:?}; the last line was {last:?}"),
+                Some(line) => last.push(line),
+                None => bail!("ended without {wanted:?}; what came was {last:?}"),
             }
         }
     }

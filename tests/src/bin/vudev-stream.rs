@@ -6,7 +6,7 @@
 //!
 //! It prints how many bytes went, and their checksum.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 
@@ -41,10 +41,15 @@ fn number(text: &str) -> u16 {
 }
 
 fn send(address: &str, port: u16, mib: u16) -> io::Result<Streamed> {
-    let stream = TcpStream::connect((address, port))?;
+    let mut stream = TcpStream::connect((address, port))?;
     let sent = pour(&stream, mib)?;
     stream.shutdown(Shutdown::Write)?;
-    Ok(sent)
+    // A guest may switch off next, with whatever still waits to be sent: the other side reads to
+    // the end before it closes.
+    match stream.read(&mut [0])? {
+        0 => Ok(sent),
+        _ => Err(io::Error::other("an answer came to a stream that has none")),
+    }
 }
 
 fn receive(port: u16) -> io::Result<Streamed> {
