@@ -2,6 +2,8 @@
 //! device. Raw images and block devices only: one that begins as another format does is refused.
 
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -23,6 +25,10 @@ const ID_SIZE: usize = 20;
 /// Where it cannot be told what O_DIRECT wants: enough for nearly all disks, and right for those
 /// that want less.
 const DIRECT_ALIGNMENT_USUAL: u32 = 4096;
+
+/// How long a disk may still be locked by a process that has just ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const FORMAT_REMEDY: &str = "only raw images are read; qemu-img convert -O raw makes one";
 
@@ -264,6 +270,22 @@ fn unfit(values: &Values, file_type: FileType) -> OptionError {
         .remedy("write the path of a raw image or a block device")
 }
 
+/// Locks, and waits a moment if it is locked: the kernel takes a ring down after its process has
+/// ended, and lets go of the disk only then.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the supervisor, before any device is there to wait for it"
+)]
+fn flock(image: &OwnedFd, operation: FlockOperation) -> Result<(), Errno> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(image, operation) {
+            Err(Errno::AGAIN) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+            result => return result,
+        }
+    }
+}
+
 fn lock(values: &Values, config: &BlockConfig, image: &OwnedFd) -> Result<(), OptionError> {
     if !values.flag("lock") {
         return Ok(());
@@ -275,7 +297,7 @@ fn lock(values: &Values, config: &BlockConfig, image: &OwnedFd) -> Result<(), Op
         ),
         false => (FlockOperation::NonBlockingLockExclusive, "has it open"),
     };
-    rustix::fs::flock(image, operation).map_err(|errno| match errno {
+    flock(image, operation).map_err(|errno| match errno {
         Errno::AGAIN => {
             let problem = format!(
                 "{} is locked: another disk of this command or another process {other}",
