@@ -6,12 +6,10 @@
     reason = "a test panics where it fails, and its numbers are small"
 )]
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::fstatfs;
-use rustix::process::{Resource, Rlimit, getuid, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use vudev_devices::block::BlockConfig;
 use vudev_executor::{Executor, Faults, Handle};
 use vudev_frontend::Buffer;
@@ -24,6 +22,7 @@ use common::disk::{
     DISCARD, Disk, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, FLUSH, IN, OK, OUT, SECTOR, UNMAP, UNTOLD,
     WRITE_ZEROES, block, disk, disk_with, header, image, pattern, range,
 };
+use common::limited::run_limited;
 use common::{Rig, run};
 
 /// What so many requests at once have cost.
@@ -292,23 +291,7 @@ fn without_flush_negotiated_a_write_is_followed_by_a_sync() {
 /// Runs the next test in a process of its own, as a user whom a limit on processes binds.
 #[test]
 fn where_the_kernel_can_make_no_worker_thread_requests_are_done_all_the_same() {
-    let mut child = Command::new("/proc/self/exe");
-    child.args(["--exact", "writes_and_flushes_without_worker_threads"]);
-    child.args(["--ignored", "--test-threads=1"]);
-    if getuid().is_root() {
-        // The user that owns nothing, on every Linux.
-        child
-            .uid(65534)
-            .gid(65534)
-            .current_dir("/")
-            .env_remove("TMPDIR");
-    }
-    let output = child.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}"
-    );
+    run_limited("writes_and_flushes_without_worker_threads");
 }
 
 #[test]

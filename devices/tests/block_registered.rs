@@ -8,10 +8,8 @@
 )]
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
-use rustix::process::{Resource, Rlimit, getuid, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use vudev_devices::block::BlockConfig;
 use vudev_executor::{Allowed, Config, Executor, OPCODES, Ring};
 
@@ -20,6 +18,7 @@ mod common;
 use common::disk::{
     Disk, IN, IO_ERROR, OK, OUT, SECTOR, UNTOLD, contents, direct_image, disk, header, pattern,
 };
+use common::limited::run_limited;
 
 /// Sectors of a request of 4 KiB.
 const PAGE: usize = 8;
@@ -116,23 +115,7 @@ fn bounced_requests_go_through_registered_memory_until_all_of_it_is_lent() {
 /// Runs the next test in a process of its own, as a user whom a limit on locked memory binds.
 #[test]
 fn where_no_memory_may_be_locked_a_direct_disk_works_all_the_same() {
-    let mut child = Command::new("/proc/self/exe");
-    child.args(["--exact", "a_direct_disk_works_without_locked_memory"]);
-    child.args(["--ignored", "--test-threads=1"]);
-    if getuid().is_root() {
-        // The user that owns nothing, on every Linux.
-        child
-            .uid(65534)
-            .gid(65534)
-            .current_dir("/")
-            .env_remove("TMPDIR");
-    }
-    let output = child.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}"
-    );
+    run_limited("a_direct_disk_works_without_locked_memory");
 }
 
 #[test]

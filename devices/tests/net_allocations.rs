@@ -10,11 +10,12 @@
 use std::os::unix::net::UnixDatagram;
 
 use vudev_devices::Net;
-use vudev_devices::net::{NetConfig, feature};
+use vudev_devices::net::feature;
 use vudev_virtio::testing::allocations::{CountingAllocator, allocations};
 
 mod common;
 
+use common::card::config;
 use common::{Rig, run};
 
 #[global_allocator]
@@ -35,15 +36,7 @@ fn frames_allocate_nothing_once_the_card_has_warmed_up() {
 fn frames_allocate_nothing(burst: usize) {
     run(async |handle| {
         let (wire, tap) = UnixDatagram::pair().unwrap();
-        let config = NetConfig {
-            mac: None,
-            mtu: 1500,
-            pairs: 1,
-            multi_queue: false,
-            mergeable: true,
-            offloads: 0,
-        };
-        let net = Net::new(&handle, config, vec![tap.into()]).unwrap();
+        let net = Net::new(&handle, config(), vec![tap.into()]).unwrap();
         let mut net = Rig::start(&handle, net, feature::MRG_RXBUF);
         let mut bytes = [0; 600];
         let (mut posted, mut sent) = (0, 0);

@@ -6,6 +6,7 @@
 pub(crate) mod card;
 pub(crate) mod costs;
 pub(crate) mod disk;
+pub(crate) mod limited;
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
