@@ -39,7 +39,11 @@ fn all_five_devices_of_one_command_serve_one_guest_at_the_same_time() {
     let called = scene.call_the_guest(awaiting);
     let report = guest.finish().unwrap();
     println!("{}", report.output);
+    if wires.net.is_some() {
+        println!("{}", network::counters());
+    }
     assert_eq!(report.status, Some(0), "{}", report.output);
-    assert_same(&report.output, &scene.seen(called));
+    let seen = scene.seen(called);
     println!("{}", scene.stop());
+    assert_same(&report.output, &seen);
 }
