@@ -12,7 +12,7 @@ pub(crate) const BYTES_PER_TURN: usize = 1 << 20;
 
 /// How often this thread has slept: not how often others had the processor instead, which it does
 /// not notice but by the clock.
-pub(crate) fn sleeps() -> u64 {
+pub(crate) fn thread_sleeps() -> u64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a live local, which the call fills; all zeros are valid too.
     #[expect(unsafe_code, reason = "libc call with a pointer to a local")]

@@ -64,10 +64,10 @@ impl Backend {
         }
     }
 
-    pub(crate) fn sleeps(&self) -> u64 {
+    pub(crate) fn thread_sleeps(&self) -> u64 {
         match self {
-            Self::Kernel(_) => at_once::sleeps(),
-            Self::Simulated(simulation) => simulation.sleeps(),
+            Self::Kernel(_) => at_once::thread_sleeps(),
+            Self::Simulated(simulation) => simulation.thread_sleeps(),
         }
     }
 

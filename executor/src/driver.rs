@@ -126,8 +126,8 @@ impl Driver {
         self.inner.borrow_mut().backend.random()
     }
 
-    pub(crate) fn sleeps(&self) -> u64 {
-        self.inner.borrow().backend.sleeps()
+    pub(crate) fn thread_sleeps(&self) -> u64 {
+        self.inner.borrow().backend.thread_sleeps()
     }
 
     pub(crate) fn stats(&self) -> Stats {

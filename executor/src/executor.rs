@@ -297,8 +297,8 @@ impl Handle {
 
     /// How often this thread has gone to sleep, whoever had it do so: what took long without a
     /// sleep was others' turn. A system call (`getrusage`) on the kernel's ring.
-    pub fn sleeps(&self) -> u64 {
-        self.driver.sleeps()
+    pub fn thread_sleeps(&self) -> u64 {
+        self.driver.thread_sleeps()
     }
 
     /// Has `work` called when this turn's tasks have run, before the loop submits or sleeps.

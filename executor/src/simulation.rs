@@ -114,7 +114,7 @@ impl Simulation {
         self.attempt(operation).unwrap_or(-libc::EAGAIN)
     }
 
-    pub(crate) fn sleeps(&self) -> u64 {
+    pub(crate) fn thread_sleeps(&self) -> u64 {
         self.sleeps
     }
 

@@ -132,7 +132,7 @@ impl AtOnce {
         });
         let watched = self.watched.get().is_some_and(|end| turn.clock < end);
         if watched && turn.slept.is_none() {
-            turn.slept = Some(self.handle.sleeps());
+            turn.slept = Some(self.handle.thread_sleeps());
         }
         turn
     }
@@ -144,7 +144,7 @@ impl AtOnce {
         let rested = turn.clock + took * REST;
         match turn.slept {
             None => self.watched.set(Some(rested)),
-            Some(slept) if self.handle.sleeps() > slept => {
+            Some(slept) if self.handle.thread_sleeps() > slept => {
                 self.rested.set(Some(rested));
                 self.watched.set(Some(rested + took * REST));
             }

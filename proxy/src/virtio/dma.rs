@@ -257,15 +257,6 @@ impl Dma {
         })
     }
 
-    /// Whether all of a range may be written to.
-    ///
-    /// # Errors
-    ///
-    /// When it may not.
-    pub fn check_writable(&self, address: u64, len: usize) -> Result<(), DmaError> {
-        self.pieces(address, len, Purpose::Write, |_, _, _| Ok(()))
-    }
-
     /// Calls `each` with the pieces of a range and where they are in their files.
     fn pieces(
         &self,
