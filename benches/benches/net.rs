@@ -1,11 +1,18 @@
 //! Frames through the network card of a jailed `vudev`, over its socket, between a driver's buffers
 //! and a tap in a network of its own: 64 bytes, 1500, and 64 KiB of TCP that is still to be cut,
-//! each way. Beside it a bare loop of `readv` or `writev` on another tap with the same frames,
-//! which is the kernel's part. Both by the clock, and by the processor time of whoever moves the
-//! frames, which is what says most on a busy machine. What nobody takes comes out: the network
-//! drops it.
+//! each way. What nobody takes comes out: the network drops it.
 //!
-//! Frames in wait in the tap before the clock runs, so that whoever makes them is not measured.
+//! Beside it a bare loop of `readv` or `writev` on another tap, which is the kernel's part. It moves
+//! the same frames through as much memory in the same pieces: out, each in turn from as many frames
+//! as the driver has, behind a header that lies elsewhere; in, in turn into receive buffers that are
+//! as many and as large, as many of them at once as the frame fills.
+//!
+//! Both by the clock, and by the processor time of whoever moves the frames, which is what says most
+//! on a busy machine. For the latter all are on one processor: what a frame's maker left in its
+//! cache is there for both then.
+//!
+//! Frames in are measured from where they wait in the tap and the driver gives the buffers for
+//! them: who makes them is not measured, nor how the queue was started.
 
 use std::cell::{LazyCell, RefCell};
 use std::fs::File;
@@ -16,11 +23,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use criterion::{Criterion, Throughput};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::CpuSet;
 use vudev_benches::contest::{Contest, ProcessorTime, Report};
-use vudev_benches::processor::Usage;
+use vudev_benches::processor::{Usage, move_to, one_of, own_set};
 use vudev_devices::net::tap;
 use vudev_frontend::net::{HEADER_SIZE, Header, feature};
-use vudev_frontend::{Buffer, FrontEnd, LIMIT, Step, Token};
+use vudev_frontend::{Buffer, FrontEnd, LIMIT, Token};
 use vudev_harness::{Vudev, VudevCommand};
 
 #[path = "../../tests/tests/support/network.rs"]
@@ -40,6 +48,9 @@ const DEPTH: u16 = 256;
 /// Bytes of a receive buffer: what Linux's driver has for small frames, and for large ones.
 const SMALL: u32 = 1536;
 const LARGE: u32 = 4096;
+
+/// Bytes of the longest frame with all its headers, where it is still to be cut.
+const LONGEST: u32 = 12 + 14 + 8 + 65_535;
 
 /// What a driver of Linux's takes.
 const FEATURES: u64 = feature::CSUM
@@ -107,6 +118,15 @@ enum Clock {
 }
 
 impl Clock {
+    /// Puts this thread and `processes` where `everywhere` they are measured.
+    fn place(self, everywhere: &CpuSet, processes: &[u32]) -> Result<()> {
+        let set = match self {
+            Self::Wall => *everywhere,
+            Self::Processor => one_of(everywhere),
+        };
+        Ok(move_to(&set, processes)?)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Wall => "",
@@ -172,11 +192,14 @@ impl Frame {
         written == length % size || written == size && length >= size
     }
 
-    /// Frames in that a full queue has buffers for, those that the device holds ready for another
-    /// one not among them.
+    /// Receive buffers that the device holds ready: what the longest frame fills.
+    fn held(&self) -> u64 {
+        LONGEST.div_ceil(self.buffer_size()).into()
+    }
+
+    /// Frames in that the rest of a full queue has buffers for.
     fn batch(&self) -> u64 {
-        let held = (70_000 / u64::from(self.buffer_size())).next_multiple_of(2);
-        (u64::from(QUEUE_SIZE) - held) / self.buffers()
+        (u64::from(QUEUE_SIZE) - self.held()) / self.buffers()
     }
 }
 
@@ -192,6 +215,7 @@ fn make_tap(name: &str) -> Wire {
 struct Ours {
     wire: Wire,
     vudev: Vudev,
+    everywhere: CpuSet,
     socket: std::path::PathBuf,
     /// The last driver, for samples of the same frames.
     driver: RefCell<Option<(String, Driver)>>,
@@ -206,6 +230,7 @@ impl Ours {
         Ok(Self {
             wire,
             vudev: command.start()?,
+            everywhere: own_set()?,
             socket,
             driver: RefCell::default(),
         })
@@ -225,15 +250,34 @@ impl Ours {
             bail!("there is a driver");
         };
         let worker = *self.vudev.devices()?.first().expect("vudev has a device");
-        let used = Usage::of(worker)?;
-        let wall = match way {
-            Way::Out => driver.send(times)?,
-            Way::In => driver.receive(frame, &self.wire, times)?,
-        };
-        match clock {
-            Clock::Wall => Ok(wall),
-            Clock::Processor => Ok(used.since()?),
+        clock.place(&self.everywhere, &[worker])?;
+        let meter = || Meter::start(clock, worker);
+        match way {
+            Way::Out => driver.send(times, meter),
+            Way::In => driver.receive(frame, &self.wire, times, meter),
         }
+    }
+}
+
+/// The time that passes, or that a process uses.
+enum Meter {
+    Wall(Instant),
+    Processor(Usage),
+}
+
+impl Meter {
+    fn start(clock: Clock, process: u32) -> Result<Self> {
+        Ok(match clock {
+            Clock::Wall => Self::Wall(Instant::now()),
+            Clock::Processor => Self::Processor(Usage::of(process)?),
+        })
+    }
+
+    fn elapsed(&self) -> Result<Duration> {
+        Ok(match self {
+            Self::Wall(start) => start.elapsed(),
+            Self::Processor(usage) => usage.since()?,
+        })
     }
 }
 
@@ -264,12 +308,16 @@ impl Driver {
             Ok(ring.lay_out_chain(&[buffer], &[])?)
         };
         let free = (0..count).map(lay_out).collect::<Result<_>>()?;
-        Ok(Self { front, free })
+        let mut this = Self { front, free };
+        if way == Way::In {
+            this.post(frame.held())?;
+        }
+        Ok(this)
     }
 
     /// Sends so many frames, each chain again as soon as it is back.
-    fn send(&mut self, times: u64) -> Result<Duration> {
-        let start = Instant::now();
+    fn send(&mut self, times: u64, meter: impl Fn() -> Result<Meter>) -> Result<Duration> {
+        let meter = meter()?;
         let (mut sent, mut back) = (0, 0);
         let ring = self.front.ring(TRANSMIT);
         while back < times {
@@ -288,41 +336,62 @@ impl Driver {
                 ring.wait_call(LIMIT)?;
             }
         }
-        Ok(start.elapsed())
+        meter.elapsed()
     }
 
-    /// Receives so many, in batches that wait in the tap when the queue starts.
-    fn receive(&mut self, frame: &Frame, wire: &Wire, times: u64) -> Result<Duration> {
+    /// Receives so many, in batches that wait in the tap for their buffers. The device has buffers
+    /// for the longest frame and no more, and reads one frame into those; then it waits, for it
+    /// takes no other before it has as many again.
+    fn receive(
+        &mut self,
+        frame: &Frame,
+        wire: &Wire,
+        times: u64,
+        meter: impl Fn() -> Result<Meter>,
+    ) -> Result<Duration> {
+        let header = frame.header.bytes();
         let mut took = Duration::ZERO;
         let mut left = times;
         while left > 0 {
             let batch = left.min(frame.batch());
-            self.front.stop()?;
-            let header = frame.header.bytes();
+            wire.send(&header, &frame.bytes);
+            self.take_back(frame, 1)?;
             (0..batch).for_each(|_| wire.send(&header, &frame.bytes));
-            let ring = self.front.ring(RECEIVE);
-            for token in self.free.drain(..) {
-                ring.send(token)?;
-            }
-            let start = Instant::now();
-            self.front.take(Step::WholeRing(RECEIVE))?;
-            let mut awaited = batch * frame.buffers();
-            let ring = self.front.ring(RECEIVE);
-            while awaited > 0 {
-                while let Some(used) = ring.take_used()? {
-                    self.free.push(used.token);
-                    let ours = u64::from(frame.has(used.written));
-                    ensure!(awaited >= ours, "more frames came than were sent");
-                    awaited -= ours;
-                }
-                if awaited > 0 && !ring.want_call()? {
-                    ring.wait_call(LIMIT)?;
-                }
-            }
-            took += start.elapsed();
+            let meter = meter()?;
+            self.post((1 + batch) * frame.buffers())?;
+            self.take_back(frame, batch)?;
+            took += meter.elapsed()?;
             left -= batch;
         }
         Ok(took)
+    }
+
+    /// Gives the device so many receive buffers.
+    fn post(&mut self, count: u64) -> Result<()> {
+        let ring = self.front.ring(RECEIVE);
+        for token in self.free.drain(..usize::try_from(count)?) {
+            ring.send(token)?;
+        }
+        ring.kick()?;
+        Ok(())
+    }
+
+    /// Waits until so many frames are in buffers.
+    fn take_back(&mut self, frame: &Frame, frames: u64) -> Result<()> {
+        let mut awaited = frames * frame.buffers();
+        let ring = self.front.ring(RECEIVE);
+        while awaited > 0 {
+            while let Some(used) = ring.take_used()? {
+                self.free.push(used.token);
+                let ours = u64::from(frame.has(used.written));
+                ensure!(awaited >= ours, "more frames came than were sent");
+                awaited -= ours;
+            }
+            if awaited > 0 && !ring.want_call()? {
+                ring.wait_call(LIMIT)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -352,6 +421,7 @@ fn readable(tap: &File) -> Result<bool> {
 struct Bare {
     wire: Wire,
     tap: RefCell<File>,
+    everywhere: CpuSet,
 }
 
 impl Bare {
@@ -365,55 +435,56 @@ impl Bare {
         Ok(Self {
             wire,
             tap: RefCell::new(tap),
+            everywhere: own_set()?,
         })
     }
 
     fn run(&self, frame: &Frame, way: Way, clock: Clock, times: u64) -> Result<Duration> {
-        let (mut wall, mut processor) = (Duration::ZERO, Duration::ZERO);
-        let mut left = times;
-        while left > 0 {
-            let batch = match way {
-                Way::Out => left,
-                Way::In => left.min(frame.batch()),
-            };
-            if way == Way::In {
-                let header = frame.header.bytes();
-                (0..batch).for_each(|_| self.wire.send(&header, &frame.bytes));
-            }
-            let (start, used) = (Instant::now(), ProcessorTime::start());
-            match way {
-                Way::Out => self.write(frame, batch)?,
-                Way::In => self.read(frame, batch)?,
-            }
-            wall += start.elapsed();
-            processor += used.elapsed();
-            left -= batch;
-        }
+        clock.place(&self.everywhere, &[])?;
+        let (wall, processor) = match way {
+            Way::Out => self.write(frame, times)?,
+            Way::In => self.read(frame, times)?,
+        };
         Ok(match clock {
             Clock::Wall => wall,
             Clock::Processor => processor,
         })
     }
 
-    fn write(&self, frame: &Frame, times: u64) -> Result<()> {
+    fn write(&self, frame: &Frame, times: u64) -> Result<(Duration, Duration)> {
         let header = frame.header.bytes();
+        let frames = vec![frame.bytes.clone(); DEPTH.into()];
         let mut tap = self.tap.borrow_mut();
-        for _ in 0..times {
-            let pieces = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];
+        let (start, used) = (Instant::now(), ProcessorTime::start());
+        for (bytes, _) in frames.iter().cycle().zip(0..times) {
+            let pieces = [IoSlice::new(&header), IoSlice::new(bytes)];
             let written = tap.write_vectored(&pieces)?;
-            ensure!(written == HEADER_SIZE + frame.bytes.len());
+            ensure!(written == HEADER_SIZE + bytes.len());
         }
-        Ok(())
+        Ok((start.elapsed(), used.elapsed()))
     }
 
-    fn read(&self, frame: &Frame, times: u64) -> Result<()> {
-        let (mut header, mut bytes) = ([0; HEADER_SIZE], vec![0; 70_000]);
+    /// In batches as the driver's, which wait in the tap before the clock runs.
+    fn read(&self, frame: &Frame, times: u64) -> Result<(Duration, Duration)> {
+        let (header, length) = (frame.header.bytes(), HEADER_SIZE + frame.bytes.len());
+        let size = usize::try_from(frame.buffer_size())?;
+        let mut buffers = vec![vec![0; size]; QUEUE_SIZE.into()];
+        let mut pieces: Vec<_> = buffers.iter_mut().map(|it| IoSliceMut::new(it)).collect();
+        let at_once = usize::try_from(frame.buffers())?;
         let mut tap = self.tap.borrow_mut();
-        for _ in 0..times {
-            let mut pieces = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut bytes)];
-            let read = tap.read_vectored(&mut pieces)?;
-            ensure!(read == HEADER_SIZE + frame.bytes.len());
+        let (mut wall, mut processor) = (Duration::ZERO, Duration::ZERO);
+        let mut left = times;
+        while left > 0 {
+            let batch = left.min(frame.batch());
+            (0..batch).for_each(|_| self.wire.send(&header, &frame.bytes));
+            let (start, used) = (Instant::now(), ProcessorTime::start());
+            for (pieces, _) in pieces.chunks_exact_mut(at_once).zip(0..batch) {
+                ensure!(tap.read_vectored(pieces)? == length);
+            }
+            wall += start.elapsed();
+            processor += used.elapsed();
+            left -= batch;
         }
-        Ok(())
+        Ok((wall, processor))
     }
 }
