@@ -49,6 +49,9 @@ const DEPTH: u16 = 256;
 const SMALL: u32 = 1536;
 const LARGE: u32 = 4096;
 
+/// What Linux's driver cuts its receive buffers from.
+const PAGES: u32 = 32 << 10;
+
 /// Bytes of the longest frame with all its headers, where it is still to be cut.
 const LONGEST: u32 = 12 + 14 + 8 + 65_535;
 
@@ -296,10 +299,16 @@ impl Driver {
             Way::Out => (DEPTH, front.ring(TRANSMIT)),
             Way::In => (QUEUE_SIZE, front.ring(RECEIVE)),
         };
-        let lay_out = |_| -> Result<Token> {
+        let lay_out = |at: u32| -> Result<Token> {
             if way == Way::In {
                 let size = frame.buffer_size();
-                let buffer = Buffer::new(memory.allocate(size.into(), 64)?, size);
+                // Linux's driver cuts them from pieces of 32 KiB, which lie anywhere.
+                let align = if at % (PAGES / size) == 0 {
+                    2 * u64::from(PAGES)
+                } else {
+                    64
+                };
+                let buffer = Buffer::new(memory.allocate(size.into(), align)?, size);
                 return Ok(ring.lay_out_chain(&[], &[buffer])?);
             }
             let length = u32::try_from(bytes.len())?;
@@ -307,7 +316,7 @@ impl Driver {
             memory.write(buffer.address, &bytes)?;
             Ok(ring.lay_out_chain(&[buffer], &[])?)
         };
-        let free = (0..count).map(lay_out).collect::<Result<_>>()?;
+        let free = (0..count.into()).map(lay_out).collect::<Result<_>>()?;
         let mut this = Self { front, free };
         if way == Way::In {
             this.post(frame.held())?;

@@ -3,7 +3,7 @@
 
 use vudev_executor::{Executor, File, IoBuffers as _};
 use vudev_virtio::Framed;
-use vudev_virtio::testing::Guest;
+use vudev_virtio::testing::{GUEST_BASE, Guest};
 
 #[test]
 fn the_kernel_moves_our_bytes_and_those_of_every_chain_in_their_order() {
@@ -19,15 +19,13 @@ fn the_kernel_moves_our_bytes_and_those_of_every_chain_in_their_order() {
         let mut second = queue.next().await.unwrap().unwrap();
         let mut framed = Framed::<3, 2>::new();
         assert_eq!(framed.pieces(), 2, "head and tail");
-        framed.edit_guest(|guest| {
-            guest.push_back(first.writable.take());
-            guest.push_back(second.writable.take());
-        });
+        framed.push_back(first.writable.take());
+        framed.push_back(second.writable.take());
         let (from, to) = std::io::pipe().unwrap();
         let (from, to) = (File::new(handle, from), File::new(handle, to));
         let sent = vudev_executor::Bytes::from(b"HEDabcdefghiTL".to_vec());
         assert_eq!(to.write(sent).await.0.unwrap(), 14);
-        let (read, mut framed) = from.read(framed).await;
+        let (read, framed) = from.read(framed).await;
         assert_eq!((read.unwrap(), framed.head()), (14, b"HED"));
         // A look takes nothing away, and ends where the bytes do.
         let mut begin = [0; 8];
@@ -35,13 +33,12 @@ fn the_kernel_moves_our_bytes_and_those_of_every_chain_in_their_order() {
         assert_eq!(&begin, b"efghi\0\0\0");
         assert_eq!(framed.guest()[0].peek(&mut begin[..2]), 2);
         assert_eq!((&begin[..2], framed.guest()[0].len()), (&b"ab"[..], 4));
-        // And back again, with another head.
-        framed.set_head(*b"hed");
+        // And back again.
         let (written, mut framed) = to.write(framed).await;
         assert_eq!(written.unwrap(), 14);
         let (read, back) = from.read(vudev_executor::Bytes::zeroed(20)).await;
-        assert_eq!(&back.as_slice()[..read.unwrap()], b"hedabcdefghiTL");
-        framed.edit_guest(|guest| guest.clear());
+        assert_eq!(&back.as_slice()[..read.unwrap()], b"HEDabcdefghiTL");
+        framed.clear();
         assert_eq!(framed.iovecs().len(), 2, "nothing of the guest's is left");
         // Neither is seen before both are.
         let before = ring.used_index();
@@ -52,4 +49,44 @@ fn the_kernel_moves_our_bytes_and_those_of_every_chain_in_their_order() {
         assert_eq!(ring.next_used(handle).await.bytes, b"efghi");
     });
     moved.unwrap();
+}
+
+#[test]
+fn buffers_that_lie_together_are_one_piece_and_come_out_one_by_one() {
+    let memory = Guest::new(1 << 20).memory();
+    let at = GUEST_BASE + 0x8_0000;
+    // The last one lies elsewhere.
+    let buffers = [(at, 8), (at + 8, 100), (at + 108, 50), (at + 0x2000, 30)];
+    let lengths = |framed: &Framed<4, 1>| -> Vec<usize> {
+        framed.iovecs().iter().map(|it| it.iov_len).collect()
+    };
+    let mut framed = Framed::<4, 1>::skipping(12);
+    for range in buffers {
+        framed.push_back(memory.buffers(&[range]).unwrap());
+    }
+    // The place that is left out is longer than the first one.
+    assert_eq!(lengths(&framed), [4, 146, 30, 1]);
+    assert_eq!(framed.room(), 176);
+    let first = framed.iovecs()[1].iov_base.addr();
+    let taken = |framed: &mut Framed<4, 1>, count| -> Vec<usize> {
+        framed.take_front(count).map(|it| it.len()).collect()
+    };
+    assert_eq!(taken(&mut framed, 1), [8], "with what was left out of it");
+    assert_eq!(
+        (lengths(&framed), framed.room()),
+        (vec![4, 138, 30, 1], 168)
+    );
+    assert_eq!(framed.iovecs()[1].iov_base.addr(), first + 8);
+    assert_eq!(taken(&mut framed, 2), [100, 50]);
+    assert_eq!((lengths(&framed), framed.room()), (vec![4, 18, 1], 18));
+    framed.push_back(memory.buffers(&[(at, 8)]).unwrap());
+    assert_eq!(lengths(&framed), [4, 18, 8, 1]);
+    assert_eq!(taken(&mut framed, 7), [30, 8], "as many as there are");
+    assert_eq!((lengths(&framed), framed.room()), (vec![4, 1], 0));
+    framed.push_back(memory.buffers(&[(at, 5)]).unwrap());
+    assert_eq!(
+        (lengths(&framed), framed.room()),
+        (vec![4, 1], 0),
+        "all left out"
+    );
 }

@@ -104,8 +104,9 @@ impl Net {
         let Some(payload) = bytes.checked_sub(HEADER_SIZE) else {
             return;
         };
-        if payload > window.room {
-            return self.drops.too_long.count(&window.room);
+        let room = window.room();
+        if payload > room {
+            return self.drops.too_long.count(&room);
         }
         let Some(mut header) = header::fit(window.frame().head(), self.offloads.get()) else {
             return self
@@ -178,13 +179,10 @@ const FRAME_IS_HERE: &str = "a frame is out only while it is read";
 /// The receive buffers that the next frame goes into.
 struct Window {
     mergeable: bool,
-    /// In the order they were taken. Of the first, `writable` is the place of the header; what is
-    /// behind that, and all of the others, is in `frame`, in the same order.
+    /// In the order they were taken. What is writable of them is in `frame`, in the same order.
     chains: VecDeque<Chain>,
-    /// `None` while it is read.
+    /// The place of the guest's header is left out. `None` while it is read.
     frame: Option<Frame>,
-    /// Bytes of the buffers in `frame`.
-    room: usize,
     /// What the driver has shown that it can give, if that is less than the longest frame.
     ceiling: usize,
     /// The most that it has given.
@@ -200,8 +198,7 @@ impl Window {
         Self {
             mergeable,
             chains: VecDeque::new(),
-            frame: Some(Frame::new()),
-            room: 0,
+            frame: Some(Frame::skipping(HEADER_SIZE)),
             ceiling: usize::MAX,
             most: 0,
             trusted: true,
@@ -217,14 +214,19 @@ impl Window {
         self.frame.as_mut().expect(FRAME_IS_HERE)
     }
 
+    /// Bytes of a frame that there are buffers for.
+    fn room(&self) -> usize {
+        self.frame().room()
+    }
+
     /// Takes buffers until the longest frame fits, or the driver has no more; false when those that
     /// it has are to be let go of.
     async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         loop {
             self.take_available(longest, net, queue)?;
-            self.most = self.most.max(self.room);
-            self.ceiling = self.ceiling.max(self.room);
+            self.most = self.most.max(self.room());
+            self.ceiling = self.ceiling.max(self.room());
             if self.is_enough(longest, queue) {
                 return Ok(true);
             }
@@ -242,7 +244,7 @@ impl Window {
                     Either::Left((next, _)) => next?,
                     Either::Right(_) => {
                         self.trusted &= !trusted;
-                        self.ceiling = self.room;
+                        self.ceiling = self.room();
                         return Ok(true);
                     }
                 }
@@ -258,7 +260,7 @@ impl Window {
         let has_all = self.chains.len() >= usize::from(queue.size());
         let full = self.frame().pieces() >= PIECES_WANTED_MAX;
         !self.chains.is_empty()
-            && (!self.mergeable || has_all || full || self.room >= longest.min(self.ceiling))
+            && (!self.mergeable || has_all || full || self.room() >= longest.min(self.ceiling))
     }
 
     fn take_available(
@@ -268,7 +270,7 @@ impl Window {
         queue: &mut Queue,
     ) -> Result<(), QueueError> {
         while self.chains.is_empty()
-            || self.mergeable && self.room < longest && self.frame().pieces() < PIECES_WANTED_MAX
+            || self.mergeable && self.room() < longest && self.frame().pieces() < PIECES_WANTED_MAX
         {
             let Some(chain) = queue.try_next()? else {
                 break;
@@ -280,46 +282,37 @@ impl Window {
 
     /// Adds a chain. One that cannot hold even a header, or is in too many pieces, is given back.
     fn take(&mut self, mut chain: Chain, net: &Net, queue: &Queue) {
-        let mut buffers = chain.writable.take();
-        let is_first = self.chains.is_empty();
-        let payload = if buffers.len() < HEADER_SIZE {
-            None
-        } else if is_first {
-            buffers.split_off(HEADER_SIZE).ok().inspect(|_| {
-                chain.writable = buffers;
-            })
-        } else {
-            Some(buffers)
-        };
+        let buffers = chain.writable.take();
         let most = PIECES_MAX - self.frame().pieces();
-        let Some(payload) = payload.filter(|payload| pieces(payload) <= most) else {
+        if buffers.len() < HEADER_SIZE || pieces(&buffers) > most {
             net.drops
                 .unusable
                 .count(&"too small for a header, or in too many pieces");
             self.stranded = self.chains.len();
             return queue.complete(chain, 0);
-        };
-        self.room += payload.len();
-        self.frame_mut().push_back(payload);
+        }
+        self.frame_mut().push_back(buffers);
         self.chains.push_back(chain);
     }
 
     /// The first bytes of the frame, as far as there are any.
     fn begin(&self) -> [u8; LOOKED_AT] {
-        let mut begin = [0; LOOKED_AT];
+        let mut begin = [0; HEADER_SIZE + LOOKED_AT];
         let mut done = 0;
         for buffers in self.frame().guest() {
             done += buffers.peek(&mut begin[done..]);
-            if done == LOOKED_AT {
+            if done == begin.len() {
                 break;
             }
         }
-        begin
+        let mut frame = [0; LOOKED_AT];
+        frame.copy_from_slice(&begin[HEADER_SIZE..]);
+        frame
     }
 
     /// How many chains a frame of so many bytes fills.
     fn chains_for(&self, payload: usize) -> u16 {
-        let mut left = payload;
+        let mut left = HEADER_SIZE + payload;
         let mut chains = 0;
         for buffers in self.frame().guest() {
             chains += 1;
@@ -339,43 +332,25 @@ impl Window {
         payload: usize,
         queue: &Queue,
     ) {
-        if let Some(first) = self.chains.front_mut() {
-            // Its room was split off for just this.
-            let _ = first.writable.write(header);
-        }
         self.stranded = self.stranded.saturating_sub(count);
-        let Self {
-            chains,
-            frame,
-            room: in_frame,
-            ..
-        } = self;
-        let frame = frame.as_mut().expect(FRAME_IS_HERE);
-        let (mut left, mut head) = (payload, HEADER_SIZE);
-        let used = chains.drain(..count);
-        queue.complete_together(used.map(|chain| {
-            let room = frame.pop_front().map_or(0, |buffers| buffers.len());
-            let filled = left.min(room);
+        let frame = self.frame.as_mut().expect(FRAME_IS_HERE);
+        let (mut left, mut header) = (HEADER_SIZE + payload, Some(header));
+        let used = self.chains.drain(..count).zip(frame.take_front(count));
+        queue.complete_together(used.map(|(chain, mut buffers)| {
+            let filled = left.min(buffers.len());
             left -= filled;
-            *in_frame -= room;
-            let written = filled + std::mem::take(&mut head);
-            (chain, u32::try_from(written).unwrap_or(u32::MAX))
+            if let Some(header) = header.take() {
+                // Every chain has room for one.
+                let _ = buffers.write(header);
+            }
+            (chain, u32::try_from(filled).unwrap_or(u32::MAX))
         }));
-        // The chain that is the first now has the header's place.
-        if let (Some(chain), Some(mut buffers)) = (chains.front_mut(), frame.pop_front())
-            && let Ok(rest) = buffers.split_off(HEADER_SIZE)
-        {
-            *in_frame -= HEADER_SIZE;
-            chain.writable = buffers;
-            frame.push_front(rest);
-        }
     }
 
     /// Gives all buffers back as if they had never been taken, but for those that this is too late
     /// for: they come back empty.
     fn put_back(&mut self, queue: &Queue) {
-        self.frame_mut().edit_guest(VecDeque::clear);
-        self.room = 0;
+        self.frame_mut().clear();
         let stranded = std::mem::take(&mut self.stranded);
         while let Some(chain) = self.chains.pop_back() {
             match self.chains.len() < stranded {

@@ -6,7 +6,6 @@
 //! chains are taken, by a system call each. The ring is for what the tap would have to wait for,
 //! and for what a turn has no time for.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 
@@ -37,7 +36,7 @@ impl Net {
                 Ok(()) => frame = self.send(frame, &queue, pair).await,
                 Err(malformed) => self.drops.malformed.count(&malformed),
             }
-            frame.edit_guest(VecDeque::clear);
+            frame.clear();
             queue.complete(chain, 0);
         }
         Ok(())

@@ -153,6 +153,7 @@ impl GuestBuffers {
             left -= self.iovecs[index].iov_len;
             index += 1;
         }
+        tail.iovecs = self.memory.pool.vector();
         tail.iovecs.extend_from_slice(&self.iovecs[index..]);
         tail.len = self.len - at;
         if left > 0 {
@@ -203,21 +204,17 @@ impl GuestBuffers {
 
     /// Takes all of it, and leaves nothing: to hand the buffers to an operation and put them back.
     pub fn take(&mut self) -> Self {
-        let rest = Self {
-            memory: self.memory.clone(),
-            iovecs: Vec::new(),
-            first: 0,
-            len: 0,
-        };
+        let rest = Self::empty(&self.memory);
         mem::replace(self, rest)
     }
 
-    /// No bytes yet, of `memory`.
+    /// No bytes yet, of `memory`. Many a chain has nothing to read, or nothing to write: a vector is
+    /// lent to what has bytes.
     #[inline]
     pub(crate) fn empty(memory: &Rc<GuestMemory>) -> Self {
         Self {
             memory: memory.clone(),
-            iovecs: memory.pool.vector(),
+            iovecs: Vec::new(),
             first: 0,
             len: 0,
         }
@@ -242,6 +239,9 @@ impl GuestBuffers {
         let total = had.checked_add(count).filter(|&it| it <= LEN_MAX);
         let len = u64::from(len);
         let total = total.ok_or(MemoryError::OutOfRange { address, len })?;
+        if iovecs.capacity() == 0 {
+            *iovecs = memory.pool.vector();
+        }
         match memory.in_one(address, len) {
             Some((host, offset)) => push_piece(iovecs, host, offset, count),
             None => push_pieces(memory, iovecs, address, len)?,
@@ -325,7 +325,9 @@ fn push_pieces(
 
 impl Drop for GuestBuffers {
     fn drop(&mut self) {
-        self.memory.pool.give_back(mem::take(&mut self.iovecs));
+        if self.iovecs.capacity() > 0 {
+            self.memory.pool.give_back(mem::take(&mut self.iovecs));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! chain begins and ends is the device's to remember.
 
 use std::collections::VecDeque;
+use std::ptr;
 
 use libc::iovec;
 use vudev_executor::IoBuffers;
@@ -14,20 +15,41 @@ pub struct Framed<const HEAD: usize, const TAIL: usize> {
     head: Box<[u8; HEAD]>,
     guest: VecDeque<GuestBuffers>,
     tail: Box<[u8; TAIL]>,
-    /// All of the above, rearranged with each change.
+    /// So many of the guest's first bytes are left out, if there are as many.
+    skip: usize,
+    /// So many are.
+    skipped: usize,
+    /// The guest's bytes that are not left out.
+    room: usize,
+    /// All of the above. What lies together is one piece, for the kernel likes few: a driver cuts
+    /// its buffers from larger pages.
     iovecs: Vec<iovec>,
+}
+
+/// Where the guest's iovecs begin, behind those of so many bytes of ours.
+const fn behind(head: usize) -> usize {
+    if head > 0 { 1 } else { 0 }
 }
 
 impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
     /// Zeros, and no guest buffers.
     pub fn new() -> Self {
+        Self::skipping(0)
+    }
+
+    /// Zeros, and no guest buffers. Of those that come the first `skip` bytes are left out: what
+    /// belongs there is written when it is known.
+    pub fn skipping(skip: usize) -> Self {
         let mut this = Self {
             head: Box::new([0; HEAD]),
             guest: VecDeque::new(),
             tail: Box::new([0; TAIL]),
+            skip,
+            skipped: 0,
+            room: 0,
             iovecs: Vec::new(),
         };
-        this.arrange();
+        this.clear();
         this
     }
 
@@ -36,57 +58,21 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
         &self.head
     }
 
-    /// Puts these bytes in front.
-    pub fn set_head(&mut self, bytes: [u8; HEAD]) {
-        self.edit(|head, _| *head = bytes);
-    }
-
     /// These bytes in front of these buffers, and nothing else.
     pub fn set(&mut self, head: [u8; HEAD], buffers: GuestBuffers) {
-        self.edit(|ours, guest| {
-            *ours = head;
-            guest.clear();
-            guest.push_back(buffers);
-        });
+        *self.head = head;
+        self.clear();
+        self.push_back(buffers);
     }
 
-    /// The guest's buffers, in order.
+    /// The guest's buffers, in order, with what is left out of them.
     pub fn guest(&self) -> &VecDeque<GuestBuffers> {
         &self.guest
     }
 
-    /// Adds buffers behind those that are there.
-    pub fn push_back(&mut self, buffers: GuestBuffers) {
-        // Not all of `arrange`: a window of fifty buffers is edited for every frame.
-        self.guest.push_back(buffers);
-        let tail = (TAIL > 0).then(|| self.iovecs.pop()).flatten();
-        if let Some(buffers) = self.guest.back() {
-            self.iovecs.extend_from_slice(buffers.iovecs());
-        }
-        self.iovecs.extend(tail);
-    }
-
-    /// Takes the first buffers out.
-    pub fn pop_front(&mut self) -> Option<GuestBuffers> {
-        let buffers = self.guest.pop_front()?;
-        let before = usize::from(HEAD > 0);
-        self.iovecs.drain(before..before + buffers.iovecs().len());
-        Some(buffers)
-    }
-
-    /// Adds buffers in front of those that are there.
-    pub fn push_front(&mut self, buffers: GuestBuffers) {
-        self.guest.push_front(buffers);
-        let before = usize::from(HEAD > 0);
-        if let Some(buffers) = self.guest.front() {
-            let pieces = buffers.iovecs().iter().copied();
-            self.iovecs.splice(before..before, pieces);
-        }
-    }
-
-    /// Changes the guest's buffers.
-    pub fn edit_guest<R>(&mut self, change: impl FnOnce(&mut VecDeque<GuestBuffers>) -> R) -> R {
-        self.edit(|_, guest| change(guest))
+    /// How many bytes of the guest's there are, without those that are left out.
+    pub fn room(&self) -> usize {
+        self.room
     }
 
     /// How many pieces of memory there are: an operation takes at most 1024.
@@ -94,19 +80,45 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
         self.iovecs.len()
     }
 
-    fn edit<R>(
-        &mut self,
-        change: impl FnOnce(&mut [u8; HEAD], &mut VecDeque<GuestBuffers>) -> R,
-    ) -> R {
-        // First, so that none points at memory that is gone, even if `change` panics.
-        self.iovecs.clear();
-        let result = change(&mut self.head, &mut self.guest);
-        self.arrange();
-        result
+    /// Adds buffers behind those that are there.
+    pub fn push_back(&mut self, buffers: GuestBuffers) {
+        self.room += buffers.len();
+        self.guest.push_back(buffers);
+        let tail = (TAIL > 0).then(|| self.iovecs.pop()).flatten();
+        for piece in self.guest.back().map_or(&[][..], |it| it.iovecs()) {
+            match self.iovecs[behind(HEAD)..].last_mut() {
+                Some(last)
+                    if ptr::addr_eq(
+                        last.iov_base.wrapping_byte_add(last.iov_len),
+                        piece.iov_base,
+                    ) =>
+                {
+                    last.iov_len += piece.iov_len;
+                }
+                _ => self.iovecs.push(*piece),
+            }
+        }
+        self.iovecs.extend(tail);
+        self.leave_out();
     }
 
-    fn arrange(&mut self) {
+    /// Takes the first `count` buffers out, with what was left out of them.
+    pub fn take_front(&mut self, count: usize) -> impl Iterator<Item = GuestBuffers> {
+        let count = count.min(self.guest.len());
+        let bytes: usize = self.guest.iter().take(count).map(GuestBuffers::len).sum();
+        let skipped = self.skipped.min(bytes);
+        self.skipped -= skipped;
+        // Before the buffers go, so that none points at memory that is gone.
+        self.cut(bytes - skipped);
+        self.leave_out();
+        self.guest.drain(..count)
+    }
+
+    /// Takes all buffers out.
+    pub fn clear(&mut self) {
         self.iovecs.clear();
+        self.guest.clear();
+        (self.skipped, self.room) = (0, 0);
         let ours = |bytes: &mut [u8]| iovec {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
@@ -114,12 +126,32 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
         if HEAD > 0 {
             self.iovecs.push(ours(&mut self.head[..]));
         }
-        for buffers in &self.guest {
-            self.iovecs.extend_from_slice(buffers.iovecs());
-        }
         if TAIL > 0 {
             self.iovecs.push(ours(&mut self.tail[..]));
         }
+    }
+
+    fn leave_out(&mut self) {
+        let more = (self.skip - self.skipped).min(self.room);
+        self.skipped += more;
+        self.cut(more);
+    }
+
+    /// Takes so many bytes off the front of the guest's iovecs, which have as many.
+    fn cut(&mut self, bytes: usize) {
+        self.room -= bytes;
+        let mut left = bytes;
+        let mut gone = 0;
+        for piece in &mut self.iovecs[behind(HEAD)..] {
+            if left < piece.iov_len {
+                piece.iov_base = piece.iov_base.wrapping_byte_add(left);
+                piece.iov_len -= left;
+                break;
+            }
+            left -= piece.iov_len;
+            gone += 1;
+        }
+        self.iovecs.drain(behind(HEAD)..behind(HEAD) + gone);
     }
 }
 
@@ -131,10 +163,11 @@ impl<const HEAD: usize, const TAIL: usize> Default for Framed<HEAD, TAIL> {
 
 #[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
 // SAFETY: head and tail are on the heap and owned, and no reference to them outlives a borrow of
-// `self`; every `&mut` borrow of head or guest is in `edit`, which arranges the iovecs anew after
-// it, or in a function that adds or takes out just the iovecs of the buffers that come or go. Those
-// of the guest's buffers are valid as long as these, by their own contract, wherever they
-// are moved to, and they stay in `self` until the next `edit`.
+// `self`; after every `&mut` borrow of one `clear` points at both anew. A buffer's iovecs come in
+// when it does, and its bytes are cut off before it goes, in order, since the run is as long as all
+// buffers but for what was cut off (`room`). So each byte of the run lies in a buffer that is in
+// `guest`, wherever that is moved to, and is valid by the buffer's own contract; two that lie
+// together are as valid in one iovec as in two.
 unsafe impl<const HEAD: usize, const TAIL: usize> IoBuffers for Framed<HEAD, TAIL> {
     fn iovecs(&self) -> &[iovec] {
         &self.iovecs
