@@ -303,7 +303,7 @@ impl Driver {
             if way == Way::In {
                 let size = frame.buffer_size();
                 // Linux's driver cuts them from pieces of 32 KiB, which lie anywhere.
-                let align = if at % (PAGES / size) == 0 {
+                let align = if at.is_multiple_of(PAGES / size) {
                     2 * u64::from(PAGES)
                 } else {
                     64
