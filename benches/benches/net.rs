@@ -2,14 +2,14 @@
 //! and a tap in a network of its own: 64 bytes, 1500, and 64 KiB of TCP that is still to be cut,
 //! each way. What nobody takes comes out: the network drops it.
 //!
-//! Beside it a bare loop of `readv` or `writev` on another tap, which is the kernel's part. It moves
-//! the same frames through as much memory in the same pieces: out, each in turn from as many frames
-//! as the driver has, behind a header that lies elsewhere; in, in turn into receive buffers that are
-//! as many and as large, as many of them at once as the frame fills.
+//! Beside it a bare loop of `readv` or `writev` on another tap, which is the kernel's part. It
+//! moves the same frames through as much memory: out, each in turn from as many frames as the
+//! driver has, behind a header that lies elsewhere; in, in turn into receive buffers that are as
+//! many and as large, as many of them at once as the frame fills.
 //!
-//! Both by the clock, and by the processor time of whoever moves the frames, which is what says most
-//! on a busy machine. For the latter all are on one processor: what a frame's maker left in its
-//! cache is there for both then.
+//! Both by the clock, and by the processor time of whoever moves the frames, which is what says
+//! most on a busy machine. For the latter all are on one processor: what a frame's maker left in
+//! its cache is there for both then.
 //!
 //! Frames in are measured from where they wait in the tap and the driver gives the buffers for
 //! them: who makes them is not measured, nor how the queue was started.

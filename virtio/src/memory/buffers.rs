@@ -208,8 +208,8 @@ impl GuestBuffers {
         mem::replace(self, rest)
     }
 
-    /// No bytes yet, of `memory`. Many a chain has nothing to read, or nothing to write: a vector is
-    /// lent to what has bytes.
+    /// No bytes yet, of `memory`. Many a chain has nothing to read, or nothing to write: a vector
+    /// is lent to what has bytes.
     #[inline]
     pub(crate) fn empty(memory: &Rc<GuestMemory>) -> Self {
         Self {
