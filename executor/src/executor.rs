@@ -108,14 +108,17 @@ impl Executor {
         let mut batch = VecDeque::new();
         let output = {
             let mut root = pin!(root);
+            // Whether anybody has run since the last sleep.
+            let mut worked = true;
             loop {
-                self.queue.run_batch(&mut batch);
-                if woken.take()
-                    && let Poll::Ready(output) = root.as_mut().poll(&mut cx)
-                {
-                    break output;
+                worked |= self.queue.run_batch(&mut batch);
+                if woken.take() {
+                    worked = true;
+                    if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
+                        break output;
+                    }
                 }
-                self.turn(&woken.0)?;
+                worked &= !self.turn(&woken.0, worked)?;
             }
         };
         // The root is gone, so its tasks are cancelled: running them once drops their futures.
@@ -133,29 +136,32 @@ impl Executor {
         }
     }
 
-    fn turn(&self, root_woken: &AtomicBool) -> io::Result<()> {
+    /// Says whether it slept.
+    fn turn(&self, root_woken: &AtomicBool, worked: bool) -> io::Result<bool> {
         let driver = &self.handle.driver;
         driver.end_turn();
         let busy = !self.queue.is_empty() || root_woken.load(Ordering::Relaxed);
         if busy {
             driver.idle.look();
         }
-        if busy || self.stays_awake() {
-            driver.turn(Some(Duration::ZERO))?;
-        } else {
+        let sleeps = !busy && !self.stays_awake(worked);
+        if sleeps {
             self.sleep()?;
+        } else {
+            driver.turn(Some(Duration::ZERO))?;
         }
         self.fire_timers();
-        Ok(())
+        Ok(sleeps)
     }
 
     /// Whether something turned up instead of the sleep that is due: while polling, or at the last
     /// look before it.
-    fn stays_awake(&self) -> bool {
+    fn stays_awake(&self, worked: bool) -> bool {
         let driver = &self.handle.driver;
         let window = driver.idle.window();
-        // A disk that has something to do wakes us soon, and until then little else will come.
-        let polls = window > Duration::ZERO && !driver.awaits_disk();
+        // A disk that has something to do wakes us soon, and until then little else will come. And
+        // what woke us for nothing, the guard over calls say, is no sign of more.
+        let polls = worked && window > Duration::ZERO && !driver.awaits_disk();
         // What is staged is submitted first, and a timer ends the polling as work does.
         if polls && (driver.is_due() || idle::poll(driver, window, self.next_deadline())) {
             return true;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{disk, eventfd, executor, signal};
 use rustix::event::EventfdFlags;
 use vudev_executor::{
-    ADAPTIVE_LIMIT, Bytes, Executor, Faults, File, Handle, Kick, Polling, Stats, Watched,
+    ADAPTIVE_LIMIT, Bytes, Call, Executor, Faults, File, Handle, Kick, Polling, Stats, Watched,
 };
 
 /// So long that only what is waited for ends the polling.
@@ -192,6 +192,23 @@ fn an_idle_loop_is_woken_by_nothing_whatever_its_polling() {
         });
         run.unwrap();
     }
+}
+
+#[test]
+fn a_loop_that_is_woken_for_nothing_does_not_poll_again() {
+    let executor = executor(8);
+    let handle = executor.handle();
+    executor.set_polling(Polling::For(ADAPTIVE_LIMIT));
+    let call = Call::new(handle, eventfd(EventfdFlags::NONBLOCK)).unwrap();
+    executor
+        .run(async {
+            // The guard over this call comes half a second later, in the middle of the nap.
+            call.signal().unwrap();
+            let nap = handle.sleep(Duration::from_millis(900));
+            let added = counted(handle, nap).await;
+            assert_eq!((added.sleeps, added.polls, added.finds), (2, 1, 0));
+        })
+        .unwrap();
 }
 
 #[test]
