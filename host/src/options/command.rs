@@ -138,11 +138,15 @@ const LOGGED_ONLY: &str = "--jail: seccomp-mode=log: what the policies forbid is
                            CARRIED OUT all the same";
 
 impl RunOptions {
-    /// What the user should know about options that are accepted but change nothing, each line
-    /// once, however many devices have it.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    /// What the user should know about options that are accepted but change nothing on so many
+    /// processors, each line once, however many devices have it.
+    pub(crate) fn notes(&self, processors: u32) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
-        for note in self.devices.iter().flat_map(|device| device.values.notes()) {
+        let of_device = |device: &DeviceRequest| {
+            let values = &device.values;
+            values.notes().into_iter().chain(values.vain(processors))
+        };
+        for note in self.devices.iter().flat_map(of_device) {
             if !notes.contains(&note) {
                 notes.push(note);
             }
@@ -356,9 +360,26 @@ impl CommandLine<'_> {
                     let value = arguments.value_of(table.device, value, "KEY=VALUE,…")?;
                     partial.device(table, Values::parse(table, &value))
                 }
-                None => Err(self.unknown(name, self.nearest_flag(other))),
+                None => Err(self.unknown_flag(name, other)),
             },
             None => Err(self.unknown(argument, self.nearest_flag(name.trim_start_matches('-')))),
+        }
+    }
+
+    /// A flag that there is not may be a device's key.
+    fn unknown_flag(&self, given: &str, flag: &str) -> UsageError {
+        let mut tables = self.tables.iter();
+        let key = tables.find_map(|table| {
+            let key = table.all_keys().find(|key| key.is_called(flag))?;
+            Some((table.device, key))
+        });
+        let Some((device, key)) = key else {
+            return self.unknown(given, self.nearest_flag(flag));
+        };
+        let (name, value) = (key.name, key.value.placeholder());
+        UsageError::Unknown {
+            given: repeat(given),
+            remedy: format!("it is a key of a device: write --{device} …,{name}={value}"),
         }
     }
 

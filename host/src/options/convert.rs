@@ -70,8 +70,9 @@ pub(super) fn convert(key: &Key, value: At<Raw>) -> Result<Value, Wrong> {
         Kind::NumberOrAuto { .. } if text == AUTO => Ok(Value::Choice(AUTO)),
         Kind::NumberOrAuto { min, max } => {
             let ranged = in_range(&text, number(&text), min, max, |n| n.to_string());
+            let none = if min == 0 { " (0: not at all)" } else { "" };
             ranged.map_err(|wrong| Wrong {
-                remedy: format!("{}, or {AUTO}", wrong.remedy),
+                remedy: format!("{}{none}, or {AUTO}", wrong.remedy),
                 ..wrong
             })
         }

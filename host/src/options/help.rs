@@ -157,7 +157,8 @@ impl CommandLine<'_> {
         );
         keys(&mut text, &table.all_keys().collect::<Vec<_>>());
         if *joins {
-            let ports = "Several of them with one vhost= are one device with several ports.";
+            let ports = "Several of them with one vhost= are one device with several ports.\n\
+                         What vvu-memory= and poll-us= say is one for them: at the first.";
             line(&mut text, format_args!("\n{ports}"));
         }
         text.push_str(GRAMMAR);

@@ -11,7 +11,12 @@ pub(super) const POLL_US_MAX: u64 = 1000;
 
 pub(super) const POLL_MEANING: &str = "for how many microseconds after its last work the device \
      looks for more before it sleeps; auto: up to 50 while requests come in quick succession and \
-     that finds them, 0: not at all; never where it has only one processor";
+     that finds them; 0: not at all; a number: so long whatever comes of it, so that one request \
+     in that time keeps a whole processor busy: only for a device with a processor of its own; \
+     never while a disk works for it, nor where it was started on one processor";
+
+/// With fewer nobody polls: who is polled for could not run meanwhile.
+pub(super) const PROCESSORS_MIN: u32 = 2;
 
 /// The word that leaves it to the device.
 pub(super) const AUTO: &str = "auto";
@@ -30,8 +35,7 @@ impl Poll {
     /// As the loop has it, on so many processors.
     pub(crate) fn on(self, processors: u32) -> Polling {
         match self {
-            // Who is polled for could not run meanwhile.
-            _ if processors < 2 => Polling::Off,
+            _ if processors < PROCESSORS_MIN => Polling::Off,
             Self::Auto => Polling::Adaptive,
             Self::Us(0) => Polling::Off,
             Self::Us(us) => Polling::For(Duration::from_micros(us)),

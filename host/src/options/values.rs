@@ -10,7 +10,7 @@ use super::address::{Vhost, VvuMemory};
 use super::convert::{Value, Wrong, convert, default_of};
 use super::error::{OptionError, Spelling, repeat};
 use super::grammar::{At, Element, Raw, end_column, split};
-use super::poll::{AUTO, Poll};
+use super::poll::{AUTO, PROCESSORS_MIN, Poll};
 use super::table::{Effect, Key, Kind, POLL_US, Table, VHOST, VVU_MEMORY, same_name};
 
 /// The checked values of one device, one for each key that was given or has a default.
@@ -254,6 +254,19 @@ impl Values {
         }
         self.number_or_auto(POLL_US.name)
             .map_or(Poll::Auto, Poll::Us)
+    }
+
+    /// What to say of polling that was asked for and cannot be on so many processors.
+    pub(super) fn vain(&self, processors: u32) -> Option<String> {
+        let name = POLL_US.name;
+        let is_asked = self.knows(name) && self.is_given(name) && self.poll() != Poll::Us(0);
+        (is_asked && processors < PROCESSORS_MIN).then(|| {
+            format!(
+                "--{}: {name}: accepted, but changes nothing here: it would poll on the only \
+                 processor that it may run on",
+                self.schema.table.device
+            )
+        })
     }
 
     /// Whether the value of `key` is the same in both.

@@ -294,7 +294,7 @@ impl Role {
 }
 
 /// How many processors this process may run on. One if the kernel does not say.
-fn processors() -> u32 {
+pub(crate) fn processors() -> u32 {
     rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count())
 }
 

@@ -19,6 +19,7 @@ use crate::kind::{DESCRIPTORS_MAX, Listen, Opened};
 use crate::listen::{Claim, Listening, SocketGuard};
 use crate::options::{DeviceRequest, OptionError, Poll, RunOptions, Values};
 use crate::policies::{ForRole, Texts, check_directory, for_role};
+use crate::role::processors;
 use crate::{ROLE, Registry};
 
 use super::alias::AliasGuard;
@@ -111,7 +112,7 @@ pub(super) fn prepare(
     let mut everything = Everything {
         devices: Vec::new(),
         terminals: Vec::new(),
-        notes: options.notes(),
+        notes: options.notes(processors()),
         made: Vec::new(),
     };
     for ((request, (opened, policies)), bound) in options.devices.iter().zip(opened).zip(bound) {

@@ -110,8 +110,17 @@ fn check_further(values: &Values) -> Result<(), OptionError> {
         let given = |values: &Values| values.knows(key) && values.is_given(key);
         let other = |further: &&Values| given(further) && !further.agrees(values, key);
         if let Some(further) = values.further().iter().find(other) {
-            let error = further.error(key, "the first flag of this device says something else");
-            return Err(error.remedy("leave it out here"));
+            let (problem, remedy) = match values.is_given(key) {
+                true => (
+                    "the first flag of this device says something else",
+                    "leave it out here",
+                ),
+                false => (
+                    "is one for all flags of this device",
+                    "give it at the first, or there too",
+                ),
+            };
+            return Err(further.error(key, problem).remedy(remedy));
         }
     }
     Ok(())
@@ -150,16 +159,15 @@ mod tests {
             "vhost=ffff:ff:1f.7,vvu-memory=regions",
         );
         let error = refused(first, &[first, further]);
-        assert!(
-            error.contains("the first flag of this device says"),
-            "{error}"
-        );
+        let expected = "is one for all flags of this device: give it at the first, or there too";
+        assert!(error.ends_with(expected), "{error}");
         let error = refused(
             "vhost=ffff:ff:1f.7,poll-us=5",
             &["vhost=ffff:ff:1f.7,poll-us=auto"],
         );
-        let expected = "--serial: poll-us: column 28: the first flag of this device says";
-        assert!(error.starts_with(expected), "{error}");
+        let expected = "--serial: poll-us: column 28: the first flag of this device says \
+                        something else: leave it out here";
+        assert_eq!(error, expected);
         let first = "vhost=ffff:ff:1f.7,vvu-memory=regions";
         let error = refused(first, &["vhost=ffff:ff:1f.7", further]);
         assert!(error.contains("there is no PCI function"), "{error}");

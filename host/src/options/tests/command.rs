@@ -151,7 +151,7 @@ fn options_stand_anywhere_among_the_devices() {
     assert!(options.disable_sandbox);
     assert_eq!(options.log_level, LevelFilter::Debug);
     let note = "--jail: accepted, but changes nothing here: --disable-sandbox is given";
-    assert_eq!(options.notes(), [note]);
+    assert_eq!(options.notes(2), [note]);
     assert_eq!(
         options.jail.seccomp_policy_dir.map(|found| found.path),
         Some(std::path::PathBuf::from("/p"))
@@ -172,7 +172,7 @@ fn what_becomes_of_a_denied_call_is_said_by_either_key() {
     ] {
         let options = run(&["--port", "vhost=1", "--jail", jail]);
         assert_eq!(options.jail.seccomp_mode, mode, "{jail}");
-        let warned = options.notes().concat().contains("CARRIED OUT");
+        let warned = options.notes(2).concat().contains("CARRIED OUT");
         assert_eq!(warned, mode == SeccompMode::Log, "{jail}");
     }
 }
@@ -181,9 +181,24 @@ fn what_becomes_of_a_denied_call_is_said_by_either_key() {
 fn a_note_is_told_once_for_all_devices_of_a_kind() {
     let options = run(&["--disk", "a,root,vhost=1", "--disk", "b,root,vhost=2"]);
     assert_eq!(
-        options.notes(),
+        options.notes(2),
         ["--disk: root: accepted, but changes nothing here: a VMM's matter"]
     );
+}
+
+#[test]
+fn polling_that_cannot_be_is_told() {
+    let disk = |poll: &str| run(&["--disk", &format!("a,vhost=1{poll}")]);
+    for poll in [",poll-us=5", ",poll-us=auto"] {
+        let told = "--disk: poll-us: accepted, but changes nothing here: it would poll on the \
+                    only processor that it may run on";
+        assert_eq!(disk(poll).notes(1), [told]);
+        assert_eq!(disk(poll).notes(2), [""; 0]);
+    }
+    // Nobody asked for it.
+    for poll in ["", ",poll-us=0"] {
+        assert_eq!(disk(poll).notes(1), [""; 0]);
+    }
 }
 
 /// Command lines, and what is said of them.
@@ -211,6 +226,11 @@ const MISTAKES: &[(&[&str], &str)] = &[
     (
         &["disk", "a,vhost=1"],
         "unknown argument \"disk\": did you mean --disk?",
+    ),
+    (
+        &["--poll_us=5", "--disk", "a,vhost=1"],
+        "unknown argument \"--poll_us\": it is a key of a device: \
+         write --port …,poll-us=NUMBER|auto",
     ),
     (
         &["--network", "x"],

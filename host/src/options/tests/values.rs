@@ -212,12 +212,12 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "i,vhost=s,poll-us=1001",
         "--disk: poll-us: column 19: \"1001\" is more than 1000: \
-          write a number from 0 to 1000, or auto",
+          write a number from 0 to 1000 (0: not at all), or auto",
     ),
     (
         "i,vhost=s,poll-us=often",
         "--disk: poll-us: column 19: \"often\" is not a number in decimal, 0x, 0o or 0b: \
-          write a number from 0 to 1000, or auto",
+          write a number from 0 to 1000 (0: not at all), or auto",
     ),
     (
         "i,vhost=00:25.0",
