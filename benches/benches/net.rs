@@ -67,8 +67,10 @@ fn main() -> Result<()> {
     let mut report = Report::default();
     // A list needs no network.
     let listed = std::env::args().any(|argument| argument == "--list");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("net.txt");
     if !listed && !network::enter() {
-        return Ok(());
+        report.line("needs root, /dev/net/tun and a network namespace");
+        return Ok(report.close(&file)?);
     }
     let folder = tempfile::tempdir()?;
     // Not before it is wanted: the benchmarks may only be listed.
@@ -94,7 +96,7 @@ fn main() -> Result<()> {
         }
     }
     criterion.final_summary();
-    report.close(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("net.txt"))?;
+    report.close(&file)?;
     Ok(())
 }
 

@@ -56,10 +56,7 @@ some of debug, release, static-debug, static, no-brk, no-brk-static and guest, o
         name: "compare",
         usage: "\
 [--peers] [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV]",
-        help: "\
-measures a release of ours beside the peers that are installed, or beside another build
-of ours, and writes tables and plots into target/compare/; with --peers it installs
-those of rust-vmm first, into target/peers/",
+        help: compare::HELP,
         run: compare::compare,
     },
     Command {
@@ -116,11 +113,8 @@ pub(crate) fn read<'a>(words: &'a [&'a str]) -> Result<Asked<'a>, String> {
     if rest.iter().any(|word| is_help(word)) {
         return Ok(Asked::Help(command.in_full()));
     }
-    match rest.iter().find(|word| !command.takes(word)) {
-        Some(word) => Err(format!(
-            "xtask: {name} takes no {word}\n{}",
-            command.in_full()
-        )),
+    match command.wrong(rest) {
+        Some(wrong) => Err(format!("xtask: {name} {wrong}\n{}", command.in_full())),
         None => Ok(Asked::Chore(command.run, rest)),
     }
 }
@@ -130,14 +124,36 @@ fn is_help(word: &str) -> bool {
 }
 
 impl Command {
-    /// Whether a word is one of its options, or it has words.
-    fn takes(&self, word: &str) -> bool {
-        if word.starts_with('-') {
-            let mut options = self.usage.split(['[', ']', ' ']);
-            return options.any(|option| option == word);
+    /// What its usage does not have.
+    fn wrong(&self, words: &[&str]) -> Option<String> {
+        let usage = self.usage.split(['[', ']']).map(str::trim);
+        let usage: Vec<&str> = usage.filter(|part| !part.is_empty()).collect();
+        let has_words = usage.iter().any(|part| !part.starts_with('-'));
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            if !word.starts_with('-') && has_words {
+                continue;
+            }
+            let mut options = usage
+                .iter()
+                .map(|part| part.split_once(' ').unwrap_or((part, "")));
+            let Some((_, kind)) = options.find(|(option, _)| option == word) else {
+                return Some(format!("takes no {word}"));
+            };
+            let value = words
+                .clone()
+                .next()
+                .filter(|value| !value.starts_with("--"));
+            match (kind, value) {
+                ("", _) => continue,
+                (_, None) => return Some(format!("wants a value behind {word}: {word} {kind}")),
+                ("NUMBER" | "MILLISECONDS", Some(value)) if !is_count(value) => {
+                    return Some(format!("takes a number from 1 behind {word}, not {value}"));
+                }
+                (_, Some(_)) => drop(words.next()),
+            }
         }
-        self.usage
-            .contains(|letter: char| letter.is_ascii_uppercase())
+        None
     }
 
     /// Name and arguments.
@@ -150,6 +166,10 @@ impl Command {
     fn in_full(&self) -> String {
         format!("usage: cargo xtask {}\n\n{}", self.line(), self.help)
     }
+}
+
+fn is_count(value: &str) -> bool {
+    value.parse::<u32>().is_ok_and(|number| number > 0)
 }
 
 fn overview() -> String {
@@ -194,6 +214,8 @@ mod tests {
             (&["demo", "--smok"], "--smok"),
             (&["lint", "devices"], "devices"),
             (&["compare", "--round", "3"], "--round"),
+            (&["compare", "depth"], "depth"),
+            (&["compare", "--only", "read", "write"], "write"),
             (&["tests"], "tests"),
         ] {
             match read(words) {
@@ -205,13 +227,37 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_is_missing_or_is_no_number_is_named_with_its_option() {
+        for (words, told) in [
+            (&["compare", "--rounds", "abc"][..], "--rounds, not abc\n"),
+            (&["compare", "--rounds", "0"], "--rounds, not 0\n"),
+            (&["compare", "--window", "5s"], "--window, not 5s\n"),
+            (&["compare", "--only", "--peers"], "--only: --only WORDS\n"),
+            (&["compare", "--beside"], "--beside: --beside VUDEV\n"),
+            (&["fuzz", "--seconds", "x"], "--seconds, not x\n"),
+        ] {
+            match read(words) {
+                Err(text) => assert!(text.contains(told), "{text}"),
+                Ok(_) => panic!("{words:?} was taken"),
+            }
+        }
+    }
+
+    #[test]
     fn what_a_command_knows_comes_to_it() {
         for words in [
             &["demo", "--smoke"][..],
             &["test", "block", "net"],
             &["tightness", "debug", "guest"],
             &["tightness", "--report"],
-            &["compare", "--rounds", "9", "--only", "read"],
+            &[
+                "compare",
+                "--peers",
+                "--rounds",
+                "9",
+                "--only",
+                "read, depth 1",
+            ],
             &["fuzz", "chain_walk", "--seconds", "5"],
             &["lint"],
         ] {

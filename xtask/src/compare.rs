@@ -4,10 +4,28 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::process::{run, say};
 use crate::workspace;
+
+pub(crate) const HELP: &str = "\
+measures a release of ours beside the peers that are installed, or beside another build
+of ours, and writes tables and plots into target/compare/; all of it takes eight minutes,
+a disk of 1 GiB in the build folder, which must not be a tmpfs, and root for net
+
+  --peers   installs those of rust-vmm first, into target/peers/; qemu-storage-daemon
+            is of Debian's qemu-utils
+  --rounds  how often each figure is measured; 5 without it
+  --window  how long a measurement takes; 300 without it
+  --only    only what has these words in its name: \"read, depth 1\", vsock, start of, idle;
+            a name that there is not is answered with all that there are; executor and net,
+            which are benchmarks of their own, go by these two words alone
+  --beside  another build of ours in place of the peers: what a change brings
+
+VUDEV_VHOST_DEVICE_CONSOLE, _RNG and _VSOCK name those peers where they are elsewhere.
+Exit status: 0 all was measured, kept or NOT KEPT; 1 something FAILED, or was not built;
+2 wrong arguments, told before anything is measured.";
 
 /// Peers that cargo installs, with their versions. A C compiler links them; they need no library.
 const PEERS: [(&str, &str); 3] = [
@@ -26,26 +44,54 @@ pub(crate) fn compare(arguments: &[&str]) -> Result<()> {
         .iter()
         .partition(|argument| **argument == "--peers");
     let target = workspace::target()?;
+    say("compare: building a release");
+    let mut cargo = workspace::cargo();
+    run(cargo.args(["build", "--release", "-p", "vudev-benches", "--bins"]))?;
+    let figures = target.join("tmp");
+    let program = || {
+        let mut program = Command::new(target.join("release/compare"));
+        let names = BENCHMARKS.map(|(name, _)| name).join(",");
+        program.args(&theirs).args(["--benchmarks", &names]);
+        program.arg("--figures").arg(&figures);
+        program.arg(target.join("compare"));
+        program
+    };
+    // It names what there is, before much time is spent.
+    if program().arg("--check").status()?.code() == Some(2) {
+        return Err(Misuse.into());
+    }
     if !ours.is_empty() {
         for (name, version) in PEERS {
             install(name, version)?;
         }
     }
-    say("compare: building a release");
-    let mut cargo = workspace::cargo();
-    run(cargo.args(["build", "--release", "-p", "vudev-benches", "--bins"]))?;
-    let figures = target.join("tmp");
     for (name, part) in BENCHMARKS {
         // Else those of an earlier run would be taken for this one's.
-        let _ = fs::remove_file(figures.join(format!("{name}.tsv")));
+        for kind in ["tsv", "txt"] {
+            let _ = fs::remove_file(figures.join(format!("{name}.{kind}")));
+        }
         if wants(&theirs, name) {
             bench(name, part);
         }
     }
-    let mut program = Command::new(target.join("release/compare"));
-    program.args(theirs).arg("--figures").arg(figures);
-    run(program.arg(target.join("compare")))
+    // What failed stands in its table.
+    match program().status()?.success() {
+        true => Ok(()),
+        false => bail!("not everything could be measured"),
+    }
 }
+
+/// Something in the arguments that only the program knows to be wrong; it has said what.
+#[derive(Debug)]
+pub(crate) struct Misuse;
+
+impl std::fmt::Display for Misuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("see cargo xtask compare --help")
+    }
+}
+
+impl std::error::Error for Misuse {}
 
 /// Into `target/peers/bin`, where benchmarks look; does nothing where it is that version already.
 fn install(name: &str, version: &str) -> Result<()> {

@@ -85,6 +85,12 @@ const CASES: [Case; 10] = [
 /// What is asked of a disk that nobody asks anything.
 const IDLE: &str = "idle disk, after reads at depth 1";
 
+/// What there is to ask for.
+pub(crate) fn names() -> Vec<String> {
+    let cases = CASES.iter().map(|case| case.name.to_owned());
+    cases.chain([IDLE.to_owned()]).collect()
+}
+
 /// Measures all cases, and lines them up.
 pub(crate) fn compare(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
     let wanted = |case: &&Case| effort.wants(case.name);

@@ -9,26 +9,33 @@ use anyhow::{Context as _, Result};
 use crate::Effort;
 use crate::report::{Asked, Report, Row};
 
-/// Those benchmarks; `cargo xtask compare` runs them first.
-const BENCHMARKS: [&str; 2] = ["executor", "net"];
-
-/// Adds their promises to the report.
+/// Adds the promises of those benchmarks that `cargo xtask compare` has run to the report.
 pub(crate) fn gather(effort: &Effort, report: &mut Report) {
     let Some(folder) = &effort.figures else {
         return;
     };
-    for name in BENCHMARKS.into_iter().filter(|name| effort.wants(name)) {
+    for name in effort.benchmarks.iter().filter(|name| effort.wants(name)) {
         match promises(folder, name) {
             // It has named what this host lacks.
-            Ok(rows) if rows.is_empty() => report.missing(why(name)),
+            Ok(rows) if rows.is_empty() => {
+                report.missing(format!("{name}: {}", lacks(folder, name)))
+            }
             Ok(rows) => report.rows.extend(rows),
-            Err(error) => report.failed(&why(name), &error),
+            Err(error) => {
+                let why = "`cargo bench -p vudev-benches --bench";
+                report.failed(
+                    &format!("{name}: {why} {name} -- --quick` says why"),
+                    &error,
+                );
+            }
         }
     }
 }
 
-fn why(name: &str) -> String {
-    format!("{name}: `cargo bench -p vudev-benches --bench {name} -- --quick` says why")
+/// What the benchmark says that this host lacks.
+fn lacks(folder: &Path, name: &str) -> String {
+    let text = fs::read_to_string(folder.join(format!("{name}.txt"))).unwrap_or_default();
+    text.lines().next().unwrap_or("it says nothing").to_owned()
 }
 
 /// Lines of work, figure, bound and measured ratio (`vudev_benches::contest::Report`).

@@ -37,6 +37,16 @@ const WITH: [With; 8] = [
 /// What 100 idle devices beside may cost a request.
 const DEVICES_MAX: f64 = 1.05;
 
+/// What there is to ask for.
+pub(crate) fn names() -> Vec<String> {
+    let depths = DEPTHS.map(at_depth).into_iter();
+    depths.chain(WITH.map(|with| with.line().name)).collect()
+}
+
+fn at_depth(depth: u16) -> String {
+    format!("reads at depth {depth}")
+}
+
 /// Measures all of it.
 pub(crate) fn measure(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
     depths(effort, lab, report);
@@ -44,7 +54,7 @@ pub(crate) fn measure(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
 }
 
 fn depths(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
-    let named = DEPTHS.map(|depth| (depth, format!("reads at depth {depth}")));
+    let named = DEPTHS.map(|depth| (depth, at_depth(depth)));
     let wanted: Vec<_> = named
         .iter()
         .filter(|(_, name)| effort.wants(name))

@@ -4,6 +4,7 @@
 //! cannot be measured is named, and the rest goes on.
 
 mod block;
+mod circumstances;
 mod contests;
 mod growth;
 mod lab;
@@ -24,12 +25,13 @@ use crate::lab::Lab;
 use crate::report::Report;
 
 const USAGE: &str = "\
-usage: compare [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV]
-               [--figures FOLDER] FOLDER
-  --only    only what has this in its name
-  --beside  another build of ours, in place of the peers: what a change brings
-  --figures where benchmarks have left what they promise
-  FOLDER    where the tables and plots go; the disk is made there too, and removed";
+usage: compare [--check] [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS]
+               [--beside VUDEV] [--figures FOLDER --benchmarks NAME,NAME...] FOLDER
+  --check      only whether there is anything of what is asked for
+  --only       only what has this in its name
+  --beside     another build of ours, in place of the peers: what a change brings
+  --figures    where these benchmarks have left what they promise
+  FOLDER       where the tables and plots go; the disk is made there too, and removed";
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -42,7 +44,11 @@ pub(crate) struct Effort {
     pub(crate) only: String,
     /// Another build of ours, in place of the peers.
     pub(crate) beside: Option<PathBuf>,
-    /// Where benchmarks have left figures.
+    /// Whether nothing is to be measured.
+    pub(crate) check: bool,
+    /// Benchmarks that are programs of their own.
+    pub(crate) benchmarks: Vec<String>,
+    /// Where those have left figures.
     pub(crate) figures: Option<PathBuf>,
     /// Where everything goes.
     pub(crate) folder: PathBuf,
@@ -82,19 +88,39 @@ fn main() -> ExitCode {
 /// Whether everything could be measured that was tried.
 fn compare() -> Result<bool> {
     let effort = effort(std::env::args().skip(1)).context(USAGE)?;
+    let of_disk = [block::names(), growth::names()].concat();
+    let others = [
+        streams::names(),
+        vec![start::name()],
+        effort.benchmarks.clone(),
+    ]
+    .concat();
+    let wants_one = |names: &[String]| names.iter().any(|name| effort.wants(name));
+    if !wants_one(&of_disk) && !wants_one(&others) {
+        let names = [of_disk, others].concat().join("\n  ");
+        bail!(
+            "nothing has {:?} in its name; there are\n  {names}",
+            effort.only
+        );
+    }
+    if effort.check {
+        return Ok(true);
+    }
     std::fs::create_dir_all(&effort.folder)?;
     let mut report = Report::default();
-    match Lab::new(&effort, &mut report) {
-        Ok(lab) => {
-            block::compare(&effort, &lab, &mut report);
-            growth::measure(&effort, &lab, &mut report);
+    if wants_one(&of_disk) {
+        match Lab::new(&effort, &mut report) {
+            Ok(lab) => {
+                block::compare(&effort, &lab, &mut report);
+                growth::measure(&effort, &lab, &mut report);
+            }
+            Err(error) => report.failed("the disk", &error),
         }
-        Err(error) => report.failed("the disk", &error),
     }
     streams::compare(&effort, &mut report);
     start::measure(&effort, &mut report);
     contests::gather(&effort, &mut report);
-    report.write(&effort.folder)?;
+    report.write(&effort)?;
     for section in &report.sections {
         plot::write(&effort.folder, section)?;
     }
@@ -108,26 +134,38 @@ fn effort(mut arguments: impl Iterator<Item = String>) -> Result<Effort> {
         window: Duration::from_millis(300),
         only: String::new(),
         beside: None,
+        check: false,
+        benchmarks: Vec::new(),
         figures: None,
         folder: PathBuf::new(),
         programs: program.parent().unwrap_or(&program).to_owned(),
     };
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().context("a value is missing");
+        let mut value = || {
+            let value = arguments.next().filter(|value| !value.starts_with("--"));
+            value.with_context(|| format!("{argument} wants a value"))
+        };
         match argument.as_str() {
-            "--rounds" => effort.rounds = value()?.parse()?,
-            "--window" => effort.window = Duration::from_millis(value()?.parse()?),
+            "--check" => effort.check = true,
+            "--rounds" => effort.rounds = usize::try_from(number(&argument, &value()?)?)?,
+            "--window" => effort.window = Duration::from_millis(number(&argument, &value()?)?),
             "--beside" => effort.beside = Some(value()?.into()),
             "--only" => effort.only = value()?,
             "--figures" => effort.figures = Some(value()?.into()),
+            "--benchmarks" => effort.benchmarks = value()?.split(',').map(str::to_owned).collect(),
             folder if effort.folder.as_os_str().is_empty() && !folder.starts_with("--") => {
                 effort.folder = folder.into();
             }
             other => bail!("{other} is not known"),
         }
     }
-    if effort.rounds == 0 || effort.folder.as_os_str().is_empty() {
-        bail!("a folder and at least one round are needed");
+    if effort.folder.as_os_str().is_empty() {
+        bail!("a folder is needed");
     }
     Ok(effort)
+}
+
+fn number(argument: &str, value: &str) -> Result<u64> {
+    let number = value.parse().ok().filter(|number| *number > 0);
+    number.with_context(|| format!("{argument} takes a number from 1, not {value}"))
 }

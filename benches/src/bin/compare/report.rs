@@ -1,10 +1,11 @@
 //! What was asked, and what was measured beside it.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::Result;
 
+use crate::Effort;
+use crate::circumstances;
 use crate::line::{Figures, Line};
 use crate::table::{shown, table};
 
@@ -91,9 +92,9 @@ impl Report {
         self.missing.push(line);
     }
 
-    /// Writes `compare.md` into `folder`, and prints it.
-    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
-        let mut text = "# What was asked\n\n".to_owned();
+    /// Writes `compare.md`, and prints it.
+    pub(crate) fn write(&self, effort: &Effort) -> Result<()> {
+        let mut text = format!("# What was asked\n\n{}\n", circumstances::told(effort)?);
         let lines = self.sections.iter().flat_map(Section::rows);
         let cells: Vec<_> = lines
             .chain(self.rows.clone())
@@ -108,9 +109,7 @@ impl Report {
         for section in &self.sections {
             text += &section.text();
         }
-        let load = fs::read_to_string("/proc/loadavg")?;
-        text += &format!("\nLoad of the machine at the end: {}.\n", load.trim());
-        let path = folder.join("compare.md");
+        let path = effort.folder.join("compare.md");
         fs::write(&path, &text)?;
         println!("\n{text}\nalso in {}", path.display());
         Ok(())

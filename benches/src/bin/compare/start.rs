@@ -6,9 +6,14 @@ use vudev_benches::starting::{MANY, MANY_WITHIN, PSS_MAX_KIB, Running, median, s
 use crate::Effort;
 use crate::report::{Asked, Report, Row};
 
+/// What there is to ask for.
+pub(crate) fn name() -> String {
+    format!("start of {MANY} jailed devices")
+}
+
 /// Measures both.
 pub(crate) fn measure(effort: &Effort, report: &mut Report) {
-    let work = format!("start of {MANY} jailed devices");
+    let work = name();
     if !effort.wants(&work) {
         return;
     }

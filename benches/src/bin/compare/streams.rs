@@ -11,9 +11,17 @@ use crate::report::{Report, Section};
 /// Buffers that warm up, and tell how many fill a window.
 const WARM_UP: u64 = 300;
 
+const STREAMS: [&Stream; 3] = [&CONSOLE, &RNG, &VSOCK];
+
+/// What there is to ask for.
+pub(crate) fn names() -> Vec<String> {
+    let of = |stream: &'static Stream| stream.jobs.iter().map(|job| stream.title(*job));
+    STREAMS.into_iter().flat_map(of).collect()
+}
+
 /// Measures all jobs of all of them, and lines them up.
 pub(crate) fn compare(effort: &Effort, report: &mut Report) {
-    for stream in [&CONSOLE, &RNG, &VSOCK] {
+    for stream in STREAMS {
         let jobs = stream.jobs.iter().copied();
         let jobs: Vec<Job> = jobs
             .filter(|job| effort.wants(&stream.title(*job)))
