@@ -172,17 +172,19 @@ fn a_card_with_nothing_to_do_is_not_woken_either() {
         return;
     }
     network::tap("tap0", false);
-    let card = Card::new("tap-name=tap0");
-    let wire = Wire::on("tap0");
-    let mut net = card.driver(0, 64, 2048);
-    for mark in 0..50 {
-        card::goes_out(&mut net, &wire, mark);
-        card::comes_in(&mut net, &wire, mark);
+    for poll in ["", ",poll-us=0", ",poll-us=1000"] {
+        let card = Card::new(&format!("tap-name=tap0{poll}"));
+        let wire = Wire::on("tap0");
+        let mut net = card.driver(0, 64, 2048);
+        for mark in 0..50 {
+            card::goes_out(&mut net, &wire, mark);
+            card::comes_in(&mut net, &wire, mark);
+        }
+        let asleep = Asleep::new("net", card.vudev.devices().unwrap()[0]);
+        let requests = work(&mut busy);
+        println!("{requests} requests meanwhile, with {poll:?}");
+        asleep.still_is();
+        drop(net);
+        card.vudev.stop().unwrap();
     }
-    let asleep = Asleep::new("net", card.vudev.devices().unwrap()[0]);
-    let requests = work(&mut busy);
-    println!("{requests} requests meanwhile");
-    asleep.still_is();
-    drop(net);
-    card.vudev.stop().unwrap();
 }
