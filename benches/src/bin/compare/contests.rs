@@ -18,7 +18,7 @@ pub(crate) fn gather(effort: &Effort, report: &mut Report) {
         match promises(folder, name) {
             // It has named what this host lacks.
             Ok(rows) if rows.is_empty() => {
-                report.missing(format!("{name}: {}", lacks(folder, name)))
+                report.missing(format!("{name}: {}", lacks(folder, name)));
             }
             Ok(rows) => report.rows.extend(rows),
             Err(error) => {
