@@ -61,8 +61,10 @@ struct Inner {
     in_flight: usize,
     /// Those of them that a disk works on.
     of_disk: usize,
-    /// Tasks that found every slot taken; each at most once.
-    starved: Vec<Waker>,
+    /// Tasks that found every slot taken, each at most once, the first to come first.
+    starved: VecDeque<Waker>,
+    /// The same of those that may use the reserve.
+    starved_reserved: VecDeque<Waker>,
     /// Cancels that the submission queue had no room for.
     uncancelled: VecDeque<u64>,
     woken: Vec<Woken>,
@@ -85,7 +87,8 @@ impl Driver {
             use_count: 0,
             in_flight: 0,
             of_disk: 0,
-            starved: Vec::new(),
+            starved: VecDeque::new(),
+            starved_reserved: VecDeque::new(),
             uncancelled: VecDeque::new(),
             woken: Vec::new(),
             finished: Vec::new(),
@@ -169,16 +172,21 @@ impl Driver {
         unsafe { inner.submit(cx, operation, state, reserve) }
     }
 
-    /// Carries out a read or a write now, without the ring. As if it would wait (EAGAIN) once this
-    /// turn has moved enough; the last one may go beyond that.
+    /// Carries out a read or a write of at most `length` bytes now, without the ring. As if it would
+    /// wait (EAGAIN) when it is longer than what this turn may still move.
     ///
     /// # Safety
     ///
     /// What `operation` points at must be valid now.
     #[expect(unsafe_code, reason = "passes the contract on")]
-    pub(crate) unsafe fn at_once(&self, operation: &Operation, wait: bool) -> io::Result<u32> {
+    pub(crate) unsafe fn at_once(
+        &self,
+        operation: &Operation,
+        length: usize,
+        wait: bool,
+    ) -> io::Result<u32> {
         let left = self.at_once_left.get();
-        if left == 0 {
+        if length > left {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
         let inner = &mut *self.inner.borrow_mut();
@@ -319,6 +327,10 @@ impl Driver {
         let (mut woken, mut finished) = {
             let inner = &mut *self.inner.borrow_mut();
             inner.retry_cancels();
+            if inner.woken.is_empty() {
+                // Who was woken for a slot may have left it to others.
+                inner.relieve(usize::MAX);
+            }
             // Somebody was woken outside of reaping, by a slot that came free: no time to sleep.
             let ready = !inner.woken.is_empty() || !inner.finished.is_empty();
             let wait = if ready { Some(Duration::ZERO) } else { wait };
@@ -384,6 +396,7 @@ impl Driver {
             }
         }
         inner.starved.clear();
+        inner.starved_reserved.clear();
     }
 
     /// Lets go of whoever waits for a turn that will not come: they hold this driver in turn.
@@ -413,13 +426,13 @@ impl Inner {
             self.operations
         };
         if self.slots.len() >= limit {
-            return self.starve(cx);
+            return self.starve(cx, reserve);
         }
         self.use_count = self.use_count.wrapping_add(1);
         let key = Key::new(self.slots.vacant_key(), self.use_count);
         // SAFETY: the caller's contract.
         if !unsafe { self.backend.push(key.user_data(), operation) } {
-            return self.starve(cx);
+            return self.starve(cx, reserve);
         }
         let of_disk = operation.is_of_disk();
         self.slots.insert(Slot {
@@ -433,11 +446,27 @@ impl Inner {
         Poll::Ready(Ok(key))
     }
 
-    fn starve(&mut self, cx: &Context<'_>) -> Poll<io::Result<Key>> {
-        if !self.starved.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.starved.push(cx.waker().clone());
+    fn starve(&mut self, cx: &Context<'_>, reserve: bool) -> Poll<io::Result<Key>> {
+        let starved = match reserve {
+            true => &mut self.starved_reserved,
+            false => &mut self.starved,
+        };
+        if !starved.iter().any(|waker| waker.will_wake(cx.waker())) {
+            starved.push_back(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Wakes as many who wait for a slot as there are slots for them, `most` at most: were all of
+    /// them woken for each slot, what a full ring costs would grow with the square of who waits.
+    fn relieve(&mut self, most: usize) {
+        let free = |limit: usize| limit.saturating_sub(self.slots.len()).min(most);
+        let reserved = free(self.slots_max).min(self.starved_reserved.len());
+        let others = free(self.operations).saturating_sub(reserved);
+        let others = others.min(self.starved.len());
+        let reserved = self.starved_reserved.drain(..reserved);
+        let woken = reserved.chain(self.starved.drain(..others));
+        self.woken.extend(woken.map(Woken::from));
     }
 
     fn slot(&mut self, key: Key) -> &mut Slot {
@@ -448,9 +477,7 @@ impl Inner {
 
     fn free(&mut self, key: Key) {
         self.slots.remove(key.index());
-        if !self.starved.is_empty() {
-            self.woken.extend(self.starved.drain(..).map(Woken::from));
-        }
+        self.relieve(1);
     }
 
     /// Gives a watch its waker back; the waker if it has another one, or is no more.
@@ -511,12 +538,12 @@ impl Inner {
             slots,
             woken,
             finished,
-            starved,
             in_flight,
             of_disk,
             stats,
             ..
         } = self;
+        let mut freed = 0;
         backend.reap(|completion| {
             let Some((index, slot)) = slot_of(slots, &completion) else {
                 return;
@@ -528,11 +555,12 @@ impl Inner {
             }
             if slot.complete(&completion, index, woken) {
                 let slot = slots.remove(index);
-                woken.extend(starved.drain(..).map(Woken::from));
+                freed += 1;
                 if let State::Abandoned(data) = slot.state {
                     finished.push((data, completion.result));
                 }
             }
         });
+        self.relieve(freed);
     }
 }

@@ -122,10 +122,11 @@ impl File {
         wait: bool,
     ) -> io::Result<usize> {
         let operation = direction.operation(&self.fd, buffers, offset);
+        let length = buffers.iovecs().iter().map(|piece| piece.iov_len).sum();
         // SAFETY: whoever owns the pieces is borrowed, for a read as nobody else's, and the call is
         // over when this returns.
         #[expect(unsafe_code, reason = "hands pointers to the kernel")]
-        let moved = unsafe { self.handle.driver().at_once(&operation, wait) };
+        let moved = unsafe { self.handle.driver().at_once(&operation, length, wait) };
         moved.map(|bytes| bytes as usize)
     }
 

@@ -30,6 +30,11 @@ impl Notify {
         self.spare.set(woken);
     }
 
+    /// Nothing is pending any more.
+    pub fn forget(&self) {
+        self.taken.set(self.generation.get());
+    }
+
     /// Completes at the next notification, or at once when one is pending. Those who wait already
     /// are all woken by one notification.
     pub fn notified(&self) -> impl Future<Output = ()> + '_ {

@@ -92,8 +92,10 @@ fn a_turn_moves_so_many_bytes_at_once_and_the_next_as_many_again() {
         return;
     }
     let file = File::new(handle, content);
-    let mut half = Bytes::zeroed(TURN / 2);
+    let (mut half, mut more) = (Bytes::zeroed(TURN / 2), Bytes::zeroed(TURN + 1));
     let run = executor.run(async {
+        assert_eq!(errno(&file.try_read_at(&mut more, 0)), Some(libc::EAGAIN));
+        assert_eq!(handle.stats().at_once, 0, "it is too long for a turn");
         for _ in 0..2 {
             assert_eq!(file.try_read_at(&mut half, 0).unwrap(), TURN / 2);
             assert_eq!(file.write_at_once(&half, 0).unwrap(), TURN / 2);

@@ -225,6 +225,47 @@ fn everything_cancelled_at_once_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_slot_that_comes_free_wakes_one_of_those_who_wait_for_one() {
+    const READS: usize = 200;
+    let executor = executor(8);
+    let handle = executor.handle();
+    let (read_end, write_end) = pipe();
+    let file = Rc::new(File::new(handle, read_end));
+    let (polls, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let read = |_| {
+        let (file, polls, done) = (file.clone(), polls.clone(), done.clone());
+        handle.spawn(async move {
+            let mut read = file.read(Bytes::zeroed(1));
+            let ((result, _), ()) = poll_fn(|cx| {
+                polls.set(polls.get() + 1);
+                Pin::new(&mut read).poll(cx).map(|output| (output, ()))
+            })
+            .await;
+            assert_eq!(result.unwrap(), 1);
+            done.set(done.get() + 1);
+        })
+    };
+    executor
+        .run(async {
+            let tasks: Vec<_> = (0..READS).map(read).collect();
+            for _ in 0..4 {
+                handle.yield_now().await;
+            }
+            assert_eq!(polls.get(), READS, "nobody is woken in vain");
+            for count in 1..=READS {
+                rustix::io::write(&write_end, b"x").unwrap();
+                while done.get() < count {
+                    handle.yield_now().await;
+                }
+            }
+            // Once to find no slot, once to get one, and once to be done.
+            assert!(polls.get() <= 3 * READS, "{}", polls.get());
+            drop(tasks);
+        })
+        .unwrap();
+}
+
+#[test]
 fn a_connection_that_arrives_for_a_dropped_accept_is_closed() {
     let executor = executor(8);
     let path = tempfile::tempdir().unwrap();

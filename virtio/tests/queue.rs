@@ -399,19 +399,22 @@ fn without_a_kick_the_ring_is_polled() {
 }
 
 #[test]
-fn a_call_descriptor_that_comes_late_gets_the_call_it_missed() {
+fn a_call_descriptor_that_comes_late_gets_the_call_that_it_may_have_missed() {
     with_queue(
         feature::FRAMEWORK,
         async |handle, ring, mut queue, control| {
+            let call = || Some(Call::new(handle, ring.call_descriptor()).unwrap());
+            control.set_call(call());
+            assert_eq!(ring.calls(), 0, "there was nothing to tell");
             control.set_call(None);
             ring.add(&[b"x"], &[]);
             complete_all(&mut queue).await;
             assert_eq!(ring.calls(), 0);
-            let call = || Some(Call::new(handle, ring.call_descriptor()).unwrap());
             control.set_call(call());
             assert_eq!(ring.calls(), 1);
+            // The one before may have been signalled after its owner looked there for the last time.
             control.set_call(call());
-            assert_eq!(ring.calls(), 0, "nothing was missed");
+            assert_eq!(ring.calls(), 1);
         },
     );
 }

@@ -213,9 +213,16 @@ fn a_ring_that_does_not_lie_in_memory_is_refused() {
 #[test]
 fn chains_in_hand_are_recalled_when_memory_is_replaced_and_at_a_stop() {
     with_queue(async |handle, ring, mut queue, control| {
+        control.set_memory(ring.guest().map_again()).unwrap();
         ring.add(&[], &[3]);
         let chain = queue.next().await.unwrap().unwrap();
         let forever = std::future::pending::<()>;
+        let moment = handle.yield_now();
+        assert_eq!(
+            queue.until_recall(moment).await,
+            Some(()),
+            "it is of this memory"
+        );
         assert_eq!(queue.until_recall(async { 7 }).await, Some(7));
         control.set_memory(ring.guest().map_again()).unwrap();
         // Even if nobody waited at that moment.

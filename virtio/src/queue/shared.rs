@@ -50,8 +50,8 @@ pub(super) struct Shared {
     budget: Cell<u16>,
     /// Whether this queue's work at the turn's end is booked already.
     turn_booked: Cell<bool>,
-    /// A call that was wanted while there was no descriptor for it.
-    call_owed: Cell<bool>,
+    /// Whether the driver was called, or would have been with a descriptor.
+    has_called: Cell<bool>,
 }
 
 impl Shared {
@@ -98,7 +98,7 @@ impl Shared {
             left: Cell::new(false),
             budget: Cell::new(CHAINS_PER_TURN),
             turn_booked: Cell::new(false),
-            call_owed: Cell::new(false),
+            has_called: Cell::new(false),
         }))
     }
 
@@ -165,7 +165,13 @@ impl Shared {
             taken
         };
         match &taken {
-            Ok(Some(_)) => self.spend(),
+            Ok(Some(_)) => {
+                if self.ledger.held() == 1 {
+                    // What was recalled before it was not this one.
+                    self.recalled.forget();
+                }
+                self.spend();
+            }
             Ok(None) => {}
             Err(error) => self.retire(error),
         }
@@ -263,7 +269,10 @@ impl Shared {
     pub(super) fn set_call(self: &Rc<Self>, call: Option<Call>) {
         let here = call.is_some();
         self.call.replace(call);
-        if here && self.call_owed.take() {
+        // A call may have gone to the descriptor before after its owner last looked there, as QEMU
+        // does when a guest masks an interrupt and unmasks it; with event indices the driver gets
+        // no other. One too many is lawful (2.7.7.1).
+        if here && self.has_called.get() {
             self.signal_call();
         }
     }
@@ -346,14 +355,9 @@ impl Shared {
     }
 
     fn signal_call(&self) {
-        let signalled = match &*self.call.borrow() {
-            Some(call) => call.signal(),
-            None => {
-                self.call_owed.set(true);
-                Ok(())
-            }
-        };
-        if let Err(error) = signalled {
+        self.has_called.set(true);
+        let signalled = self.call.borrow().as_ref().map(Call::signal);
+        if let Some(Err(error)) = signalled {
             self.retire(&QueueError::Call(error));
         }
     }
