@@ -172,8 +172,8 @@ impl Driver {
         unsafe { inner.submit(cx, operation, state, reserve) }
     }
 
-    /// Carries out a read or a write of at most `length` bytes now, without the ring. As if it would
-    /// wait (EAGAIN) when it is longer than what this turn may still move.
+    /// Carries out a read or a write of at most `length` bytes now, without the ring. As if it
+    /// would wait (EAGAIN) when it is longer than what this turn may still move.
     ///
     /// # Safety
     ///

@@ -412,7 +412,7 @@ fn a_call_descriptor_that_comes_late_gets_the_call_that_it_may_have_missed() {
             assert_eq!(ring.calls(), 0);
             control.set_call(call());
             assert_eq!(ring.calls(), 1);
-            // The one before may have been signalled after its owner looked there for the last time.
+            // The one before may have been signalled after its owner looked there last.
             control.set_call(call());
             assert_eq!(ring.calls(), 1);
         },
