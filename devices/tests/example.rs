@@ -22,6 +22,17 @@ fn the_document_s_code_is_the_example() {
 }
 
 #[test]
+fn the_document_counts_as_the_test_does() {
+    let bare = |code: &str| code.replace([' ', '\n'], "");
+    let document = include_str!("../../docs/writing-a-device.md");
+    let (_, counts) = document
+        .split_once("```rust\nlet before = handle.stats();")
+        .unwrap();
+    let (counts, _) = counts.split_once("```\n").unwrap();
+    assert!(bare(include_str!("example.rs")).contains(&bare(counts)));
+}
+
+#[test]
 fn the_example_is_short_enough_to_copy() {
     assert!(include_str!("../examples/null.rs").lines().count() < 80);
 }
@@ -55,6 +66,39 @@ fn a_driver_gets_zeros_and_a_chain_without_room_comes_back() {
             assert!(used.bytes[..written as usize].iter().all(|byte| *byte == 0));
         }
         assert_eq!(direct.stop(0).await.unwrap(), 3);
+    });
+    run.unwrap();
+}
+
+#[test]
+fn thirty_two_requests_cost_two_enters_at_most_and_one_call() {
+    let executor = Executor::with_operations(8).unwrap();
+    let guest = Guest::new(1 << 20);
+    let ring = guest.ring(64);
+    let run = executor.run(async {
+        let (handle, device) = (executor.handle(), Rc::new(null::Null));
+        // A driver without EVENT_IDX is called in each turn in which something was used.
+        let mut direct = Direct::new(handle, device, guest.memory(), feature::VERSION_1).unwrap();
+        let mut queue = DirectRing::polled(0, 64, ring.addresses());
+        queue.kick = Some(ring.kick_descriptor());
+        queue.call = Some(ring.call_descriptor());
+        direct.start(queue).unwrap();
+        // The first one has the queue look at its ring, and wait for kicks.
+        ring.add(&[], &[16]);
+        ring.next_used(handle).await;
+        handle.yield_now().await;
+        let before = handle.stats();
+        for _ in 0..32 {
+            ring.add(&[], &[16]);
+        }
+        for _ in 0..32 {
+            ring.next_used(handle).await;
+        }
+        // The call comes with the end of the turn.
+        handle.yield_now().await;
+        let after = handle.stats();
+        assert!(after.enters - before.enters <= 2);
+        assert_eq!(after.calls - before.calls, 1);
     });
     run.unwrap();
 }

@@ -289,9 +289,10 @@ impl Handle {
         self.driver.random()
     }
 
-    /// Memory that the ring has registered, 128 KiB for all who ask: operations on it cost less. It
-    /// counts as locked memory (`ulimit -l`). It must be asked for before a restricted ring is
-    /// enabled, and needs the system call `io_uring_register`.
+    /// Memory that the ring has registered, 128 KiB for all who ask: operations of the ring on it
+    /// cost less, and [`crate::File::try_read_at`] and its like do not. It counts as locked memory
+    /// (`ulimit -l`). It must be asked for before a restricted ring is enabled, and needs the
+    /// system call `io_uring_register`.
     ///
     /// # Errors
     ///
@@ -312,7 +313,7 @@ impl Handle {
         self.driver.at_turn_end(work);
     }
 
-    /// Has `memory` looked at in every turn, and asked to tell of news before the loop sleeps:
+    /// Has `memory` looked at while the loop is awake, and asked to tell of news before it sleeps:
     /// until some is found, or it was asked.
     pub fn watch(&self, memory: Rc<dyn Watched>) {
         self.driver.idle.watch(memory);

@@ -64,10 +64,11 @@ impl File {
     }
 
     /// [`File::read_at`] without the ring and without waiting: what the page cache has, by
-    /// `preadv2` with RWF_NOWAIT. What is not there, and what is beyond the bytes that a turn moves
-    /// so, fails with EAGAIN, and a file system that cannot tell with EOPNOTSUPP; [`File::read_at`]
-    /// does it then. A system call of this process, so it needs a rule of the policy and none of
-    /// the ring's list.
+    /// `preadv2` with RWF_NOWAIT; how many bytes, which may be fewer than there is room for. What
+    /// is not there fails with EAGAIN, and a file system that cannot tell with EOPNOTSUPP;
+    /// [`File::read_at`] does it then. A turn moves 1 MiB so, shared by all files of the executor:
+    /// what is longer than the rest of that fails with EAGAIN. A system call of this process, so it
+    /// needs a rule of the policy and none of the ring's list.
     ///
     /// # Errors
     ///
@@ -104,8 +105,10 @@ impl File {
         self.at_once(Direction::Write, buffers, STREAM_POSITION, false)
     }
 
-    /// [`File::write_at`] without the ring, however long that takes: everybody waits meanwhile.
-    /// Fails with EAGAIN beyond the bytes that a turn moves so.
+    /// [`File::write_at`] without the ring, however long that takes: everybody on this executor
+    /// waits meanwhile. For local file systems that refuse [`File::try_write_at`] with EOPNOTSUPP:
+    /// there it waits for this machine's memory and disks at most. Fails with EAGAIN where it is
+    /// longer than what is left of the turn's share ([`File::try_read_at`]).
     ///
     /// # Errors
     ///

@@ -10,8 +10,9 @@ use crate::driver::Driver;
 /// Memory that somebody writes to without telling, until asked to.
 pub trait Watched {
     /// Whether there is news. Whoever waits for it has been woken then, and it is not looked at
-    /// again before the next [`crate::Handle::watch`]. Called at the end of every turn, and again
-    /// and again while the loop polls: a load or two, and no system call.
+    /// again before the next [`crate::Handle::watch`]. Called at the end of a turn after which the
+    /// loop has tasks to run, and again and again while it polls: a load or two, and no system
+    /// call. Not before a sleep: [`Watched::ask`] is.
     fn look(&self) -> bool;
 
     /// The loop is about to sleep: asks to be told of news from now on, through the kernel, and
@@ -25,7 +26,7 @@ pub enum Polling {
     /// Not at all: it asks and sleeps.
     #[default]
     Off,
-    /// So long, whatever comes of it.
+    /// So long, whatever came of it before; but not while a disk works for the loop.
     For(Duration),
     /// [`ADAPTIVE_LIMIT`], while work comes that quickly.
     Adaptive,

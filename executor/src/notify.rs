@@ -21,7 +21,8 @@ impl Notify {
         Self::default()
     }
 
-    /// Wakes everyone who waits, or the next who will.
+    /// Wakes everyone who waits, or the next who will. Where one thing became free, each of them
+    /// looks whether it still is.
     pub fn notify(&self) {
         self.generation.set(self.generation.get().wrapping_add(1));
         // Wakers run foreign code, so no borrow is held then.

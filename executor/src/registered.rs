@@ -47,7 +47,8 @@ impl Registered {
     }
 
     /// Lends at least `len` bytes in one piece, until the buffer is dropped, or the operation that
-    /// has it and was dropped is over. `None` where there are no such left, or if `len` is 0.
+    /// has it and was dropped is over. `None` if `len` is 0, and where there are no such left: all
+    /// share 32 pages, so who asks has another buffer for that case.
     pub fn lend(&self, len: usize) -> Option<Bytes> {
         let pages = u32::try_from(len.div_ceil(PAGE)).ok()?;
         let free = self.0.free.get();

@@ -165,7 +165,9 @@ impl Queue {
     }
 
     /// The next chain, if there is one now and this turn's share is not used up; `None` says
-    /// nothing about a stop. Does not ask the driver for a kick: only [`Queue::next`] does.
+    /// nothing about a stop. Once it gave a chain, no kicks are asked for until there is a wait in
+    /// [`Queue::next`] or [`Queue::next_until_recall`], or this is dropped; and a kick ends no other
+    /// wait. A device that only tries is never woken.
     ///
     /// # Errors
     ///
@@ -217,7 +219,8 @@ impl Queue {
     /// As [`Queue::until_stop`], for waits with chains in hand: `None` as well when the memory
     /// under the queue was replaced. Then every chain is to be put back, or completed, within
     /// moments: the front-end waits until nobody uses the old memory. They can be taken again at
-    /// once.
+    /// once. A recall is told once, in this wait or the next: who waits again with the same chains
+    /// in hand is not told of it again.
     pub async fn until_recall<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut stopped = self.shared.stop.wait();
@@ -240,7 +243,10 @@ impl Queue {
     /// least 1 and at most the ring's size.
     ///
     /// A stop does not interrupt a handler: one that may wait without end wraps that wait in its
-    /// own time limit ([`Handle::timeout`]) and answers the request with an error.
+    /// own time limit ([`Handle::timeout`]) and answers the request with an error. Nor is a handler
+    /// told of a recall ([`Queue::until_recall`]): a front-end that replaces the guest's memory
+    /// waits for those that use it, and after 30 seconds every queue that holds a chain is given
+    /// up.
     ///
     /// # Errors
     ///
