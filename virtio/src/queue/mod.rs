@@ -166,8 +166,8 @@ impl Queue {
 
     /// The next chain, if there is one now and this turn's share is not used up; `None` says
     /// nothing about a stop. Once it gave a chain, no kicks are asked for until there is a wait in
-    /// [`Queue::next`] or [`Queue::next_until_recall`], or this is dropped; and a kick ends no other
-    /// wait. A device that only tries is never woken.
+    /// [`Queue::next`] or [`Queue::next_until_recall`], or this is dropped; and a kick ends no
+    /// other wait. A device that only tries is never woken.
     ///
     /// # Errors
     ///
@@ -220,7 +220,7 @@ impl Queue {
     /// under the queue was replaced. Then every chain is to be put back, or completed, within
     /// moments: the front-end waits until nobody uses the old memory. They can be taken again at
     /// once. A recall is told once, in this wait or the next: who waits again with the same chains
-    /// in hand is not told of it again.
+    /// in hand is not told of it again. One from before the first of them is forgotten.
     pub async fn until_recall<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut stopped = self.shared.stop.wait();
