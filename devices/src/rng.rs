@@ -33,6 +33,10 @@ use crate::passing::{is_memory_lost, is_passing, rest, until_recall};
 /// The most bytes of one answer. Linux asks for 64 at a time.
 pub const ANSWER_MAX: usize = 4096;
 
+/// The bytes that the kernel is asked for at least: Linux's requests of 64 share the call, which
+/// costs as much as these, and one that comes alone waits two microseconds longer.
+const BATCH: usize = 512;
+
 /// At most so many operations are in flight: the read, the wait before it, and either again that a
 /// stop dropped and the kernel has yet to let go of.
 pub const OPERATIONS: u32 = 4;
@@ -64,7 +68,7 @@ impl Rng {
             handle: handle.clone(),
             source: match source {
                 Some(source) => Source::File(RefCell::new(Some(File::new(handle, source)))),
-                None => Source::Kernel(RefCell::new(Box::new([0; ANSWER_MAX]))),
+                None => Source::Kernel(RefCell::default()),
             },
             quota: limit.map(|limit| Quota::new(limit, handle.now())),
         }
@@ -80,7 +84,7 @@ impl Rng {
         }
         loop {
             let file = match &self.source {
-                Source::Kernel(bytes) => return Some(Origin::Kernel(bytes)),
+                Source::Kernel(batch) => return Some(Origin::Kernel(batch)),
                 Source::File(file) => file.borrow().clone(),
             };
             let Some(file) = file else {
@@ -107,7 +111,7 @@ impl Rng {
             return Some(0);
         }
         let filled = match origin {
-            Origin::Kernel(bytes) => from_kernel(&mut **bytes.borrow_mut(), chain),
+            Origin::Kernel(batch) => batch.borrow_mut().give(chain),
             Origin::File(file) => self.read_source(queue, chain, &file).await?,
             Origin::Nowhere => 0,
         };
@@ -174,37 +178,60 @@ impl Device for Rng {
 }
 
 enum Source {
-    /// `getrandom(2)`, by way of this buffer: it must not write to memory that a guest sees
-    /// change, and costs more than the copy.
-    Kernel(RefCell<Box<[u8; ANSWER_MAX]>>),
+    /// `getrandom(2)`.
+    Kernel(RefCell<Batch>),
     /// `None` once it has ended.
     File(RefCell<Option<File>>),
 }
 
 /// Where the bytes of one answer come from.
 enum Origin<'s> {
-    /// By way of this buffer.
-    Kernel(&'s RefCell<Box<[u8; ANSWER_MAX]>>),
+    Kernel(&'s RefCell<Batch>),
     File(File),
     /// The source has ended.
     Nowhere,
 }
 
-/// Copies random bytes into the chain, and leaves none of them here.
-fn from_kernel(bytes: &mut [u8], chain: &mut Chain) -> usize {
-    let length = chain.writable.len().min(bytes.len());
-    let bytes = &mut bytes[..length];
-    // Waits only before the kernel's pool is ready for the first time, early at boot.
-    let filled = match getrandom(&mut *bytes, GetRandomFlags::empty()) {
-        Ok(filled) => filled,
-        Err(errno) => {
-            log::debug!("getrandom: {}", io::Error::from(errno));
-            0
+/// Bytes of the kernel that nobody has had. By way of memory of ours: `getrandom` must not write to
+/// what a guest sees change, and costs more than the copy.
+struct Batch {
+    bytes: Box<[u8; ANSWER_MAX]>,
+    /// So many from the first on; the others are zero.
+    left: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            bytes: Box::new([0; ANSWER_MAX]),
+            left: 0,
         }
-    };
-    let written = chain.writable.write(&bytes[..filled]);
-    bytes.fill(0);
-    written.map_or(0, |()| filled)
+    }
+}
+
+impl Batch {
+    /// Copies random bytes into the chain, how many, and leaves none of them here.
+    fn give(&mut self, chain: &mut Chain) -> usize {
+        let given = self.take(chain.writable.len().min(ANSWER_MAX));
+        let written = chain.writable.write(given);
+        given.fill(0);
+        written.map_or(0, |()| given.len())
+    }
+
+    /// At most `length` bytes, for the caller to wipe.
+    fn take(&mut self, length: usize) -> &mut [u8] {
+        if length > self.left {
+            let missing = &mut self.bytes[self.left..length.max(BATCH)];
+            // Waits only before the kernel's pool is ready for the first time, early at boot.
+            match getrandom(missing, GetRandomFlags::empty()) {
+                Ok(filled) => self.left += filled,
+                Err(errno) => log::debug!("getrandom: {}", io::Error::from(errno)),
+            }
+        }
+        let end = self.left;
+        self.left -= length.min(end);
+        &mut self.bytes[self.left..end]
+    }
 }
 
 /// What is left of a period.
@@ -243,5 +270,32 @@ impl Quota {
     fn spend(&self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.left.set(self.left.get().saturating_sub(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_of_a_batch_is_given_out_twice_or_kept() {
+        let mut batch = Batch::default();
+        let mut given: Vec<Vec<u8>> = Vec::new();
+        for length in [64, 64, BATCH, 1, ANSWER_MAX, 64, 300, 300] {
+            let bytes = batch.take(length);
+            assert_eq!(bytes.len(), length);
+            given.push(bytes.to_vec());
+            bytes.fill(0);
+            let left = batch.left;
+            assert!(left < BATCH, "{left}");
+            assert!(batch.bytes[left..].iter().all(|byte| *byte == 0));
+        }
+        // Eight bytes in a row that come twice are no chance.
+        let pieces: Vec<&[u8]> = given
+            .iter()
+            .flat_map(|bytes| bytes.chunks_exact(8))
+            .collect();
+        let different: std::collections::HashSet<_> = pieces.iter().collect();
+        assert_eq!(different.len(), pieces.len());
     }
 }
