@@ -47,18 +47,18 @@ pub(crate) async fn until_recall<B>(
     output
 }
 
-/// Awaits `operation`, which `end` cuts short; whether it did. Its answer counts even so: bytes may
-/// have moved before the end came, and forgetting them would lose or double them.
-pub(crate) async fn cut_short_by<B>(
-    end: impl Future,
+/// Awaits `operation`, which `end` cuts short; its output if it did. The operation's answer counts
+/// even so: bytes may have moved before the end came, and forgetting them would lose or double them.
+pub(crate) async fn cut_short_by<B, E: Future>(
+    end: E,
     mut operation: impl Vectored<B>,
-) -> ((io::Result<usize>, B), bool) {
+) -> ((io::Result<usize>, B), Option<E::Output>) {
     // It is polled before the end is looked at, so it has begun: only then can it be cancelled.
     match select(&mut operation, pin!(end)).await {
-        Either::Left((output, _)) => (output, false),
-        Either::Right(_) => {
+        Either::Left((output, _)) => (output, None),
+        Either::Right((end, _)) => {
             operation.cancel();
-            (operation.await, true)
+            (operation.await, Some(end))
         }
     }
 }

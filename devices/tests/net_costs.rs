@@ -208,3 +208,23 @@ fn a_driver_that_has_less_room_than_it_had_is_not_waited_for_without_end() {
         assert!(handle.now() - before < Duration::from_secs(3));
     });
 }
+
+#[test]
+fn buffers_that_come_after_all_patience_are_used_for_the_next_frame() {
+    let features = feature::MRG_RXBUF | feature::GUEST_CSUM | feature::GUEST_TSO4;
+    run(async |handle| {
+        let (mut net, wire) = start(&handle, features);
+        post(&mut net, 1, 4096);
+        handle.sleep(SHORT_WAIT).await;
+        // The card has one buffer in hand, and reads into it by now.
+        for (count, came) in [(20, 60_000), (3, 8_000)] {
+            post(&mut net, count, 4096);
+            handle.sleep(SHORT_WAIT).await;
+            come(&wire, &frame(came, 1));
+            let mut left = HEADER + came;
+            while left > 0 {
+                left -= net.used(RECEIVE).await.written as usize;
+            }
+        }
+    });
+}

@@ -8,14 +8,13 @@
 //! the buffers tells a frame that was longer than they are.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
-use vudev_executor::File;
+use vudev_executor::{File, Notify};
 use vudev_virtio::{Chain, Framed, Queue, QueueError};
 
 use super::Net;
@@ -81,9 +80,9 @@ impl Net {
                 false => None,
             };
             in_a_row = if waiting.is_some() { in_a_row + 1 } else { 0 };
-            let (result, interrupted) = match waiting {
-                Some(result) => (result, false),
-                None => read(tap, window, queue, switched.notified()).await,
+            let (result, end) = match waiting {
+                Some(result) => (result, None),
+                None => read(tap, window, queue, self.longest_frame(), switched).await,
             };
             let recalled = match result {
                 Ok(bytes) => {
@@ -92,8 +91,11 @@ impl Net {
                 }
                 Err(error) => self.not_read(&error, tap, queue, pair).await,
             };
-            if interrupted || recalled {
-                window.put_back(queue);
+            match end.transpose()? {
+                Some(Some(chain)) => window.take(chain, self, queue),
+                Some(None) => window.put_back(queue),
+                None if recalled => window.put_back(queue),
+                None => {}
             }
         }
         Ok(())
@@ -158,19 +160,31 @@ impl Net {
     }
 }
 
-/// Reads a frame into the window. A stop, a recall or `switched` cuts it short, which the second
-/// answer tells; even then a frame may have come.
+/// Reads a frame into the window. A stop, a recall or `switched` cuts it short, and so does a chain
+/// where there is no room for the longest frame: the second answer. Even then a frame may have come.
 async fn read(
     tap: &File,
     window: &mut Window,
-    queue: &Queue,
-    switched: impl Future<Output = ()>,
-) -> (io::Result<usize>, bool) {
+    queue: &mut Queue,
+    longest: usize,
+    switched: &Notify,
+) -> (io::Result<usize>, Option<Result<Option<Chain>, QueueError>>) {
+    let takes_more = window.takes_more(longest);
     let frame = window.frame.take().expect(FRAME_IS_HERE);
-    let end = queue.until_recall(switched);
-    let ((result, frame), interrupted) = cut_short_by(end, tap.read(frame)).await;
+    let end = async {
+        if !takes_more {
+            queue.until_recall(switched.notified()).await;
+            return Ok(None);
+        }
+        let next = pin!(queue.next_until_recall());
+        match select(next, pin!(switched.notified())).await {
+            Either::Left((next, _)) => next,
+            Either::Right(_) => Ok(None),
+        }
+    };
+    let ((result, frame), end) = cut_short_by(end, tap.read(frame)).await;
     window.frame = Some(frame);
-    (result, interrupted)
+    (result, end)
 }
 
 /// Why a window has its frame: only `read` takes it, and nothing else runs meanwhile.
@@ -263,15 +277,19 @@ impl Window {
             && (!self.mergeable || has_all || full || self.room() >= longest.min(self.ceiling))
     }
 
+    /// Whether another chain is of use to a frame of `longest` bytes.
+    fn takes_more(&self, longest: usize) -> bool {
+        self.chains.is_empty()
+            || self.mergeable && self.room() < longest && self.frame().pieces() < PIECES_WANTED_MAX
+    }
+
     fn take_available(
         &mut self,
         longest: usize,
         net: &Net,
         queue: &mut Queue,
     ) -> Result<(), QueueError> {
-        while self.chains.is_empty()
-            || self.mergeable && self.room() < longest && self.frame().pieces() < PIECES_WANTED_MAX
-        {
+        while self.takes_more(longest) {
             let Some(chain) = queue.try_next()? else {
                 break;
             };

@@ -94,7 +94,7 @@ async fn write(tap: &File, mut frame: Frame, queue: &Queue) -> (io::Result<()>, 
         tries += 1;
         match result {
             // A recall is told of once: another wait would last until the tap has room.
-            Err(error) if is_passing(&error) && tries < TRIES_MAX && !given_up => {
+            Err(error) if is_passing(&error) && tries < TRIES_MAX && given_up.is_none() => {
                 if queue.until_recall(tap.writable()).await.is_none() {
                     return (Err(error), frame);
                 }
