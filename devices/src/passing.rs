@@ -48,7 +48,8 @@ pub(crate) async fn until_recall<B>(
 }
 
 /// Awaits `operation`, which `end` cuts short; its output if it did. The operation's answer counts
-/// even so: bytes may have moved before the end came, and forgetting them would lose or double them.
+/// even so: bytes may have moved before the end came, and forgetting them would lose or double
+/// them.
 pub(crate) async fn cut_short_by<B, E: Future>(
     end: E,
     mut operation: impl Vectored<B>,

@@ -160,8 +160,9 @@ impl Net {
     }
 }
 
-/// Reads a frame into the window. A stop, a recall or `switched` cuts it short, and so does a chain
-/// where there is no room for the longest frame: the second answer. Even then a frame may have come.
+/// Reads a frame into the window. A stop, a recall or `switched` cuts it short, and so does a
+/// chain where there is no room for the longest frame: the second answer. Even then a frame may
+/// have come.
 async fn read(
     tap: &File,
     window: &mut Window,
