@@ -125,8 +125,8 @@ impl Side {
         done.with_context(|| format!("{}; it said: {}", backend.name(), backend.log()))
     }
 
-    /// [`Side::run`], and once more if that fails: `vhost-device-rng` loses a kick now and then, and
-    /// waits for ever.
+    /// [`Side::run`], and once more if that fails: `vhost-device-rng` loses a kick now and then,
+    /// and waits for ever.
     fn run_again(&self, job: Job, times: u64) -> Result<Run> {
         self.run(job, times).or_else(|error| {
             eprintln!("{error:#}: tried once more");
