@@ -181,6 +181,17 @@ impl Vsock {
 
     /// Sends what need not be a packet.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.add(bytes, bytes.len())
+    }
+
+    /// Sends a packet whose data, `packet.length` bytes, is whatever lies in the buffer that it goes
+    /// into: nothing but its header is copied.
+    pub fn send_header(&mut self, packet: &Packet) -> Result<(), Error> {
+        self.add(&packet.bytes(), HEADER + packet.length as usize)
+    }
+
+    /// Sends a buffer of `length` bytes that begins with `bytes`.
+    fn add(&mut self, bytes: &[u8], length: usize) -> Result<(), Error> {
         while let Some(used) = self.front.ring(TRANSMIT).poll_used()? {
             self.take_back(used)?;
         }
@@ -188,14 +199,14 @@ impl Vsock {
             let used = self.front.ring(TRANSMIT).wait_used(LIMIT)?;
             self.take_back(used)?;
         }
+        let length = u32::try_from(length).ok();
+        let length = length
+            .filter(|length| *length <= self.packet_max)
+            .ok_or(Error::Misuse("a packet beyond packet_max"))?;
         let address = match self.free.pop() {
             Some(address) => address,
             None => self.front.memory().allocate(self.packet_max.into(), 1)?,
         };
-        let length = u32::try_from(bytes.len()).ok();
-        let length = length
-            .filter(|length| *length <= self.packet_max)
-            .ok_or(Error::Misuse("a packet beyond packet_max"))?;
         self.front.memory().write(address, bytes)?;
         let ring = self.front.ring(TRANSMIT);
         let token = ring.add(&[Buffer::new(address, length)], &[])?;
