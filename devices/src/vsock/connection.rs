@@ -5,6 +5,7 @@ mod reading;
 mod sending;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use vudev_executor::{Half, Notify, Stream, Task};
+use vudev_virtio::GuestBuffers;
 
 use self::reading::Buffer;
 pub(super) use self::reading::Lent;
@@ -43,6 +45,8 @@ pub(super) struct Connection {
     pub(super) changed: Notify,
     /// The order of what is sent to the host. Over when the connection is.
     pub(super) turns: Turns,
+    /// Data of the guest's whose turn to be sent has not come, and in which place it waits.
+    waiting: RefCell<VecDeque<(u64, GuestBuffers)>>,
     stream: RefCell<Option<Stream>>,
     backlog: RefCell<Backlog>,
     /// What a program of the host said at once with its greeting.
@@ -81,6 +85,7 @@ impl Connection {
             buffer: RefCell::default(),
             changed: Notify::new(),
             turns: Turns::default(),
+            waiting: RefCell::default(),
             stream: RefCell::new(stream),
             backlog: RefCell::default(),
             early: RefCell::new(early),
@@ -99,6 +104,8 @@ impl Connection {
     /// is left of it may stand in a line for long.
     pub(super) fn end(&self) {
         self.turns.end();
+        let waiting = self.waiting.take();
+        drop(waiting);
         self.stop_reading();
         self.close_stream();
         self.changed.notify();

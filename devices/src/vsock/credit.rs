@@ -4,7 +4,7 @@
 /// Bytes that a connection keeps of what the guest sent and the host has not taken: what the guest
 /// is told as `buf_alloc`. As much as Linux sends in one packet; memory for it is only there while
 /// a program of the host does not keep up.
-pub(super) const BUFFER: u32 = 64 * 1024;
+pub(super) const BUFFER: u32 = 256 * 1024;
 
 /// The most that is believed of a guest's own buffer. Beyond it "ahead" and "behind" could no
 /// longer be told apart in counters of 32 bits.

@@ -20,6 +20,9 @@ const POOL_VECTORS_MAX: usize = 1024;
 /// chains does not hold memory for ever. A Linux block driver sends at most 128 or so.
 const POOL_IOVECS_MAX: usize = 256;
 
+/// The most pieces that buffers are joined to ([`GuestBuffers::append`]): such vectors are kept.
+const PIECES_MAX: usize = POOL_IOVECS_MAX / 2;
+
 /// The most bytes of buffers: a chain has fewer than 2^32 (2.7.5.2).
 const LEN_MAX: usize = u32::MAX as usize;
 
@@ -206,6 +209,27 @@ impl GuestBuffers {
     pub fn take(&mut self) -> Self {
         let rest = Self::empty(&self.memory);
         mem::replace(self, rest)
+    }
+
+    /// Adds `more` at the end, if both lie in the same memory and come to no more than
+    /// [`PIECES_MAX`] pieces; else it is given back.
+    ///
+    /// # Errors
+    ///
+    /// `more`, as it was.
+    pub fn append(&mut self, more: Self) -> Result<(), Self> {
+        let pieces = self.iovecs().len() + more.iovecs().len();
+        let length = self.len.checked_add(more.len).filter(|&it| it <= LEN_MAX);
+        let one = Rc::ptr_eq(&self.memory, &more.memory) && pieces <= PIECES_MAX;
+        let Some(length) = length.filter(|_| one) else {
+            return Err(more);
+        };
+        if self.iovecs.capacity() == 0 {
+            self.iovecs = self.memory.pool.vector();
+        }
+        self.iovecs.extend_from_slice(more.iovecs());
+        self.len = length;
+        Ok(())
     }
 
     /// No bytes yet, of `memory`. Many a chain has nothing to read, or nothing to write: a vector

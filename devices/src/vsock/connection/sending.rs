@@ -9,6 +9,7 @@ use vudev_executor::{Bytes, Half, Handle, Stream, Task};
 use vudev_virtio::GuestBuffers;
 
 use super::super::hub::Hub;
+use super::super::turns::Place;
 use super::{Connection, shut_down};
 use crate::passing::{PAUSE, is_memory_lost, is_passing};
 
@@ -37,17 +38,21 @@ impl Connection {
     }
 
     /// Sends a packet's data to the host, in its turn: at once what there is room for, and the
-    /// rest when the host reads.
+    /// rest when the host reads. Whose turn it is sends what waits behind it along.
     pub(in super::super) async fn forward(self: &Rc<Self>, hub: &Rc<Hub>, data: &mut GuestBuffers) {
         let place = self.turns.place();
-        if !place.wait().await {
+        let waits = (place.number(), data.take());
+        self.waiting.borrow_mut().push_back(waits);
+        let turn = place.wait().await;
+        let all = self.take_waiting(&place);
+        let (true, Some(mut data)) = (turn, all) else {
             return;
-        }
+        };
         let stream = self.stream.borrow().clone();
         let Some(stream) = stream else { return };
         if self.backlog.borrow().is_empty() {
-            let (result, rest) = stream.send(data.take()).await;
-            *data = rest;
+            let (result, rest) = stream.send(data).await;
+            data = rest;
             match result {
                 Ok(count) => {
                     self.count(hub, count);
@@ -60,12 +65,30 @@ impl Connection {
         if data.is_empty() || self.turns.is_over() {
             return;
         }
-        if !self.backlog.borrow_mut().append(data) {
+        if !self.backlog.borrow_mut().append(&mut data) {
             // The credit that was given is the room that there is.
             log::error!("port {}: a backlog that overflows", self.ports.host);
             return hub.reset(self);
         }
         self.start_draining(hub, stream);
+    }
+
+    /// The data that waits in this place, if nobody took it along, with what waits right behind.
+    fn take_waiting(&self, place: &Place<'_>) -> Option<GuestBuffers> {
+        let mut waiting = self.waiting.borrow_mut();
+        // Whoever was dropped while it waited has left its data here.
+        while (waiting.front()).is_some_and(|(number, _)| *number < place.number()) {
+            waiting.pop_front();
+        }
+        let (_, mut all) = waiting.pop_front_if(|(number, _)| *number == place.number())?;
+        while let Some((number, more)) = waiting.pop_front_if(|it| it.0 == place.next()) {
+            if let Err(more) = all.append(more) {
+                waiting.push_front((number, more));
+                break;
+            }
+            place.cover_next();
+        }
+        Some(all)
     }
 
     fn count(self: &Rc<Self>, hub: &Hub, bytes: usize) {
