@@ -324,3 +324,43 @@ fn a_guest_without_receive_buffers_sends_on_and_hears_later() {
     });
     played.unwrap();
 }
+
+#[test]
+fn packets_that_are_sent_together_come_in_order_to_a_program_that_reads_late() {
+    for seed in 1..50 {
+        let delayed = Faults {
+            delayed: 300,
+            ..Faults::default()
+        };
+        let executor = Executor::simulated(seed, delayed);
+        let handle = executor.handle().clone();
+        let played = executor.run(async {
+            let programs = Programs::default();
+            let rig = Rig::new(&handle, connected(&programs));
+            let ports = (1, 80);
+            rig.send(&packet(ports, REQUEST, 5000, &[])).await;
+            assert_eq!(op(&rig.receive().await), RESPONSE);
+            let mut random = Random(seed);
+            // More than the socket takes, and less than the credit.
+            let said: Vec<u8> = (0..240_000).map(|_| random.below(256) as u8).collect();
+            for data in said.chunks(4000) {
+                rig.rings[1].add(&[&packet(ports, RW, 5000, data)], &[]);
+            }
+            for _ in said.chunks(4000) {
+                rig.used(1).await;
+            }
+            let mut heard = vec![0; said.len()];
+            let mut at = 0;
+            while at < heard.len() {
+                let end = heard.len().min(at + 3000);
+                match io::Read::read(&mut programs.borrow_mut()[0], &mut heard[at..end]) {
+                    Ok(count) => at += count,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                handle.sleep(Duration::from_millis(1)).await;
+            }
+            assert!(heard == said, "seed {seed}");
+        });
+        played.unwrap();
+    }
+}

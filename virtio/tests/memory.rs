@@ -304,6 +304,20 @@ fn buffers_taken_leave_none_and_keep_their_memory_mapped() {
     assert_eq!(&taken.read_array::<4>().unwrap(), b"kept");
 }
 
+#[test]
+fn buffers_of_two_memories_or_in_very_many_pieces_are_not_joined() {
+    let (memory, other) = (memory(), memory());
+    let mut buffers = memory.buffers(&[(PAGE, 4)]).unwrap();
+    let more = buffers.append(other.buffers(&[(PAGE, 8)]).unwrap());
+    assert_eq!((more.unwrap_err().len(), buffers.len()), (8, 4));
+    let joined = (0..1000).take_while(|_| {
+        let more = memory.buffers(&[(PAGE, 4)]).unwrap();
+        buffers.append(more).is_ok()
+    });
+    assert_eq!(joined.count(), 127);
+    assert_eq!((buffers.len(), buffers.iovecs().len()), (512, 128));
+}
+
 mod model {
     //! Buffers against a plain vector that stands for the same bytes.
 
@@ -318,6 +332,7 @@ mod model {
         Advance(usize),
         SplitOff(usize),
         SplitAndKeepTail(usize),
+        SplitAndJoin(usize),
         Truncate(usize),
         SplitLast,
     }
@@ -329,6 +344,7 @@ mod model {
             (0..40_usize).prop_map(Step::Advance),
             (0..200_usize).prop_map(Step::SplitOff),
             (0..200_usize).prop_map(Step::SplitAndKeepTail),
+            (0..200_usize).prop_map(Step::SplitAndJoin),
             (0..200_usize).prop_map(Step::Truncate),
             Just(Step::SplitLast),
         ]
@@ -368,6 +384,11 @@ mod model {
                     let rest = model.split_off(at);
                     assert_eq!(contents(std::mem::replace(buffers, tail)), *model);
                     *model = rest;
+                }
+            }
+            Step::SplitAndJoin(at) => {
+                if let Ok(tail) = buffers.split_off(at) {
+                    buffers.append(tail).unwrap();
                 }
             }
             Step::SplitLast => {

@@ -4,11 +4,9 @@
 use vudev_executor::Bytes;
 use vudev_virtio::GuestBuffers;
 
-use super::credit::BUFFER;
-
 /// The bytes, in order.
-#[derive(Default)]
 pub(super) struct Backlog {
+    capacity: usize,
     /// Away while it is being sent.
     bytes: Option<Bytes>,
     start: usize,
@@ -16,13 +14,23 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
+    /// None yet, and never more than `capacity`.
+    pub(super) fn of(capacity: usize) -> Self {
+        Self {
+            capacity,
+            bytes: None,
+            start: 0,
+            end: 0,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Takes all of `from`. Whether there was room: there is, for what credit was given for.
     pub(super) fn append(&mut self, from: &mut GuestBuffers) -> bool {
-        let capacity = BUFFER as usize;
+        let capacity = self.capacity;
         let length = from.len();
         if self.end - self.start + length > capacity {
             return false;
@@ -58,6 +66,6 @@ impl Backlog {
 
     /// Nobody wants them.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self::of(self.capacity);
     }
 }

@@ -58,14 +58,14 @@ pub(super) struct Connection {
 impl Connection {
     /// One that the guest asks for.
     pub(super) fn asked(hub: &Hub, request: &Header) -> Rc<Self> {
-        let state = State::asked(hub.guest_cid, request);
+        let state = State::asked(hub.guest_cid, request, hub.buffer());
         Self::new(hub, request.ports(), state, None, Vec::new())
     }
 
     /// One that the host asks for.
     pub(super) fn offered(hub: &Hub, port: u32, stream: Stream, early: Vec<u8>) -> Rc<Self> {
         let ports = hub.free_ports(port);
-        let state = State::offered(hub.guest_cid, ports);
+        let state = State::offered(hub.guest_cid, ports, hub.buffer());
         Self::new(hub, ports, state, Some(stream), early)
     }
 
@@ -76,6 +76,7 @@ impl Connection {
         stream: Option<Stream>,
         early: Vec<u8>,
     ) -> Rc<Self> {
+        let buffer = state.buffer() as usize;
         Rc::new(Self {
             ports,
             state: RefCell::new(state),
@@ -87,7 +88,7 @@ impl Connection {
             turns: Turns::default(),
             waiting: RefCell::default(),
             stream: RefCell::new(stream),
-            backlog: RefCell::default(),
+            backlog: RefCell::new(Backlog::of(buffer)),
             early: RefCell::new(early),
             reading: RefCell::default(),
             draining: RefCell::default(),

@@ -1,10 +1,15 @@
 //! How much either side may still send (virtio 1.3, 5.10.6.3). All counters are free-running and
 //! wrap at 2^32. Pure arithmetic: who is told, and when, is `state`'s.
 
-/// Bytes that a connection keeps of what the guest sent and the host has not taken: what the guest
-/// is told as `buf_alloc`. As much as Linux sends in one packet; memory for it is only there while
-/// a program of the host does not keep up.
-pub(super) const BUFFER: u32 = 256 * 1024;
+/// Bytes that a connection keeps of what the guest sent and the host has not taken, at least: what
+/// the guest is told as `buf_alloc`. As much as Linux sends in one packet; memory for it is only
+/// there while a program of the host does not keep up.
+pub(super) const BUFFER_MIN: u32 = 64 * 1024;
+
+/// The same for one of the first connections: while the guest hears that a packet of 64 KiB has gone
+/// on, the next ones are on their way. What Linux's own sockets have
+/// (`VIRTIO_VSOCK_DEFAULT_BUF_SIZE`).
+pub(super) const BUFFER_MAX: u32 = 256 * 1024;
 
 /// The most that is believed of a guest's own buffer. Beyond it "ahead" and "behind" could no
 /// longer be told apart in counters of 32 bits.
@@ -22,14 +27,30 @@ pub(super) enum CreditError {
 }
 
 /// What the guest may send us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Incoming {
+    buffer: u32,
     received: u32,
     forwarded: u32,
     told: u32,
 }
 
 impl Incoming {
+    /// Of a connection that keeps so many bytes.
+    pub(super) fn new(buffer: u32) -> Self {
+        Self {
+            buffer,
+            received: 0,
+            forwarded: 0,
+            told: 0,
+        }
+    }
+
+    /// How many bytes that is.
+    pub(super) fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
     /// Bytes that came and have not gone on to the host.
     pub(super) fn held(&self) -> u32 {
         self.received.wrapping_sub(self.forwarded)
@@ -37,7 +58,7 @@ impl Incoming {
 
     /// Takes a packet's data in.
     pub(super) fn accept(&mut self, length: u32) -> Result<(), CreditError> {
-        let room = BUFFER - self.held();
+        let room = self.buffer - self.held();
         if length > room {
             return Err(CreditError::Overrun { length, room });
         }
@@ -54,14 +75,15 @@ impl Incoming {
     /// What a packet to the guest says: the guest knows it from now on.
     pub(super) fn tell(&mut self) -> (u32, u32) {
         self.told = self.forwarded;
-        (BUFFER, self.forwarded)
+        (self.buffer, self.forwarded)
     }
 
     /// Whether the guest sees less than half of the buffer free, and there is more.
     pub(super) fn owes_update(&self) -> bool {
         // Nothing of it, to a guest that has sent more than it was told.
-        let seen = BUFFER.saturating_sub(self.received.wrapping_sub(self.told));
-        seen < BUFFER / 2 && self.told != self.forwarded
+        let unheard = self.received.wrapping_sub(self.told);
+        let seen = self.buffer.saturating_sub(unheard);
+        seen < self.buffer / 2 && self.told != self.forwarded
     }
 }
 

@@ -16,10 +16,14 @@ use vudev_virtio::{Chain, Queue};
 
 use super::CONNECTIONS_MAX;
 use super::connection::Connection;
+use super::credit::{BUFFER_MAX, BUFFER_MIN};
 use super::packet::{Header, Op, Ports};
 
 /// How a port of the host is connected to.
 pub type Connect = Box<dyn Fn(u32) -> Pin<Box<dyn Future<Output = io::Result<OwnedFd>>>>>;
+
+/// While there are fewer connections than this, one that is new is given the larger buffer.
+const LARGE_BUFFERS: usize = 256;
 
 /// Resets that wait for a receive buffer at most. A guest that gives none and asks for more is not
 /// answered.
@@ -110,7 +114,19 @@ impl Hub {
 
     /// Whether one more connection would be too many.
     pub(super) fn is_full(&self) -> bool {
-        self.connections.borrow().len() + self.errands.borrow().len() >= CONNECTIONS_MAX
+        self.count() >= CONNECTIONS_MAX
+    }
+
+    /// How much the next connection may keep of what its guest sends.
+    pub(super) fn buffer(&self) -> u32 {
+        match self.count() < LARGE_BUFFERS {
+            true => BUFFER_MAX,
+            false => BUFFER_MIN,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.connections.borrow().len() + self.errands.borrow().len()
     }
 
     pub(super) fn insert(&self, connection: &Rc<Connection>) {
@@ -368,6 +384,20 @@ mod tests {
         hub.enqueue(&live);
         let last = std::iter::from_fn(|| hub.next_work()).last();
         assert!(matches!(last, Some(Work::Of(it)) if Rc::ptr_eq(&it, &live)));
+    }
+
+    #[test]
+    fn the_first_connections_have_more_credit_than_those_behind_them() {
+        let executor = Executor::with_operations(8).unwrap();
+        let hub = hub(&executor);
+        let buffer = |port| connect(&hub, port).state.borrow().buffer();
+        assert!((0..256).all(|port| buffer(port) == BUFFER_MAX));
+        assert_eq!(buffer(256), BUFFER_MIN);
+        let first = hub.find(request(0).ports()).unwrap();
+        hub.forget(&first);
+        assert_eq!(buffer(257), BUFFER_MIN);
+        hub.clear();
+        assert_eq!(buffer(0), BUFFER_MAX);
     }
 
     #[test]

@@ -8,14 +8,15 @@
 //!
 //! Bytes go from the socket into the guest's receive buffers, behind a header of ours, and from its
 //! transmit buffers into the socket. They are copied in one case: a program of the host that does
-//! not keep up has them kept, at most the `credit` its guest was given, 64 KiB a connection. So
-//! no transmit buffer is held for longer than a few turns of the loop, and receive buffers are
-//! dealt out one packet a connection in turn: a peer that does not read, or a guest's program that
-//! does not, stalls its own connection only.
+//! not keep up has them kept, at most the `credit` its guest was given: 256 KiB for each of the
+//! first 256 connections, 64 KiB for others. So no transmit buffer is held for longer than a few
+//! turns of the loop, and receive buffers are dealt out one packet a connection in turn: a peer that
+//! does not read, or a guest's program that does not, stalls its own connection only. Packets of a
+//! connection that wait for the one before them are sent together.
 //!
 //! There are [`CONNECTIONS_MAX`] connections at most, those that are being opened and those whose
 //! last bytes are on their way included. One costs a descriptor, two operations of the ring at
-//! most and some KiB; all of them, with nobody reading, 192 MiB of backlog. The ring for it is made
+//! most and some KiB; all of them, with nobody reading, 240 MiB of backlog. The ring for it is made
 //! at the start: 1.6 MiB, which some kernels count as locked memory. A guest beyond it gets a
 //! reset, a program of the host is hung up on.
 //!

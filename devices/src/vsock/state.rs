@@ -76,9 +76,9 @@ pub(super) enum Refused {
 }
 
 impl State {
-    /// The guest asks for a connection.
-    pub(super) fn asked(guest_cid: u64, request: &Header) -> Self {
-        let mut state = Self::new(guest_cid, request.ports(), Phase::Asked);
+    /// The guest asks for a connection, which keeps at most `buffer` bytes of its.
+    pub(super) fn asked(guest_cid: u64, request: &Header, buffer: u32) -> Self {
+        let mut state = Self::new(guest_cid, request.ports(), Phase::Asked, buffer);
         // Of a connection without history no count is ahead but one that is not zero; such a guest
         // is told so by its next packet.
         let _ = state.outgoing.hear(request.buffer, request.forwarded);
@@ -86,18 +86,18 @@ impl State {
     }
 
     /// The host asks for one.
-    pub(super) fn offered(guest_cid: u64, ports: Ports) -> Self {
-        let mut state = Self::new(guest_cid, ports, Phase::Offered);
+    pub(super) fn offered(guest_cid: u64, ports: Ports, buffer: u32) -> Self {
+        let mut state = Self::new(guest_cid, ports, Phase::Offered, buffer);
         state.owed.opening = Some(Op::Request);
         state
     }
 
-    fn new(guest_cid: u64, ports: Ports, phase: Phase) -> Self {
+    fn new(guest_cid: u64, ports: Ports, phase: Phase, buffer: u32) -> Self {
         Self {
             ports,
             guest_cid,
             phase,
-            incoming: Incoming::default(),
+            incoming: Incoming::new(buffer),
             outgoing: Outgoing::default(),
             guest_ended: 0,
             host_ended: 0,
@@ -108,6 +108,11 @@ impl State {
 
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// The most bytes of the guest's that are kept for the host.
+    pub(super) fn buffer(&self) -> u32 {
+        self.incoming.buffer()
     }
 
     /// Bytes for the host that it has not got yet.

@@ -1,7 +1,7 @@
 //! A connection's state under packets of a guest that keeps no rule, against a model that counts
 //! in 64 bits. A failure names its seed.
 
-use super::super::credit::{BUFFER, CreditError};
+use super::super::credit::{BUFFER_MIN as BUFFER, CreditError};
 use super::super::packet::HOST_CID;
 use super::*;
 
@@ -53,7 +53,7 @@ fn open(buffer: u32) -> State {
         buffer,
         ..packet(Op::Request)
     };
-    let mut state = State::asked(GUEST, &request);
+    let mut state = State::asked(GUEST, &request, BUFFER);
     state.granted();
     assert_eq!(state.next_owed().unwrap().op, Op::Response);
     state
@@ -154,7 +154,7 @@ fn play(seed: u64) {
     let mut random = Random(seed);
     let mut state = match random.below(2) {
         0 => open(random.word()),
-        _ => State::offered(GUEST, PORTS),
+        _ => State::offered(GUEST, PORTS, BUFFER),
     };
     // So that counters wrap: as after a long life of the connection.
     let start = random.word();
