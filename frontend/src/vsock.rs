@@ -184,8 +184,8 @@ impl Vsock {
         self.add(bytes, bytes.len())
     }
 
-    /// Sends a packet whose data, `packet.length` bytes, is whatever lies in the buffer that it goes
-    /// into: nothing but its header is copied.
+    /// Sends a packet whose data, `packet.length` bytes, is whatever lies in the buffer that it
+    /// goes into: nothing but its header is copied.
     pub fn send_header(&mut self, packet: &Packet) -> Result<(), Error> {
         self.add(&packet.bytes(), HEADER + packet.length as usize)
     }

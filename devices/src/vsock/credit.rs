@@ -6,8 +6,8 @@
 /// there while a program of the host does not keep up.
 pub(super) const BUFFER_MIN: u32 = 64 * 1024;
 
-/// The same for one of the first connections: while the guest hears that a packet of 64 KiB has gone
-/// on, the next ones are on their way. What Linux's own sockets have
+/// The same for one of the first connections: while the guest hears that a packet of 64 KiB has
+/// gone on, the next ones are on their way. As much as Linux's own sockets have
 /// (`VIRTIO_VSOCK_DEFAULT_BUF_SIZE`).
 pub(super) const BUFFER_MAX: u32 = 256 * 1024;
 

@@ -10,9 +10,9 @@
 //! transmit buffers into the socket. They are copied in one case: a program of the host that does
 //! not keep up has them kept, at most the `credit` its guest was given: 256 KiB for each of the
 //! first 256 connections, 64 KiB for others. So no transmit buffer is held for longer than a few
-//! turns of the loop, and receive buffers are dealt out one packet a connection in turn: a peer that
-//! does not read, or a guest's program that does not, stalls its own connection only. Packets of a
-//! connection that wait for the one before them are sent together.
+//! turns of the loop, and receive buffers are dealt out one packet a connection in turn: a peer
+//! that does not read, or a guest's program that does not, stalls its own connection only. Packets
+//! of a connection that wait for the one before them are sent together.
 //!
 //! There are [`CONNECTIONS_MAX`] connections at most, those that are being opened and those whose
 //! last bytes are on their way included. One costs a descriptor, two operations of the ring at
