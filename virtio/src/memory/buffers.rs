@@ -211,8 +211,8 @@ impl GuestBuffers {
         mem::replace(self, rest)
     }
 
-    /// Adds `more` at the end, if both lie in the same memory and come to no more than
-    /// [`PIECES_MAX`] pieces; else it is given back.
+    /// Adds `more` at the end, if both lie in the same memory and are not too many pieces together
+    /// for a vector that is kept; else it is given back.
     ///
     /// # Errors
     ///
