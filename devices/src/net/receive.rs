@@ -89,6 +89,8 @@ impl Net {
                     self.deliver(bytes, window, queue);
                     false
                 }
+                // What it was cut short for comes first, and an error comes again.
+                Err(_) if end.is_some() => false,
                 Err(error) => self.not_read(&error, tap, queue, pair).await,
             };
             match end.transpose()? {

@@ -176,10 +176,13 @@ impl Connection {
     }
 }
 
-async fn shut_down(hub: &Hub, stream: &Stream, half: Half) -> io::Result<()> {
+async fn shut_down(hub: &Hub, turns: &Turns, stream: &Stream, half: Half) -> io::Result<()> {
     loop {
         match stream.shut_down(half).await {
-            Err(error) if is_passing(&error) => hub.handle.sleep(PAUSE).await,
+            // A connection that is over is closed anyway, and others wait behind this.
+            Err(error) if is_passing(&error) && !turns.is_over() => {
+                hub.handle.sleep(PAUSE).await;
+            }
             // ENOTCONN: the host has gone before.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => return Ok(()),
             other => return other,

@@ -272,7 +272,7 @@ impl Shared {
         // A call may have gone to the descriptor before after its owner last looked there, as QEMU
         // does when a guest masks an interrupt and unmasks it; with event indices the driver gets
         // no other. One too many is lawful (2.7.7.1).
-        if here && self.has_called.get() {
+        if here && self.has_called.get() && !self.retired.get() {
             self.signal_call();
         }
     }

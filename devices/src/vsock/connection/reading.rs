@@ -87,7 +87,7 @@ impl Connection {
             }
             if self.state.borrow().guest_receives_no_more() {
                 self.buffer.replace(Buffer::None);
-                return shut_down(hub, stream, Half::Receiving).await;
+                return shut_down(hub, &self.turns, stream, Half::Receiving).await;
             }
             if self.wants_buffer() {
                 self.changed.notified().await;

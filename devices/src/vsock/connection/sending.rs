@@ -171,7 +171,7 @@ impl Connection {
     /// Tells the host that nothing more comes, if that is so.
     async fn ended_by_guest(&self, hub: &Hub, stream: &Stream) {
         if self.state.borrow().guest_sends_no_more() {
-            let ended = shut_down(hub, stream, Half::Sending).await;
+            let ended = shut_down(hub, &self.turns, stream, Half::Sending).await;
             // A host that is gone knows it.
             let _ = ended;
         }
