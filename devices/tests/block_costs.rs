@@ -17,7 +17,7 @@ use vudev_virtio::spec::feature;
 
 mod common;
 
-use common::costs::wake_ups;
+use common::costs::{Costs, wake_ups};
 use common::disk::{
     DISCARD, Disk, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, FLUSH, IN, OK, OUT, SECTOR, UNMAP, UNTOLD,
     WRITE_ZEROES, block, disk, disk_with, header, image, pattern, range,
@@ -25,19 +25,8 @@ use common::disk::{
 use common::limited::run_limited;
 use common::{Rig, run};
 
-/// What so many requests at once have cost.
-#[derive(Debug, PartialEq, Eq)]
-struct Costs {
-    /// Of the ring.
-    operations: u64,
-    /// Reads and writes without it.
-    at_once: u64,
-    /// Until the last one was complete.
-    enters: u64,
-    calls: u64,
-}
-
-/// Sends `depth` requests with one kick, and checks what they read.
+/// Sends `depth` requests with one kick, and checks what they read. The enters are those until the last
+/// one was complete.
 async fn costs(
     handle: &Handle,
     file: &std::fs::File,
@@ -67,30 +56,27 @@ async fn costs_of(mut disk: Disk, kind: u32, depth: usize) -> Costs {
             _ => disk.ring(0).add(&[*head, *data], &[*status]).unwrap(),
         };
     }
-    let before = handle.stats();
+    let before = Costs::so_far(handle);
     let calls = disk.ring(0).calls().unwrap();
     disk.ring(0).suppress_calls(false).unwrap();
     disk.ring(0).kick().unwrap();
     for _ in 0..depth {
         let _ = disk.used(0).await;
     }
-    let enters = handle.stats().enters - before.enters;
+    let Costs { enters, .. } = Costs::so_far(handle) - before;
     disk.settle().await;
-    let after = handle.stats();
+    let costs = Costs {
+        enters,
+        ..Costs::so_far(handle) - before
+    };
     for (number, [_, data, status]) in requests.iter().enumerate() {
         assert_eq!(disk.bytes(*status), [OK]);
         if kind == IN {
             assert_eq!(disk.bytes(*data), pattern(number * 8, 8));
         }
     }
-    let calls = disk.ring(0).calls().unwrap() - calls;
-    assert_eq!(calls, after.calls - before.calls);
-    Costs {
-        operations: after.operations - before.operations,
-        at_once: after.at_once - before.at_once,
-        enters,
-        calls,
-    }
+    assert_eq!(disk.ring(0).calls().unwrap() - calls, costs.calls);
+    costs
 }
 
 /// Depths at which a disk is counted.
@@ -118,6 +104,7 @@ fn cached_requests_cost_one_system_call_each_one_enter_and_one_call_together() {
             at_once,
             enters,
             calls,
+            ..
         } = costs;
         // A write may find out first that the file system cannot say whether it would wait.
         let tried = if kind == OUT { depth + 1 } else { depth } as u64;

@@ -57,6 +57,7 @@ fn a_write_costs_one_operation_and_no_copy_and_all_of_a_kick_one_call() {
         assert!(costs.enters <= depth as u64 + 1, "{depth}: {costs:?}");
         let expected = Costs {
             operations: depth as u64,
+            at_once: 0,
             enters: costs.enters,
             calls: 1,
             allocations: 0,
@@ -83,6 +84,7 @@ fn what_is_typed_is_read_into_the_driver_s_buffer_without_a_copy() {
             let (operations, enters, calls) = (2, 2, 1);
             let expected = Costs {
                 operations,
+                at_once: 0,
                 enters,
                 calls,
                 allocations: 0,

@@ -11,39 +11,18 @@ use std::time::Duration;
 
 use vudev_devices::net::feature;
 use vudev_executor::{Executor, Faults, Handle};
-use vudev_virtio::testing::copies::copied;
 
 mod common;
 
 use common::card::{HEADER, RECEIVE, TRANSMIT, come, frame, post, start, start_with};
-use common::costs::wake_ups;
+use common::costs::{Costs, wake_ups};
 use common::{run, wait_until};
-
-/// What so many frames together have cost.
-#[derive(Debug, PartialEq, Eq)]
-struct Costs {
-    /// Of the ring.
-    operations: u64,
-    /// Reads and writes without it.
-    at_once: u64,
-    enters: u64,
-    calls: u64,
-    /// Bytes copied between guest memory and the card's.
-    copied: u64,
-}
 
 /// The costs of what `work` does.
 async fn costs(handle: &Handle, work: impl AsyncFnOnce()) -> Costs {
-    let (before, bytes) = (handle.stats(), copied());
+    let before = Costs::so_far(handle);
     work().await;
-    let after = handle.stats();
-    Costs {
-        operations: after.operations - before.operations,
-        at_once: after.at_once - before.at_once,
-        enters: after.enters - before.enters,
-        calls: after.calls - before.calls,
-        copied: copied() - bytes,
-    }
+    Costs::so_far(handle) - before
 }
 
 /// Longer than a driver is waited for that has never had room for the longest frame.
@@ -78,6 +57,7 @@ fn frames_out_cost_one_system_call_each_one_enter_and_one_call_together() {
                 at_once: depth.into(),
                 enters,
                 calls: 1,
+                allocations: 0,
                 copied: u64::from(depth) * HEADER as u64,
             };
             assert_eq!(costs, expected, "{depth}");
@@ -114,6 +94,7 @@ fn frames_in_cost_one_system_call_each_one_operation_and_one_call_together() {
                 at_once: depth.into(),
                 enters,
                 calls: 1,
+                allocations: 0,
                 copied: u64::from(depth) * HEADER as u64,
             };
             assert_eq!(costs, expected, "{depth}");

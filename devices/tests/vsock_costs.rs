@@ -90,6 +90,7 @@ fn check(round: usize, depth: usize, operations: u64, costs: Costs) {
     let enters = costs.enters.min(operations + 1);
     let expected = Costs {
         operations,
+        at_once: 0,
         enters,
         calls: 1,
         allocations: 0,

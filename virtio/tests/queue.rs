@@ -420,6 +420,21 @@ fn a_call_descriptor_that_comes_late_gets_the_call_that_it_may_have_missed() {
 }
 
 #[test]
+fn a_call_descriptor_for_a_queue_that_was_given_up_is_not_called() {
+    with_queue(
+        feature::FRAMEWORK,
+        async |handle, ring, mut queue, control| {
+            ring.add(&[b"x"], &[]);
+            complete_all(&mut queue).await;
+            control.retire(&QueueError::MemoryLost);
+            assert_eq!(ring.calls(), 1);
+            control.set_call(Some(Call::new(handle, ring.call_descriptor()).unwrap()));
+            assert_eq!((ring.calls(), ring.errors()), (0, 1));
+        },
+    );
+}
+
+#[test]
 fn a_call_descriptor_that_its_owner_filled_retires_the_queue() {
     with_queue(
         feature::FRAMEWORK,

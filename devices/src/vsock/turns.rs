@@ -125,6 +125,7 @@ mod tests {
         drop(first);
         assert!(is_ready(fourth.wait()));
     }
+
     #[test]
     fn whose_work_was_done_by_another_is_not_asked_for_it() {
         let turns = Turns::default();

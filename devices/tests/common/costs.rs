@@ -1,8 +1,10 @@
 //! What a device does for some chains: how often it goes to the kernel and to its driver, what it
 //! allocates (in binaries whose allocator counts) and what it copies.
 
+use std::ops::Sub;
 use std::time::Duration;
 
+use vudev_executor::Handle;
 use vudev_frontend::Buffer;
 use vudev_virtio::Device;
 use vudev_virtio::testing::allocations::allocations;
@@ -13,9 +15,10 @@ use super::{Rig, wait_until};
 /// Counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Costs {
-    /// Of the ring, and calls that do without it.
+    /// Of the ring.
     pub(crate) operations: u64,
-    /// Enters until the last chain was back.
+    /// Reads and writes without it.
+    pub(crate) at_once: u64,
     pub(crate) enters: u64,
     /// Calls of the driver.
     pub(crate) calls: u64,
@@ -26,8 +29,21 @@ pub(crate) struct Costs {
 }
 
 impl Costs {
+    /// All until now.
+    pub(crate) fn so_far(handle: &Handle) -> Self {
+        let stats = handle.stats();
+        Self {
+            operations: stats.operations,
+            at_once: stats.at_once,
+            enters: stats.enters,
+            calls: stats.calls,
+            allocations: allocations(),
+            copied: copied(),
+        }
+    }
+
     /// Makes a chain of these readable and writable buffers available so many times with one kick,
-    /// does `meanwhile`, and counts until all are back and the device has come to rest.
+    /// does `meanwhile`, and counts until all are back (the enters) and the device has come to rest.
     pub(crate) async fn of<D: Device>(
         rig: &mut Rig<D>,
         queue: usize,
@@ -44,25 +60,36 @@ impl Costs {
         let last = rig.ring(queue).used_index().unwrap();
         let last = last.wrapping_add(times.try_into().unwrap());
         rig.ring(queue).suppress_calls(false).unwrap();
-        let (stats, allocated, bytes) = (handle.stats(), allocations(), copied());
+        let before = Self::so_far(&handle);
         rig.ring(queue).kick().unwrap();
         meanwhile();
         let ring = rig.ring(queue);
         wait_until(&handle, || ring.used_index().unwrap() == last).await;
-        let enters = handle.stats().enters - stats.enters;
+        let Self { enters, .. } = Self::so_far(&handle) - before;
         rig.settle().await;
-        let after = handle.stats();
         let costs = Self {
-            operations: after.operations + after.at_once - stats.operations - stats.at_once,
             enters,
-            calls: after.calls - stats.calls,
-            allocations: allocations() - allocated,
-            copied: copied() - bytes,
+            ..Self::so_far(&handle) - before
         };
         for _ in 0..times {
             let _ = rig.used(queue).await;
         }
         costs
+    }
+}
+
+impl Sub for Costs {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            operations: self.operations - before.operations,
+            at_once: self.at_once - before.at_once,
+            enters: self.enters - before.enters,
+            calls: self.calls - before.calls,
+            allocations: self.allocations - before.allocations,
+            copied: self.copied - before.copied,
+        }
     }
 }
 
