@@ -31,10 +31,9 @@ impl Pool {
     /// A pool whose buffers begin at multiples of `alignment` (a power of two). Those on the heap
     /// are made when they are needed.
     pub(super) fn new(alignment: u32, registered: Option<Registered>) -> Self {
-        let alignment = alignment as usize;
         Self {
-            alignment,
-            registered: registered.filter(|_| alignment <= Registered::ALIGNMENT),
+            alignment: alignment as usize,
+            registered,
             idle: RefCell::new(Vec::with_capacity(BOUNCE_BUFFERS)),
             lent: Cell::new(0),
             returned: Notify::new(),
@@ -62,8 +61,12 @@ impl Pool {
     }
 }
 
-/// The ring's registered memory. Where it cannot be had the disk works without, and says so.
-pub(super) fn registered(handle: &Handle) -> Option<Registered> {
+/// The ring's registered memory, for buffers that begin at multiples of `alignment`; none is taken
+/// where no part of it does. Where it cannot be had the disk works without, and says so.
+pub(super) fn registered(handle: &Handle, alignment: u32) -> Option<Registered> {
+    if alignment as usize > Registered::ALIGNMENT {
+        return None;
+    }
     let memory = handle.registered();
     let without = |error: &_| {
         log::info!(
@@ -169,10 +172,11 @@ mod tests {
     #[test]
     fn registered_memory_is_lent_first_then_the_heap_and_one_of_either_ends_a_wait() {
         let executor = Executor::simulated(0, Faults::default());
-        let memory = executor.handle().registered().unwrap();
         // Blocks as great as this begin where no registered part does.
-        assert!(Pool::new(8192, Some(memory.clone())).registered.is_none());
-        let pool = Pool::new(4096, Some(memory));
+        assert!(registered(executor.handle(), 8192).is_none());
+        let memory = registered(executor.handle(), 4096);
+        assert!(memory.is_some());
+        let pool = Pool::new(4096, memory);
         let is_registered = |lent: &mut Lent<'_>| {
             let bytes = lent.take(0..512);
             let registered = bytes.registered();

@@ -57,7 +57,10 @@ impl Storage {
         // What O_DIRECT needs (a power of two), or 1.
         let alignment = config.alignment();
         // Without O_DIRECT hardly anything is bounced.
-        let registered = config.direct.then(|| bounce::registered(handle)).flatten();
+        let registered = match config.direct {
+            true => bounce::registered(handle, alignment),
+            false => None,
+        };
         Self {
             at_once: (!config.direct).then(|| AtOnce::new(handle, &file)),
             file,
