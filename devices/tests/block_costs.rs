@@ -25,8 +25,8 @@ use common::disk::{
 use common::limited::run_limited;
 use common::{Rig, run};
 
-/// Sends `depth` requests with one kick, and checks what they read. The enters are those until the last
-/// one was complete.
+/// Sends `depth` requests with one kick, and checks what they read. The enters are those until the
+/// last one was complete.
 async fn costs(
     handle: &Handle,
     file: &std::fs::File,

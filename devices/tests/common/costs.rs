@@ -43,7 +43,8 @@ impl Costs {
     }
 
     /// Makes a chain of these readable and writable buffers available so many times with one kick,
-    /// does `meanwhile`, and counts until all are back (the enters) and the device has come to rest.
+    /// does `meanwhile`, and counts until all are back (the enters) and the device has come to
+    /// rest.
     pub(crate) async fn of<D: Device>(
         rig: &mut Rig<D>,
         queue: usize,
