@@ -211,11 +211,19 @@ pub(crate) fn walk(
     position: u16,
     ledger: &Rc<Ledger>,
 ) -> Result<Chain, ChainError> {
+    let mut chain = Chain {
+        readable: GuestBuffers::default(),
+        writable: GuestBuffers::default(),
+        head,
+        position,
+        writable_bytes: 0,
+        ledger: None,
+    };
     let mut walk = Walk {
-        readable: GuestBuffers::empty(memory),
-        writable: GuestBuffers::empty(memory),
-        bytes: 0,
+        memory,
         pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),
+        bytes: 0,
+        chain: &mut chain,
     };
     let table = ring.table();
     let fetch = |index| Ok(table.descriptor(index));
@@ -223,35 +231,25 @@ pub(crate) fn walk(
         if !indirect {
             return Err(ChainError::IndirectNotNegotiated);
         }
-        walk.indirect_table(ring.size(), memory, descriptor)?;
+        walk.indirect_table(ring.size(), descriptor)?;
     }
-    let Walk {
-        readable,
-        writable,
-        bytes: _,
-        pieces_max: _,
-    } = walk;
-    let writable_bytes = u32::try_from(writable.len()).map_err(|_| ChainError::TooManyBytes)?;
+    walk.check_pieces()?;
+    // All bytes together are as many as 32 bits can say.
+    chain.writable_bytes = u32::try_from(chain.writable.len()).unwrap_or(u32::MAX);
     ledger.taken();
-    let ledger = Some(ledger.clone());
-    Ok(Chain {
-        readable,
-        writable,
-        head,
-        position,
-        writable_bytes,
-        ledger,
-    })
+    chain.ledger = Some(ledger.clone());
+    Ok(chain)
 }
 
-struct Walk {
-    readable: GuestBuffers,
-    writable: GuestBuffers,
-    bytes: u32,
+/// A chain on its way, filled where it is.
+struct Walk<'a> {
+    memory: &'a Rc<GuestMemory>,
     pieces_max: usize,
+    bytes: u32,
+    chain: &'a mut Chain,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Follows the chain within one table of `len` entries. Gives the indirect descriptor that it
     /// ends with, if it does: one may follow direct ones (2.7.5.3.2).
     #[inline]
@@ -290,7 +288,6 @@ impl Walk {
     fn indirect_table(
         &mut self,
         queue_size: u16,
-        memory: &GuestMemory,
         descriptor: Descriptor,
     ) -> Result<(), ChainError> {
         let Descriptor {
@@ -308,21 +305,29 @@ impl Walk {
             .ok()
             .filter(|&len| len <= limit)
             .ok_or(ChainError::TooLong { limit })?;
-        let nested = if let Some(table) = memory.descriptors(address, len) {
-            self.table(len, len, 0, |index| Ok(table.descriptor(index)))?
-        } else {
-            memory.check_range(address, u64::from(bytes))?;
-            self.table(len, len, 0, |index| {
-                let mut entry = [0; DESCRIPTOR_BYTES];
-                let at = usize::from(index) * DESCRIPTOR_BYTES;
-                memory.read(address + at as u64, &mut entry)?;
-                Ok(Descriptor::parse(entry))
-            })?
+        let memory = self.memory;
+        let nested = match memory.descriptors(address, len) {
+            Some(table) => self.table(len, len, 0, |index| Ok(table.descriptor(index)))?,
+            None => self.cut_table(address, len)?,
         };
         match nested {
             Some(_) => Err(ChainError::IndirectNested),
             None => Ok(()),
         }
+    }
+
+    /// [`Walk::table`] of one that lies over the edges of regions, or not at a word's.
+    #[cold]
+    #[inline(never)]
+    fn cut_table(&mut self, address: u64, len: u16) -> Result<Option<Descriptor>, ChainError> {
+        let memory = self.memory;
+        memory.check_range(address, u64::from(len) * DESCRIPTOR_BYTES as u64)?;
+        self.table(len, len, 0, |index| {
+            let mut entry = [0; DESCRIPTOR_BYTES];
+            let at = usize::from(index) * DESCRIPTOR_BYTES;
+            memory.read(address + at as u64, &mut entry)?;
+            Ok(Descriptor::parse(entry))
+        })
     }
 
     #[inline]
@@ -340,16 +345,25 @@ impl Walk {
             .bytes
             .checked_add(len)
             .ok_or(ChainError::TooManyBytes)?;
-        if flags & descriptor_flag::WRITE != 0 {
-            self.writable.push(address, len)?;
-        } else if self.writable.is_empty() {
-            self.readable.push(address, len)?;
+        let Chain {
+            readable, writable, ..
+        } = &mut *self.chain;
+        let side = if flags & descriptor_flag::WRITE != 0 {
+            writable
+        } else if writable.is_empty() {
+            readable
         } else {
             return Err(ChainError::ReadableAfterWritable { index });
-        }
-        let pieces = self.readable.pieces() + self.writable.pieces();
-        if pieces > self.pieces_max {
-            let limit = self.pieces_max;
+        };
+        let in_one = side.push(self.memory, address, len)?;
+        // What lies in one region is one piece more at most, and there are not that many.
+        if in_one { Ok(()) } else { self.check_pieces() }
+    }
+
+    #[inline]
+    fn check_pieces(&self) -> Result<(), ChainError> {
+        let limit = self.pieces_max;
+        if self.chain.readable.pieces() + self.chain.writable.pieces() > limit {
             return Err(ChainError::TooManyPieces { limit });
         }
         Ok(())

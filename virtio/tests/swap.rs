@@ -30,13 +30,16 @@ fn memory_may_change_between_two_chains() {
     with_queue(async |handle, ring, mut queue, control| {
         ring.add(&[b"old"], &[3]);
         let mut chain = queue.next().await.unwrap().unwrap();
-        let first = Rc::downgrade(chain.readable.memory());
+        let first = Rc::downgrade(chain.readable.memory().unwrap());
         control.set_memory(ring.guest().map_again()).unwrap();
         let second = Rc::downgrade(&ring.guest().map_again());
         assert!(second.upgrade().is_none());
         ring.add(&[b"new"], &[3]);
         let mut next = queue.next().await.unwrap().unwrap();
-        assert!(!Rc::ptr_eq(chain.readable.memory(), next.readable.memory()));
+        assert!(!Rc::ptr_eq(
+            chain.readable.memory().unwrap(),
+            next.readable.memory().unwrap()
+        ));
         assert_eq!(&chain.readable.read_array::<3>().unwrap(), b"old");
         assert_eq!(&next.readable.read_array::<3>().unwrap(), b"new");
         chain.writable.write(b"OLD").unwrap();
@@ -55,7 +58,7 @@ fn a_sleeping_queue_goes_on_in_its_new_memory() {
     with_queue(async |handle, ring, mut queue, control| {
         let waiting = handle.spawn(async move {
             let chain = queue.next().await.unwrap().unwrap();
-            let memory = chain.readable.memory().clone();
+            let memory = chain.readable.memory().unwrap().clone();
             queue.complete(chain, 0);
             (queue, memory)
         });
@@ -227,7 +230,7 @@ fn chains_in_hand_are_recalled_when_memory_is_replaced_and_at_a_stop() {
         control.set_memory(ring.guest().map_again()).unwrap();
         // Even if nobody waited at that moment.
         assert_eq!(queue.until_recall(forever()).await, None);
-        let old = Rc::downgrade(chain.writable.memory());
+        let old = Rc::downgrade(chain.writable.memory().unwrap());
         queue.put_back(chain);
         // Nobody keeps it.
         assert_eq!(old.strong_count(), 0);

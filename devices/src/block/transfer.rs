@@ -131,7 +131,7 @@ impl Storage {
         let fits = |iovec: &libc::iovec| (iovec.iov_base.addr() | iovec.iov_len) & misaligned == 0;
         misaligned == 0
             || offset & misaligned as u64 == 0
-                && buffers.memory().pinnable()
+                && buffers.memory().is_none_or(|it| it.pinnable())
                 && buffers.iovecs().iter().all(fits)
     }
 

@@ -71,7 +71,7 @@ impl Net {
                     continue;
                 }
             };
-            if !window.fill(self, queue).await? {
+            if !window.is_filled(self, queue)? && !window.fill(self, queue).await? {
                 window.put_back(queue);
                 continue;
             }
@@ -236,17 +236,27 @@ impl Window {
         self.frame().room()
     }
 
-    /// Takes buffers until the longest frame fits, or the driver has no more; false when those that
-    /// it has are to be let go of.
+    /// Takes the buffers that there are until the longest frame fits; whether it does, or fits as
+    /// far as it ever will.
+    fn is_filled(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
+        let longest = net.longest_frame();
+        while self.takes_more(longest) {
+            let Some(chain) = queue.try_next()? else {
+                break;
+            };
+            self.take(chain, net, queue);
+        }
+        let room = self.room();
+        self.most = self.most.max(room);
+        self.ceiling = self.ceiling.max(room);
+        Ok(self.is_enough(longest, queue))
+    }
+
+    /// Waits for buffers until the longest frame fits, or the driver has no more; false when those
+    /// that it has are to be let go of.
     async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         loop {
-            self.take_available(longest, net, queue)?;
-            self.most = self.most.max(self.room());
-            self.ceiling = self.ceiling.max(self.room());
-            if self.is_enough(longest, queue) {
-                return Ok(true);
-            }
             let next = if self.chains.is_empty() {
                 queue.next().await?
             } else {
@@ -270,6 +280,9 @@ impl Window {
                 return Ok(false);
             };
             self.take(chain, net, queue);
+            if self.is_filled(net, queue)? {
+                return Ok(true);
+            }
         }
     }
 
@@ -284,21 +297,6 @@ impl Window {
     fn takes_more(&self, longest: usize) -> bool {
         self.chains.is_empty()
             || self.mergeable && self.room() < longest && self.frame().pieces() < PIECES_WANTED_MAX
-    }
-
-    fn take_available(
-        &mut self,
-        longest: usize,
-        net: &Net,
-        queue: &mut Queue,
-    ) -> Result<(), QueueError> {
-        while self.takes_more(longest) {
-            let Some(chain) = queue.try_next()? else {
-                break;
-            };
-            self.take(chain, net, queue);
-        }
-        Ok(())
     }
 
     /// Adds a chain. One that cannot hold even a header, or is in too many pieces, is given back.
@@ -355,17 +353,19 @@ impl Window {
     ) {
         self.stranded = self.stranded.saturating_sub(count);
         let frame = self.frame.as_mut().expect(FRAME_IS_HERE);
-        let (mut left, mut header) = (HEADER_SIZE + payload, Some(header));
-        let used = self.chains.drain(..count).zip(frame.take_front(count));
-        queue.complete_together(used.map(|(chain, mut buffers)| {
+        let mut left = HEADER_SIZE + payload;
+        let mut header = Some(header);
+        let used = (0..count).map_while(|_| {
+            let (chain, mut buffers) = (self.chains.pop_front()?, frame.pop_front()?);
             let filled = left.min(buffers.len());
             left -= filled;
             if let Some(header) = header.take() {
                 // Every chain has room for one.
                 let _ = buffers.write(header);
             }
-            (chain, u32::try_from(filled).unwrap_or(u32::MAX))
-        }));
+            Some((chain, u32::try_from(filled).unwrap_or(u32::MAX)))
+        });
+        queue.complete_together(used);
     }
 
     /// Gives all buffers back as if they had never been taken, but for those that this is too late

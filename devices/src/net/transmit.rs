@@ -33,7 +33,12 @@ impl Net {
         let mut frame = Frame::new();
         while let Some(mut chain) = queue.next().await? {
             match self.frame_of(&mut chain, &mut frame) {
-                Ok(()) => frame = self.send(frame, &queue, pair).await,
+                Ok(()) if self.is_sent(&frame, pair) => {}
+                Ok(()) => {
+                    let (sent, back) = write(self.tap(pair), frame, &queue).await;
+                    self.count_unsent(sent);
+                    frame = back;
+                }
                 Err(malformed) => self.drops.malformed.count(&malformed),
             }
             frame.clear();
@@ -54,31 +59,37 @@ impl Net {
         }
     }
 
-    async fn send(&self, frame: Frame, queue: &Queue, pair: u16) -> Frame {
-        // A queue of the tap that was let go of takes nothing; the first one never is.
-        let tap = match self.is_attached(pair) {
-            true => pair,
-            false => 0,
-        };
-        let Some(tap) = self.taps.get(usize::from(tap)).filter(|_| self.link.get()) else {
-            return frame;
-        };
-        let (sent, frame) = match self.at_once(&self.writes_at_once, || tap.try_write(&frame)) {
-            Some(sent) => (sent.map(drop), frame),
-            None => write(tap, frame, queue).await,
-        };
-        if let Err(error) = sent {
-            self.not_sent(&error);
-        }
-        frame
+    /// Where the frames of a pair go. A queue of the tap that was let go of takes nothing; the
+    /// first one never is.
+    fn tap(&self, pair: u16) -> &File {
+        let attached = self.taps.get(usize::from(pair));
+        let attached = attached.filter(|_| self.is_attached(pair));
+        attached.unwrap_or(&self.taps[0])
     }
 
-    fn not_sent(&self, error: &io::Error) {
-        if Errno::from_io_error(error) == Some(Errno::BADFD) {
-            self.tap_is_gone(error);
+    /// Whether a frame has left, or there is no way out any more. Else it is one for the ring.
+    fn is_sent(&self, frame: &Frame, pair: u16) -> bool {
+        if !self.link.get() {
+            return true;
+        }
+        let write = || self.tap(pair).try_write(frame);
+        let sent = self.at_once(&self.writes_at_once, write);
+        let is_sent = sent.is_some();
+        if let Some(sent) = sent {
+            self.count_unsent(sent.map(drop));
+        }
+        is_sent
+    }
+
+    fn count_unsent(&self, sent: io::Result<()>) {
+        let Err(error) = sent else {
+            return;
+        };
+        if Errno::from_io_error(&error) == Some(Errno::BADFD) {
+            self.tap_is_gone(&error);
         } else {
             // EIO: the interface is down; EINVAL: the kernel understands the frame otherwise.
-            self.drops.unsent.count(error);
+            self.drops.unsent.count(&error);
         }
     }
 }

@@ -8,19 +8,21 @@ use std::ptr;
 use std::rc::Rc;
 
 use libc::iovec;
+use vm_memory::VolatileSlice;
 use vudev_executor::IoBuffers;
 
+use super::region::DirtyLog;
 use super::{GuestMemory, MemoryError};
 
-/// How many spare iovec vectors a memory keeps: the depth that a busy device reaches, two a chain.
-/// More than these are freed.
-const POOL_VECTORS_MAX: usize = 1024;
+/// How many spare lists of pieces a memory keeps: the depth that a busy device reaches, two a
+/// chain. More than these are freed.
+const POOL_LISTS_MAX: usize = 1024;
 
-/// A vector that grew beyond this many iovecs is freed, not kept, so that one guest with giant
+/// A list that grew beyond this many iovecs is freed, not kept, so that one guest with giant
 /// chains does not hold memory for ever. A Linux block driver sends at most 128 or so.
 const POOL_IOVECS_MAX: usize = 256;
 
-/// The most pieces that buffers are joined to ([`GuestBuffers::append`]): such vectors are kept.
+/// The most pieces that buffers are joined to ([`GuestBuffers::append`]): such lists are kept.
 const PIECES_MAX: usize = POOL_IOVECS_MAX / 2;
 
 /// The most bytes of buffers: a chain has fewer than 2^32 (2.7.5.2).
@@ -28,8 +30,24 @@ const LEN_MAX: usize = u32::MAX as usize;
 
 /// Buffers in guest memory, consumed from the front. They keep their memory mapped, and can be
 /// handed to the executor's files and sockets.
+///
+/// Two words, for chains and buffers change hands often: what there is to say of the pieces stays
+/// where it is.
+#[derive(Default)]
 pub struct GuestBuffers {
+    /// Many a chain has nothing to read, or nothing to write: a list is lent to what has bytes.
+    lent: Option<Lent>,
+}
+
+/// What a memory lends to buffers in it.
+struct Lent {
+    pieces: Box<Pieces>,
     memory: Rc<GuestMemory>,
+}
+
+/// A list of pieces.
+#[derive(Default)]
+struct Pieces {
     iovecs: Vec<iovec>,
     /// Iovecs before this one are used up.
     first: usize,
@@ -66,18 +84,20 @@ pub struct ShortBuffers {
 
 impl GuestBuffers {
     /// Bytes left.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.lent.as_ref().map_or(0, |lent| lent.pieces.len)
     }
 
     /// Whether no byte is left.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
-    /// The memory that these lie in.
-    pub fn memory(&self) -> &Rc<GuestMemory> {
-        &self.memory
+    /// The memory that these lie in. Buffers that never had bytes lie in none.
+    pub fn memory(&self) -> Option<&Rc<GuestMemory>> {
+        self.lent.as_ref().map(|lent| &lent.memory)
     }
 
     /// Copies from the front, and moves past it.
@@ -85,17 +105,14 @@ impl GuestBuffers {
     /// # Errors
     ///
     /// When fewer bytes are left than `into` has; nothing is consumed then.
+    #[inline]
     pub fn read(&mut self, into: &mut [u8]) -> Result<(), ShortBuffers> {
-        self.want(into.len())?;
         let mut rest = into;
-        while !rest.is_empty() {
-            let (host, count) = self.front(rest.len());
-            let (part, after) = rest.split_at_mut(count);
-            self.slice(host, count).copy_to(part);
-            self.skip(count);
+        self.consume(rest.len(), |bytes| {
+            let (part, after) = mem::take(&mut rest).split_at_mut(bytes.len());
+            bytes.copy_to(part);
             rest = after;
-        }
-        Ok(())
+        })
     }
 
     /// Reads the next `N` bytes.
@@ -103,6 +120,7 @@ impl GuestBuffers {
     /// # Errors
     ///
     /// As for [`GuestBuffers::read`].
+    #[inline]
     pub fn read_array<const N: usize>(&mut self) -> Result<[u8; N], ShortBuffers> {
         let mut bytes = [0; N];
         self.read(&mut bytes)?;
@@ -111,13 +129,17 @@ impl GuestBuffers {
 
     /// Copies from the front without moving past it, as much as there is; how much that was.
     pub fn peek(&self, into: &mut [u8]) -> usize {
+        let Some(lent) = &self.lent else {
+            return 0;
+        };
         let mut done = 0;
-        for piece in self.iovecs() {
+        for piece in lent.pieces.left() {
             let count = piece.iov_len.min(into.len() - done);
             if count == 0 {
                 break;
             }
-            self.slice(piece.iov_base.addr(), count)
+            lent.memory
+                .bytes(piece.iov_base.addr(), count)
                 .copy_to(&mut into[done..done + count]);
             done += count;
         }
@@ -129,17 +151,14 @@ impl GuestBuffers {
     /// # Errors
     ///
     /// When fewer bytes are left than `from` has; nothing is written then.
+    #[inline]
     pub fn write(&mut self, from: &[u8]) -> Result<(), ShortBuffers> {
-        self.want(from.len())?;
         let mut rest = from;
-        while !rest.is_empty() {
-            let (host, count) = self.front(rest.len());
-            let (part, after) = rest.split_at(count);
-            self.slice(host, count).copy_from(part);
-            self.skip(count);
+        self.consume(rest.len(), |bytes| {
+            let (part, after) = rest.split_at(bytes.len());
+            bytes.copy_from(part);
             rest = after;
-        }
-        Ok(())
+        })
     }
 
     /// Splits in two: `self` keeps the first `at` bytes, the rest is returned.
@@ -149,39 +168,45 @@ impl GuestBuffers {
     /// When there are fewer than `at` bytes; nothing changes then.
     pub fn split_off(&mut self, at: usize) -> Result<Self, ShortBuffers> {
         self.want(at)?;
-        let mut tail = Self::empty(&self.memory);
-        let mut index = self.first;
+        let Some(Lent { pieces, memory }) = &mut self.lent else {
+            return Ok(Self::default());
+        };
+        let mut index = pieces.first;
         let mut left = at;
-        while left > 0 && left >= self.iovecs[index].iov_len {
-            left -= self.iovecs[index].iov_len;
+        while left > 0 && left >= pieces.iovecs[index].iov_len {
+            left -= pieces.iovecs[index].iov_len;
             index += 1;
         }
-        tail.iovecs = self.memory.pool.vector();
-        tail.iovecs.extend_from_slice(&self.iovecs[index..]);
-        tail.len = self.len - at;
+        let mut tail = Lent::of(memory);
+        tail.pieces
+            .iovecs
+            .extend_from_slice(&pieces.iovecs[index..]);
+        tail.pieces.len = pieces.len - at;
         if left > 0 {
-            let front = &mut tail.iovecs[0];
+            let front = &mut tail.pieces.iovecs[0];
             front.iov_base = front.iov_base.wrapping_byte_add(left);
             front.iov_len -= left;
-            self.iovecs[index].iov_len = left;
+            pieces.iovecs[index].iov_len = left;
             index += 1;
         }
-        self.iovecs.truncate(index);
-        self.len = at;
-        Ok(tail)
+        pieces.iovecs.truncate(index);
+        pieces.len = at;
+        Ok(Self { lent: Some(tail) })
     }
 
     /// Splits off the last byte, if there is one: where a request's status goes.
+    #[inline]
     pub fn split_last(&mut self) -> Option<LastByte> {
-        let last = self.iovecs.get_mut(self.first..)?.last_mut()?;
+        let Lent { pieces, memory } = self.lent.as_mut()?;
+        let last = pieces.iovecs.get_mut(pieces.first..)?.last_mut()?;
         last.iov_len -= 1;
         let host = last.iov_base.addr() + last.iov_len;
         if last.iov_len == 0 {
-            self.iovecs.pop();
+            pieces.iovecs.pop();
         }
-        self.len -= 1;
+        pieces.len -= 1;
         Some(LastByte {
-            memory: self.memory.clone(),
+            memory: memory.clone(),
             host,
         })
     }
@@ -193,89 +218,108 @@ impl GuestBuffers {
     /// When there are fewer; nothing changes then.
     pub fn advance(&mut self, count: usize) -> Result<(), ShortBuffers> {
         self.want(count)?;
-        self.skip(count);
+        if let Some(lent) = &mut self.lent {
+            lent.pieces.skip(count);
+        }
         Ok(())
     }
 
     /// Keeps at most the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.len {
+        if len < self.len() {
             let tail = self.split_off(len);
-            debug_assert!(tail.is_ok(), "{len} is within {}", self.len);
+            debug_assert!(tail.is_ok(), "{len} is within {}", self.len());
         }
     }
 
     /// Takes all of it, and leaves nothing: to hand the buffers to an operation and put them back.
+    #[inline]
     pub fn take(&mut self) -> Self {
-        let rest = Self::empty(&self.memory);
-        mem::replace(self, rest)
+        mem::take(self)
     }
 
     /// Adds `more` at the end, if both lie in the same memory and are not too many pieces together
-    /// for a vector that is kept; else it is given back.
+    /// for a list that is kept; else it is given back.
     ///
     /// # Errors
     ///
     /// `more`, as it was.
     pub fn append(&mut self, more: Self) -> Result<(), Self> {
         let pieces = self.iovecs().len() + more.iovecs().len();
-        let length = self.len.checked_add(more.len).filter(|&it| it <= LEN_MAX);
-        let one = Rc::ptr_eq(&self.memory, &more.memory) && pieces <= PIECES_MAX;
-        let Some(length) = length.filter(|_| one) else {
+        let length = self.len().checked_add(more.len());
+        let Some(length) = length.filter(|&it| it <= LEN_MAX && pieces <= PIECES_MAX) else {
             return Err(more);
         };
-        if self.iovecs.capacity() == 0 {
-            self.iovecs = self.memory.pool.vector();
-        }
-        self.iovecs.extend_from_slice(more.iovecs());
-        self.len = length;
-        Ok(())
-    }
-
-    /// No bytes yet, of `memory`. Many a chain has nothing to read, or nothing to write: a vector
-    /// is lent to what has bytes.
-    #[inline]
-    pub(crate) fn empty(memory: &Rc<GuestMemory>) -> Self {
-        Self {
-            memory: memory.clone(),
-            iovecs: Vec::new(),
-            first: 0,
-            len: 0,
+        match (&mut self.lent, &more.lent) {
+            (_, None) => Ok(()),
+            (None, Some(_)) => {
+                *self = more;
+                Ok(())
+            }
+            (Some(lent), Some(other)) if Rc::ptr_eq(&lent.memory, &other.memory) => {
+                lent.pieces.iovecs.extend_from_slice(other.pieces.left());
+                lent.pieces.len = length;
+                Ok(())
+            }
+            (Some(_), Some(_)) => Err(more),
         }
     }
 
     /// How many pieces of memory were added.
-    #[inline]
     pub(crate) fn pieces(&self) -> usize {
-        self.iovecs.len()
+        self.lent
+            .as_ref()
+            .map_or(0, |lent| lent.pieces.iovecs.len())
     }
 
-    /// Adds a range of guest memory at the end; the whole of it, or nothing and an error.
+    /// Adds a range of `memory`, which is the same every time, at the end: the whole of it, or
+    /// nothing and an error. Whether it lies in one region. The caller has made sure that there are
+    /// fewer than 2^32 bytes together.
     #[inline]
-    pub(crate) fn push(&mut self, address: u64, len: u32) -> Result<(), MemoryError> {
-        let Self {
-            memory,
-            iovecs,
-            first: _,
-            len: had,
-        } = self;
-        let count = len as usize;
-        let total = had.checked_add(count).filter(|&it| it <= LEN_MAX);
-        let len = u64::from(len);
-        let total = total.ok_or(MemoryError::OutOfRange { address, len })?;
-        if iovecs.capacity() == 0 {
-            *iovecs = memory.pool.vector();
-        }
-        match memory.in_one(address, len) {
-            Some((host, offset)) => push_piece(iovecs, host, offset, count),
-            None => push_pieces(memory, iovecs, address, len)?,
-        }
-        *had = total;
-        Ok(())
+    pub(crate) fn push(
+        &mut self,
+        memory: &Rc<GuestMemory>,
+        address: u64,
+        len: u32,
+    ) -> Result<bool, MemoryError> {
+        let Some((host, offset)) = memory.in_one(address, len.into()) else {
+            self.push_pieces(memory, address, len.into())?;
+            return Ok(false);
+        };
+        let pieces = self.pieces_of(memory);
+        push_piece(&mut pieces.iovecs, host, offset, len as usize);
+        pieces.len += len as usize;
+        Ok(true)
     }
 
+    /// Adds the pieces of a range that no region has whole.
+    #[cold]
+    #[inline(never)]
+    fn push_pieces(
+        &mut self,
+        memory: &Rc<GuestMemory>,
+        address: u64,
+        len: u64,
+    ) -> Result<(), MemoryError> {
+        // A range that ends outside must leave no pieces here.
+        memory.check_range(address, len)?;
+        let pieces = self.pieces_of(memory);
+        memory.pieces(address, len, |region, offset, count| {
+            let host = region.host().wrapping_add(offset);
+            push_piece(&mut pieces.iovecs, host, offset, count);
+            pieces.len += count;
+        })
+    }
+
+    #[inline]
+    fn pieces_of(&mut self, memory: &Rc<GuestMemory>) -> &mut Pieces {
+        let lent = self.lent.get_or_insert_with(|| Lent::of(memory));
+        &mut lent.pieces
+    }
+
+    #[inline]
     fn want(&self, wanted: usize) -> Result<(), ShortBuffers> {
-        let available = self.len;
+        let available = self.len();
         if wanted > available {
             Err(ShortBuffers { wanted, available })
         } else {
@@ -283,21 +327,48 @@ impl GuestBuffers {
         }
     }
 
-    /// The first bytes that lie together: at most `most`, which must not be more than are left.
-    fn front(&self, most: usize) -> (usize, usize) {
-        let front = &self.iovecs[self.first];
-        (front.iov_base.addr(), front.iov_len.min(most))
+    /// Moves past the first `count` bytes, and shows `each` those that lie together.
+    #[inline]
+    fn consume(
+        &mut self,
+        count: usize,
+        mut each: impl FnMut(VolatileSlice<'_, DirtyLog>),
+    ) -> Result<(), ShortBuffers> {
+        self.want(count)?;
+        let Some(Lent { pieces, memory }) = &mut self.lent else {
+            return Ok(());
+        };
+        let mut left = count;
+        while left > 0 {
+            let front = pieces.iovecs[pieces.first];
+            let part = front.iov_len.min(left);
+            each(memory.bytes(front.iov_base.addr(), part));
+            pieces.skip(part);
+            left -= part;
+        }
+        Ok(())
+    }
+}
+
+impl Lent {
+    #[inline]
+    fn of(memory: &Rc<GuestMemory>) -> Self {
+        Self {
+            pieces: memory.pool.lend(),
+            memory: memory.clone(),
+        }
+    }
+}
+
+impl Pieces {
+    /// Those that are not used up.
+    #[inline]
+    fn left(&self) -> &[iovec] {
+        &self.iovecs[self.first..]
     }
 
-    /// What is copied, here or there: nothing else in this file touches the bytes.
-    fn slice(&self, host: usize, len: usize) -> vm_memory::VolatileSlice<'_, super::DirtyLog> {
-        #[cfg(feature = "testing")]
-        crate::testing::copies::count(len);
-        self.memory
-            .host_slice(host, len)
-            .expect("iovecs lie in the memory they were made from")
-    }
-
+    /// Moves past the first `count` bytes, which must be there.
+    #[inline]
     fn skip(&mut self, count: usize) {
         self.len -= count;
         let mut left = count;
@@ -311,6 +382,17 @@ impl GuestBuffers {
             left -= front.iov_len;
             self.first += 1;
         }
+    }
+}
+
+impl GuestMemory {
+    /// What is copied, here or there: nothing else in this file touches the bytes.
+    #[inline]
+    fn bytes(&self, host: usize, len: usize) -> VolatileSlice<'_, DirtyLog> {
+        #[cfg(feature = "testing")]
+        crate::testing::copies::count(len);
+        self.host_slice(host, len)
+            .expect("iovecs lie in the memory they were made from")
     }
 }
 
@@ -332,25 +414,11 @@ fn push_piece(iovecs: &mut Vec<iovec>, host: *mut u8, offset: usize, count: usiz
     });
 }
 
-/// Adds the pieces of a range that no region has whole.
-#[cold]
-fn push_pieces(
-    memory: &GuestMemory,
-    iovecs: &mut Vec<iovec>,
-    address: u64,
-    len: u64,
-) -> Result<(), MemoryError> {
-    // A range that ends outside must leave no pieces here.
-    memory.check_range(address, len)?;
-    memory.pieces(address, len, |region, offset, count| {
-        push_piece(iovecs, region.host().wrapping_add(offset), offset, count);
-    })
-}
-
 impl Drop for GuestBuffers {
+    #[inline]
     fn drop(&mut self) {
-        if self.iovecs.capacity() > 0 {
-            self.memory.pool.give_back(mem::take(&mut self.iovecs));
+        if let Some(Lent { pieces, memory }) = self.lent.take() {
+            memory.pool.give_back(pieces);
         }
     }
 }
@@ -360,7 +428,7 @@ impl fmt::Debug for GuestBuffers {
         write!(
             f,
             "GuestBuffers({} bytes in {} pieces)",
-            self.len,
+            self.len(),
             self.iovecs().len()
         )
     }
@@ -368,30 +436,34 @@ impl fmt::Debug for GuestBuffers {
 
 #[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
 // SAFETY: the iovecs stand in a heap vector that only `&mut self` changes, so moving `self` moves
-// nothing they rely on. Each was made by `push` from a checked range of a region, and only
-// ever made shorter from either end; `memory` keeps every region mapped, readable and writable.
+// nothing they rely on. Each was made by `push` from a checked range of a region of `memory`, and
+// only ever made shorter from either end; `memory` keeps every region mapped, readable and
+// writable, and the list goes back to it, and is empty then.
 unsafe impl IoBuffers for GuestBuffers {
+    #[inline]
     fn iovecs(&self) -> &[iovec] {
-        &self.iovecs[self.first..]
+        self.lent.as_ref().map_or(&[], |lent| lent.pieces.left())
     }
 }
 
-/// Spare vectors, so that a request allocates nothing once the device has warmed up.
+/// Spare lists, so that a request allocates nothing once the device has warmed up.
 #[derive(Default)]
-pub(super) struct Pool(RefCell<Vec<Vec<iovec>>>);
+#[expect(clippy::vec_box, reason = "what is lent is the box")]
+pub(super) struct Pool(RefCell<Vec<Box<Pieces>>>);
 
 impl Pool {
     #[inline]
-    fn vector(&self) -> Vec<iovec> {
+    fn lend(&self) -> Box<Pieces> {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
-    fn give_back(&self, mut vector: Vec<iovec>) {
-        vector.clear();
+    #[inline]
+    fn give_back(&self, mut pieces: Box<Pieces>) {
+        pieces.iovecs.clear();
+        (pieces.first, pieces.len) = (0, 0);
         let mut spare = self.0.borrow_mut();
-        let fits = (1..=POOL_IOVECS_MAX).contains(&vector.capacity());
-        if fits && spare.len() < POOL_VECTORS_MAX {
-            spare.push(vector);
+        if pieces.iovecs.capacity() <= POOL_IOVECS_MAX && spare.len() < POOL_LISTS_MAX {
+            spare.push(pieces);
         }
     }
 }

@@ -83,9 +83,8 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
     /// Adds buffers behind those that are there.
     pub fn push_back(&mut self, buffers: GuestBuffers) {
         self.room += buffers.len();
-        self.guest.push_back(buffers);
-        let tail = (TAIL > 0).then(|| self.iovecs.pop()).flatten();
-        for piece in self.guest.back().map_or(&[][..], |it| it.iovecs()) {
+        let tail = if TAIL > 0 { self.iovecs.pop() } else { None };
+        for piece in buffers.iovecs() {
             match self.iovecs[behind(HEAD)..].last_mut() {
                 Some(last)
                     if ptr::addr_eq(
@@ -98,26 +97,28 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
                 _ => self.iovecs.push(*piece),
             }
         }
-        self.iovecs.extend(tail);
-        self.leave_out();
+        if let Some(tail) = tail {
+            self.iovecs.push(tail);
+        }
+        self.guest.push_back(buffers);
+        self.cut(0);
     }
 
-    /// Takes the first `count` buffers out, with what was left out of them.
-    pub fn take_front(&mut self, count: usize) -> impl Iterator<Item = GuestBuffers> {
-        let count = count.min(self.guest.len());
-        let bytes: usize = self.guest.iter().take(count).map(GuestBuffers::len).sum();
+    /// Takes the first buffers out, with what was left out of them.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<GuestBuffers> {
+        let buffers = self.guest.pop_front()?;
+        let bytes = buffers.len();
         let skipped = self.skipped.min(bytes);
         self.skipped -= skipped;
-        // Before the buffers go, so that none points at memory that is gone.
         self.cut(bytes - skipped);
-        self.leave_out();
-        self.guest.drain(..count)
+        Some(buffers)
     }
 
     /// Takes all buffers out.
     pub fn clear(&mut self) {
         self.iovecs.clear();
-        self.guest.clear();
+        while self.guest.pop_front().is_some() {}
         (self.skipped, self.room) = (0, 0);
         let ours = |bytes: &mut [u8]| iovec {
             iov_base: bytes.as_mut_ptr().cast(),
@@ -131,16 +132,14 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
         }
     }
 
-    fn leave_out(&mut self) {
-        let more = (self.skip - self.skipped).min(self.room);
-        self.skipped += more;
-        self.cut(more);
-    }
-
-    /// Takes so many bytes off the front of the guest's iovecs, which have as many.
+    /// Takes so many bytes, which are there, off the front of the guest's iovecs, and then those
+    /// that are to be left out.
+    #[inline]
     fn cut(&mut self, bytes: usize) {
-        self.room -= bytes;
-        let mut left = bytes;
+        let more = (self.skip - self.skipped).min(self.room - bytes);
+        self.skipped += more;
+        let mut left = bytes + more;
+        self.room -= left;
         let mut gone = 0;
         for piece in &mut self.iovecs[behind(HEAD)..] {
             if left < piece.iov_len {
@@ -151,7 +150,9 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
             left -= piece.iov_len;
             gone += 1;
         }
-        self.iovecs.drain(behind(HEAD)..behind(HEAD) + gone);
+        if gone > 0 {
+            self.iovecs.drain(behind(HEAD)..behind(HEAD) + gone);
+        }
     }
 }
 

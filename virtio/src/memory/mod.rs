@@ -71,6 +71,19 @@ impl Span {
         let offset = address.wrapping_sub(self.start);
         (offset < self.size).then_some(offset)
     }
+
+    /// Where a range is mapped, if it has bytes and they are all in here; and how far behind the
+    /// beginning.
+    #[inline]
+    fn part(&self, address: u64, len: u64) -> Option<(*mut u8, usize)> {
+        let offset = self.offset_of(address)?;
+        if len.wrapping_sub(1) >= self.size - offset {
+            return None;
+        }
+        // Within a region offsets fit `usize`, since all of it is mapped.
+        let offset = usize::try_from(offset).ok()?;
+        Some((self.host.wrapping_add(offset), offset))
+    }
 }
 
 /// Why memory was refused.
@@ -228,9 +241,17 @@ impl GuestMemory {
     ///
     /// When a byte of them is not in memory, or they have 2^32 bytes or more together.
     pub fn buffers(self: &Rc<Self>, ranges: &[(u64, u32)]) -> Result<GuestBuffers, MemoryError> {
-        let mut buffers = GuestBuffers::empty(self);
+        let mut buffers = GuestBuffers::default();
         for &(address, len) in ranges {
-            buffers.push(address, len)?;
+            let outside = MemoryError::OutOfRange {
+                address,
+                len: len.into(),
+            };
+            u32::try_from(buffers.len())
+                .ok()
+                .and_then(|before| before.checked_add(len))
+                .ok_or(outside)?;
+            buffers.push(self, address, len)?;
         }
         Ok(buffers)
     }
@@ -276,14 +297,14 @@ impl GuestMemory {
     /// of a sane guest; and how far behind the region's beginning.
     #[inline]
     fn in_one(&self, address: u64, len: u64) -> Option<(*mut u8, usize)> {
-        let span = self.span_at(address)?;
-        let offset = span.offset_of(address)?;
-        if len == 0 || len > span.size - offset {
-            return None;
-        }
-        // Within a region offsets fit `usize`, since all of it is mapped.
-        let offset = usize::try_from(offset).ok()?;
-        Some((span.host.wrapping_add(offset), offset))
+        let recent = self.recent.get().part(address, len);
+        recent.or_else(|| self.find_one(address, len))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_one(&self, address: u64, len: u64) -> Option<(*mut u8, usize)> {
+        self.span_at(address)?.part(address, len)
     }
 
     /// Calls `each` with the pieces of a range, split at the edges of regions, and fails once it

@@ -129,22 +129,36 @@ impl Shared {
                 return Poll::Pending;
             }
             match self.try_take() {
+                Ok(Some(chain)) => return Poll::Ready(Ok(Some(chain))),
                 Ok(None) => {}
-                taken => return Poll::Ready(taken),
+                Err(error) => return Poll::Ready(Err(error)),
             }
-            // In this turn and, while it polls, after it the loop finds what comes; before it
-            // sleeps the driver is asked to kick.
-            if !self.watched.replace(true) {
-                self.handle.watch(self.clone());
+            match self.poll_news(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
             }
-            match self.poll_kick(cx) {
-                // A kick for nothing is as cheap as a look; a storm of them is one a turn.
-                Poll::Ready(Ok(())) => self.spend(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.fail(error))),
-                Poll::Pending => {
-                    self.wait_here(cx);
-                    return Poll::Pending;
-                }
+        }
+    }
+
+    /// Waits for what makes another look at the ring worth it.
+    #[inline(never)]
+    fn poll_news(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Result<(), QueueError>> {
+        // In this turn and, while it polls, after it the loop finds what comes; before it sleeps
+        // the driver is asked to kick.
+        if !self.watched.replace(true) {
+            self.handle.watch(self.clone());
+        }
+        match self.poll_kick(cx) {
+            // A kick for nothing is as cheap as a look; a storm of them is one a turn.
+            Poll::Ready(Ok(())) => {
+                self.spend();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.fail(error))),
+            Poll::Pending => {
+                self.wait_here(cx);
+                Poll::Pending
             }
         }
     }
@@ -156,26 +170,19 @@ impl Shared {
         if self.retired.get() || self.budget.get() == 0 {
             return Ok(None);
         }
-        let taken = {
-            let mut ring = self.ring.borrow_mut();
-            let taken = ring.take();
-            if matches!(taken, Ok(Some(_))) {
-                ring.spare_kicks();
-            }
-            taken
-        };
-        match &taken {
-            Ok(Some(_)) => {
+        let taken = self.ring.borrow_mut().take();
+        match taken {
+            Ok(Some(chain)) => {
                 if self.ledger.held() == 1 {
                     // What was recalled before it was not this one.
                     self.recalled.forget();
                 }
                 self.spend();
+                Ok(Some(chain))
             }
-            Ok(None) => {}
-            Err(error) => self.retire(error),
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.fail(error)),
         }
-        taken
     }
 
     pub(super) fn complete(self: &Rc<Self>, mut chain: Chain, written: u32) {

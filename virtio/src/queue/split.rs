@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::{QueueError, RingAddresses};
-use crate::chain::{self, Chain, Ledger};
+use crate::chain::{self, Chain, ChainError, Ledger};
 use crate::memory::{GuestMemory, RingView};
 use crate::spec::{feature, ring_flag};
 
@@ -89,34 +89,14 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Takes the next chain, if the driver has made one available.
-    pub(super) fn take(&mut self) -> Result<Option<Chain>, QueueError> {
-        let taken = self.take_unguarded();
-        if self.memory.is_lost() {
-            return self.untake(taken);
-        }
-        taken
-    }
-
-    /// What zeros in place of a lost page say is nobody's word.
-    #[cold]
-    fn untake(
-        &mut self,
-        taken: Result<Option<Chain>, QueueError>,
-    ) -> Result<Option<Chain>, QueueError> {
-        if let Ok(Some(mut chain)) = taken {
-            self.next_available = chain.position();
-            if let Some(ledger) = chain.settle() {
-                ledger.returned();
-            }
-        }
-        Err(QueueError::MemoryLost)
-    }
-
+    /// Takes the next chain, if the driver has made one available, and asks for no kicks then.
     #[inline]
-    fn take_unguarded(&mut self) -> Result<Option<Chain>, QueueError> {
-        if !self.look()? {
-            return Ok(None);
+    pub(super) fn take(&mut self) -> Result<Option<Chain>, QueueError> {
+        match self.look() {
+            Ok(true) => {}
+            Ok(false) if !self.memory.is_lost() => return Ok(None),
+            Err(error) if !self.memory.is_lost() => return Err(error),
+            _ => return Err(QueueError::MemoryLost),
         }
         let position = self.next_available;
         let head = self.view.available_head(position);
@@ -128,9 +108,14 @@ impl SplitRing {
             position,
             &self.ledger,
         );
+        // What zeros in place of a lost page say is nobody's word.
+        if self.memory.is_lost() {
+            return Err(untaken(walked));
+        }
         match walked {
             Ok(chain) => {
                 self.next_available = position.wrapping_add(1);
+                self.spare_kicks();
                 Ok(Some(chain))
             }
             Err(source) => Err(QueueError::Chain { head, source }),
@@ -139,13 +124,16 @@ impl SplitRing {
 
     /// Whether an entry can be taken. Asks the driver's index only when the last look's entries
     /// are used up.
+    #[inline]
     fn look(&mut self) -> Result<bool, QueueError> {
-        if self.seen_available == self.next_available {
-            self.seen_available = self.view.available_index();
-        }
-        let ready = self.seen_available.wrapping_sub(self.next_available);
+        Ok(self.seen_available != self.next_available || self.look_anew()?)
+    }
+
+    fn look_anew(&mut self) -> Result<bool, QueueError> {
+        let available = self.view.available_index();
+        let ready = available.wrapping_sub(self.next_available);
         // No more chains can be out than there are entries to publish them in, so this also finds
-        // an index that jumped.
+        // an index that jumped. What is taken then makes the one less and the other more.
         let size = self.view.size();
         if u32::from(ready) + u32::from(self.ledger.outstanding()) > u32::from(size) {
             let outstanding = self.ledger.outstanding();
@@ -155,6 +143,7 @@ impl SplitRing {
                 size,
             });
         }
+        self.seen_available = available;
         Ok(ready != 0)
     }
 
@@ -182,7 +171,8 @@ impl SplitRing {
     }
 
     /// Asks the driver not to kick while we take entries anyway.
-    pub(super) fn spare_kicks(&mut self) {
+    #[inline]
+    fn spare_kicks(&mut self) {
         if self.kicks == Kicks::Unwanted {
             return;
         }
@@ -246,4 +236,12 @@ impl SplitRing {
         let behind = new.wrapping_sub(self.view.used_event()).wrapping_sub(1);
         !replace(&mut self.considered_before, true) || behind < new.wrapping_sub(old)
     }
+}
+
+#[cold]
+fn untaken(walked: Result<Chain, ChainError>) -> QueueError {
+    if let Some(ledger) = walked.ok().and_then(|mut chain| chain.settle()) {
+        ledger.returned();
+    }
+    QueueError::MemoryLost
 }
