@@ -3,23 +3,19 @@
 //! one kick; it sleeps when nothing came back, and is called then. Its own work is a fraction of a
 //! microsecond a request.
 
-use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use rustix::event::{Timespec, epoll};
+use anyhow::{Result, bail};
 use vudev_frontend::block::{SECTOR, feature, kind};
 use vudev_frontend::{Buffer, Builder, FrontEnd, Step, Token};
 
 use crate::backend::Backend;
+use crate::calls::Calls;
 use crate::figures::Histogram;
 use crate::run::{Run, Watch};
 
 /// Nothing takes so long but what will never come.
-const LIMIT: Timespec = Timespec {
-    tv_sec: 20,
-    tv_nsec: 0,
-};
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Bytes of a request's header.
 const HEADER: u32 = 16;
@@ -60,7 +56,7 @@ pub struct Load {
     front: FrontEnd,
     job: Job,
     worker: u32,
-    calls: OwnedFd,
+    calls: Calls,
     /// Of each queue, by its token.
     slots: Vec<Vec<Slot>>,
     /// Requests of this size that the disk holds.
@@ -93,16 +89,7 @@ impl Load {
             // As every guest does: else each write is made durable before it is complete.
             .features(feature::FLUSH);
         let mut front = builder.start()?;
-        let calls = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for queue in 0..queues {
-            let call = front
-                .ring(queue)
-                .call_event()
-                .context("a ring has a call")?;
-            // Edges: the counter need not be read.
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            epoll::add(&calls, call, epoll::EventData::new_u64(queue.into()), flags)?;
-        }
+        let calls = Calls::of(&mut front, 0..queues)?;
         let mut load = Self {
             front,
             job,
@@ -186,7 +173,7 @@ impl Load {
                 self.take(queue, now, &mut progress)?;
             }
             if progress.finished == before && !self.came_meanwhile()? {
-                self.sleep()?;
+                self.calls.sleep(LIMIT)?;
             }
         }
         Ok(watch.stop(requests, progress.latencies)?)
@@ -256,18 +243,6 @@ impl Load {
             came |= self.front.ring(queue).want_call()?;
         }
         Ok(came)
-    }
-
-    fn sleep(&self) -> Result<()> {
-        let mut events = [epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        }; 4];
-        match epoll::wait(&self.calls, &mut events, Some(&LIMIT)) {
-            Ok(0) => bail!("nothing came back for {} s", LIMIT.tv_sec),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

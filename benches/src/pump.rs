@@ -1,11 +1,12 @@
-//! A driver that keeps a queue full: the same chains go round and round, many for one kick. What is
-//! in them is the caller's affair.
+//! A driver that keeps a queue full: the same chains, laid out once, go round and round, many for
+//! one kick. What is in them is the caller's affair.
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
 
+use crate::calls::Calls;
 use crate::figures::Histogram;
 use crate::run::{Run, Watch};
 
@@ -23,7 +24,7 @@ pub struct Chain {
 ///
 /// # Errors
 ///
-/// The front-end's, and when one came back with another length.
+/// The front-end's, and when one came back with another length, or none for [`LIMIT`].
 pub fn pump(
     front: &mut FrontEnd,
     queue: u16,
@@ -32,22 +33,26 @@ pub fn pump(
     written: Option<u32>,
     worker: u32,
 ) -> Result<Run> {
+    let calls = Calls::of(front, [queue])?;
     let ring = front.ring(queue);
     if written.is_none() {
         ring.forgive_lengths();
     }
-    let mut places = vec![0; ring.size().into()];
+    let mut next = Vec::with_capacity(chains.len());
+    for Chain { readable, writable } in chains {
+        next.push(ring.lay_out_chain(readable, writable)?);
+    }
     let mut latencies = Histogram::default();
     let watch = Watch::start(worker)?;
-    let mut since = vec![watch.started(); chains.len()];
+    let mut now = watch.started();
+    let mut since = vec![now; ring.size().into()];
     let (mut sent, mut back) = (0, 0);
-    let mut next: Vec<usize> = (0..chains.len()).collect();
     loop {
-        for place in next.drain(..) {
+        // What came back together goes out together.
+        for token in next.drain(..) {
             if sent < times {
-                let Chain { readable, writable } = &chains[place];
-                let token = ring.add(readable, writable)?;
-                places[usize::from(token.0)] = place;
+                since[usize::from(token.0)] = now;
+                ring.send(token)?;
                 sent += 1;
             }
         }
@@ -55,19 +60,21 @@ pub fn pump(
             return Ok(watch.stop(times, latencies)?);
         }
         ring.kick()?;
-        let mut used = Some(ring.wait_used(LIMIT)?);
-        let now = Instant::now();
-        while let Some(one) = used {
-            if written.is_some_and(|expected| expected != one.written) {
-                bail!("a chain came back with {} bytes written", one.written);
+        while next.is_empty() {
+            while let Some(used) = ring.take_used()? {
+                if written.is_some_and(|expected| expected != used.written) {
+                    bail!("a chain came back with {} bytes written", used.written);
+                }
+                next.push(used.token);
             }
-            let place = places[usize::from(one.token.0)];
-            latencies.add(now.saturating_duration_since(since[place]));
-            // It goes out again at once.
-            since[place] = now;
-            next.push(place);
-            back += 1;
-            used = ring.poll_used()?;
+            if next.is_empty() && !ring.want_call()? {
+                calls.sleep(LIMIT)?;
+            }
         }
+        now = Instant::now();
+        for token in &next {
+            latencies.add(now.saturating_duration_since(since[usize::from(token.0)]));
+        }
+        back += next.len() as u64;
     }
 }
