@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use vudev_benches::backend::Backend;
+use vudev_benches::backend::{Backend, Build};
 use vudev_benches::disk::{self, Image, STORAGE_DAEMON, Storage};
 use vudev_benches::load::{Job, Load};
 
@@ -69,8 +69,9 @@ impl Lab {
     fn ours(&self) -> &Backend {
         let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
         let folder = program.parent().expect("a program is in a folder");
-        let start = || disk::vudev(folder, self.image(), self.storage).expect("vudev starts");
-        self.ours.get_or_init(start)
+        let build = Build::plain(folder.join(self.storage.program()));
+        let start = || disk::vudev(&build, "vudev", self.image(), self.storage);
+        self.ours.get_or_init(|| start().expect("vudev starts"))
     }
 
     fn peer(&self) -> &Backend {
@@ -96,6 +97,7 @@ fn jobs(measured: bool) -> Vec<Job> {
                     depth,
                     queues,
                     regions: 1,
+                    pause: Duration::ZERO,
                 }));
             }
         }

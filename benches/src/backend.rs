@@ -13,6 +13,25 @@ use vudev_harness::{Child, Terminal, Vudev, VudevCommand, wait_until_listening};
 /// Starting takes milliseconds; this is for a machine that is very busy.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// A build of ours, and options that its device gets besides those that it is measured with.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// The program.
+    pub program: PathBuf,
+    /// `poll-us=0`, say; empty for none.
+    pub options: String,
+}
+
+impl Build {
+    /// One without such options.
+    pub fn plain(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            options: String::new(),
+        }
+    }
+}
+
 /// A device's back-end; ends when dropped.
 #[derive(Debug)]
 pub struct Backend {
@@ -43,12 +62,15 @@ impl Backend {
     /// What it says.
     pub fn vudev(
         name: &'static str,
-        program: &Path,
+        build: &Build,
         device: &str,
         options: &str,
         socket: PathBuf,
     ) -> Result<Self> {
-        let command = VudevCommand::of(program).device(device, options, &socket);
+        let options = [options, &build.options].map(str::to_owned);
+        let options = options.into_iter().filter(|it| !it.is_empty());
+        let options = options.collect::<Vec<_>>().join(",");
+        let command = VudevCommand::of(&build.program).device(device, &options, &socket);
         let vudev = command.start()?;
         let works = *vudev.devices()?.first().context("vudev has no device")?;
         Ok(Self {

@@ -1,29 +1,38 @@
 //! A driver's sleep until one of its queues is called. One system call, which a driver is measured
 //! with: a front-end's own waits look at more.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
-use vudev_frontend::FrontEnd;
+use vudev_frontend::Ring;
 
-/// The calls of a driver's queues.
+/// The calls of some queues.
 #[derive(Debug)]
 pub(crate) struct Calls(OwnedFd);
 
 impl Calls {
-    /// Those of these queues.
-    pub(crate) fn of(front: &mut FrontEnd, queues: impl IntoIterator<Item = u16>) -> Result<Self> {
-        let calls = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for queue in queues {
-            let ring = front.ring(queue);
-            let call = ring.call_event().context("a ring has a call")?;
-            // Edges: the counter need not be read.
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            epoll::add(&calls, call, epoll::EventData::new_u64(queue.into()), flags)?;
-        }
-        Ok(Self(calls))
+    /// Of none yet.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    /// Of this eventfd too.
+    pub(crate) fn add(&self, event: impl AsFd) -> Result<()> {
+        // Edges: the counter need not be read.
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        Ok(epoll::add(
+            &self.0,
+            event,
+            epoll::EventData::new_u64(0),
+            flags,
+        )?)
+    }
+
+    /// Of this queue too.
+    pub(crate) fn add_queue(&self, ring: &Ring) -> Result<()> {
+        self.add(ring.call_event().context("a ring has a call")?)
     }
 
     /// Until there is one; an error after `limit`.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 use rustix::fs::statfs;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Build};
 
 /// The peer for disks, of the package qemu-utils or qemu-system-common.
 pub const STORAGE_DAEMON: &str = "qemu-storage-daemon";
@@ -35,6 +35,14 @@ impl Storage {
             Self::Cached => "cached",
             Self::Direct => "direct",
             Self::Null => "null",
+        }
+    }
+
+    /// The program of ours that serves it.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Cached | Self::Direct => "vudev-benched",
+            Self::Null => "vudev-null",
         }
     }
 }
@@ -99,26 +107,13 @@ impl Image {
     }
 }
 
-/// The `vudev` of these benchmarks in `folder`, jailed as always.
+/// A build of ours, `name` in figures, jailed as always.
 ///
 /// # Errors
 ///
 /// What it says.
-pub fn vudev(folder: &Path, image: &Image, storage: Storage) -> Result<Backend> {
-    let program = match storage {
-        Storage::Cached | Storage::Direct => "vudev-benched",
-        Storage::Null => "vudev-null",
-    };
-    build(&folder.join(program), "vudev", image, storage)
-}
-
-/// Another build of ours, `name` in figures.
-///
-/// # Errors
-///
-/// What it says.
-pub fn build(
-    program: &Path,
+pub fn vudev(
+    build: &Build,
     name: &'static str,
     image: &Image,
     storage: Storage,
@@ -133,7 +128,7 @@ pub fn build(
         }
         Storage::Null => ("null", format!("size={}", image.size)),
     };
-    Backend::vudev(name, program, device, &options, socket)
+    Backend::vudev(name, build, device, &options, socket)
 }
 
 /// The storage daemon with `aio=io_uring` and a thread for its disk.

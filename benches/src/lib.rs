@@ -2,6 +2,7 @@
 //! beside theirs, contests, processor time, and figures. No benchmark is here, and no promise.
 
 pub mod backend;
+pub mod bare;
 mod calls;
 pub mod contest;
 pub mod disk;

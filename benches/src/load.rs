@@ -3,6 +3,7 @@
 //! one kick; it sleeps when nothing came back, and is called then. Its own work is a fraction of a
 //! microsecond a request.
 
+use std::hint::spin_loop;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -35,6 +36,8 @@ pub struct Job {
     pub queues: u16,
     /// Regions of memory that the requests' data is spread over, each far from the others.
     pub regions: usize,
+    /// What the driver does with its processor before it sends a request again.
+    pub pause: Duration,
 }
 
 impl Default for Job {
@@ -47,6 +50,7 @@ impl Default for Job {
             depth: 1,
             queues: 1,
             regions: 1,
+            pause: Duration::ZERO,
         }
     }
 }
@@ -89,7 +93,10 @@ impl Load {
             // As every guest does: else each write is made durable before it is complete.
             .features(feature::FLUSH);
         let mut front = builder.start()?;
-        let calls = Calls::of(&mut front, 0..queues)?;
+        let calls = Calls::new()?;
+        for queue in 0..queues {
+            calls.add_queue(front.ring(queue))?;
+        }
         let mut load = Self {
             front,
             job,
@@ -202,7 +209,7 @@ impl Load {
             progress.finished += 1;
             if progress.left > 0 {
                 progress.left -= 1;
-                self.send(queue, used.token, now)?;
+                self.send(queue, used.token, self.after_pause(now))?;
                 sent = true;
             }
         }
@@ -222,6 +229,20 @@ impl Load {
         // What no device writes.
         memory.write(slot.status, &[0xee])?;
         Ok(self.front.ring(queue).send(token)?)
+    }
+
+    /// When it is to be sent that came back at `now`.
+    fn after_pause(&self, now: Instant) -> Instant {
+        if self.job.pause.is_zero() {
+            return now;
+        }
+        loop {
+            let later = Instant::now();
+            if later - now >= self.job.pause {
+                return later;
+            }
+            spin_loop();
+        }
     }
 
     fn next_place(&mut self) -> u64 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// What the threads of a process had used of processors when it was looked at, the workers of its
 /// ring among them: the kernel lists those as its threads.
@@ -56,6 +57,11 @@ impl Usage {
         });
         Ok(Duration::from_nanos(more.sum()))
     }
+}
+
+/// What this thread has used of processors.
+pub fn thread_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// Where this thread may run.

@@ -33,8 +33,9 @@ pub fn pump(
     written: Option<u32>,
     worker: u32,
 ) -> Result<Run> {
-    let calls = Calls::of(front, [queue])?;
     let ring = front.ring(queue);
+    let calls = Calls::new()?;
+    calls.add_queue(ring)?;
     if written.is_none() {
         ring.forgive_lengths();
     }

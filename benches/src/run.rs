@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::figures::Histogram;
-use crate::processor::Usage;
+use crate::processor::{Usage, thread_time};
 
 /// What came of a measurement.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Run {
     pub elapsed: Duration,
     /// Processor time of the back-end meanwhile.
     pub used: Duration,
+    /// And of the driver, the thread that watches.
+    pub driver: Duration,
     /// How long each took, where that is known.
     pub latencies: Histogram,
 }
@@ -24,6 +26,7 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Watch {
     usage: Usage,
+    own: Duration,
     start: Instant,
 }
 
@@ -37,6 +40,7 @@ impl Watch {
         let usage = Usage::of(worker)?;
         Ok(Self {
             usage,
+            own: thread_time(),
             start: Instant::now(),
         })
     }
@@ -53,10 +57,12 @@ impl Watch {
     /// When the process is gone.
     pub fn stop(self, requests: u64, latencies: Histogram) -> io::Result<Run> {
         let elapsed = self.start.elapsed();
+        let driver = thread_time() - self.own;
         Ok(Run {
             requests,
             elapsed,
             used: self.usage.since()?,
+            driver,
             latencies,
         })
     }

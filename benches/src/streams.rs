@@ -5,14 +5,13 @@ mod console;
 mod rng;
 mod vsock;
 
-use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use criterion::{Criterion, Throughput};
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Build};
+use crate::bare::{self, Call};
 use crate::contest::{Contest, Report};
 use crate::peer;
 use crate::run::Run;
@@ -30,18 +29,25 @@ pub struct Stream {
     pub jobs: &'static [Job],
     /// The peer's name.
     pub peer: &'static str,
-    /// Starts the `vudev` of the first path with files in the folder of the second.
-    ours: fn(&Path, &Path) -> Result<Backend>,
-    /// Starts the peer likewise.
+    /// Starts a build of ours with files in the folder.
+    ours: fn(&Build, &Path) -> Result<Backend>,
+    /// Starts the peer at the first path likewise.
     theirs: fn(&Path, &Path) -> Result<Backend>,
     /// Does a job so many times, with a back-end that has its files in the folder.
     run: fn(&Backend, &Path, Job, u64) -> Result<Run>,
     /// The kernel's part of it.
-    bare: Option<Bare>,
+    pub bare: Bare,
 }
 
-/// A name, and what does the work so many times without a device.
-type Bare = (&'static str, fn(Job, u64) -> Duration);
+/// The system calls that a job cannot do without.
+#[derive(Debug)]
+pub struct Bare {
+    name: &'static str,
+    /// How many requests one stands for.
+    pub requests: fn(Job) -> u64,
+    /// Makes one.
+    pub call: fn(Job) -> Result<Call>,
+}
 
 /// What is moved.
 #[derive(Clone, Copy, Debug)]
@@ -70,10 +76,18 @@ impl Stream {
 #[derive(Debug)]
 pub struct Side {
     stream: &'static Stream,
-    program: PathBuf,
+    who: Who,
     /// Ours serves one front-end after the other. Peers end with the first, or open their sockets
     /// anew in their own time: they are started for each.
-    ours: Option<OnceCell<Started>>,
+    ours: OnceCell<Started>,
+}
+
+#[derive(Debug)]
+enum Who {
+    Ours(Build),
+    /// A device of ours that gives back what it gets.
+    Nothing(Build),
+    Peer(PathBuf),
 }
 
 #[derive(Debug)]
@@ -84,21 +98,34 @@ struct Started {
 
 impl Side {
     /// A build of ours.
-    pub fn ours(stream: &'static Stream, program: &Path) -> Self {
-        Self {
-            stream,
-            program: program.to_owned(),
-            ours: Some(OnceCell::new()),
-        }
+    pub fn ours(stream: &'static Stream, build: Build) -> Self {
+        Self::of(stream, Who::Ours(build))
+    }
+
+    /// The `vudev-null` at `program`, which does nothing with what it gets: what is left are the
+    /// driver, the queue and the wake-ups. `None` where an answer depends on what was asked.
+    pub fn nothing(stream: &'static Stream, program: PathBuf) -> Option<Self> {
+        let answers = stream.jobs.iter().any(|job| job.depth == 0);
+        let nothing = || Self::of(stream, Who::Nothing(Build::plain(program)));
+        (!answers).then(nothing)
     }
 
     /// The peer, if it is installed.
     pub fn peer(stream: &'static Stream) -> Option<Self> {
-        Some(Self {
+        Some(Self::of(stream, Who::Peer(peer::find(stream.peer)?)))
+    }
+
+    fn of(stream: &'static Stream, who: Who) -> Self {
+        Self {
             stream,
-            program: peer::find(stream.peer)?,
-            ours: None,
-        })
+            who,
+            ours: OnceCell::new(),
+        }
+    }
+
+    /// Whether it is a program of others.
+    pub fn is_peer(&self) -> bool {
+        matches!(self.who, Who::Peer(_))
     }
 
     /// Does a job so many times.
@@ -108,17 +135,17 @@ impl Side {
     /// What is wrong with the back-end.
     pub fn run(&self, job: Job, times: u64) -> Result<Run> {
         let theirs;
-        let Started { backend, folder } = match &self.ours {
-            Some(cell) => match cell.get() {
-                Some(started) => started,
-                None => {
-                    let started = self.start(self.stream.ours)?;
-                    cell.get_or_init(|| started)
-                }
-            },
+        let Started { backend, folder } = match self.ours.get() {
+            Some(started) => started,
             None => {
-                theirs = self.start(self.stream.theirs)?;
-                &theirs
+                let started = self.start()?;
+                match self.is_peer() {
+                    true => {
+                        theirs = started;
+                        &theirs
+                    }
+                    false => self.ours.get_or_init(|| started),
+                }
             }
         };
         let done = (self.stream.run)(backend, folder.path(), job, times);
@@ -134,10 +161,20 @@ impl Side {
         })
     }
 
-    fn start(&self, start: fn(&Path, &Path) -> Result<Backend>) -> Result<Started> {
+    fn start(&self) -> Result<Started> {
         let folder = tempfile::tempdir()?;
-        let backend = start(&self.program, folder.path())?;
-        Ok(Started { backend, folder })
+        let path = folder.path();
+        let backend = match &self.who {
+            Who::Ours(build) => (self.stream.ours)(build, path),
+            Who::Nothing(build) => {
+                Backend::vudev("nothing", build, "null", "size=512", path.join("null"))
+            }
+            Who::Peer(program) => (self.stream.theirs)(program, path),
+        };
+        Ok(Started {
+            backend: backend?,
+            folder,
+        })
     }
 }
 
@@ -149,7 +186,7 @@ impl Side {
 pub fn bench(stream: &'static Stream, program: &str, figures: &str) -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let mut report = Report::default();
-    let ours = Side::ours(stream, Path::new(program));
+    let ours = Side::ours(stream, Build::plain(program));
     let peer = Side::peer(stream);
     if peer.is_none() {
         eprintln!("without a peer: {}", peer::remedy(stream.peer));
@@ -165,9 +202,14 @@ pub fn bench(stream: &'static Stream, program: &str, figures: &str) -> Result<()
                 peer.run_again(job, times).expect("it works").elapsed
             });
         }
-        if let Some((name, bare)) = stream.bare {
-            contest = contest.of(name, move |times| bare(job, times));
-        }
+        let requests = (stream.bare.requests)(job);
+        let mut call = (stream.bare.call)(job)?;
+        contest = contest.of(stream.bare.name, move |times| {
+            let calls = times.div_ceil(requests);
+            let run = bare::alone(calls, &mut call).expect("it works");
+            run.elapsed
+                .mul_f64(times as f64 / (calls * requests) as f64)
+        });
         if let Some(rate_min) = job.rate_min {
             contest = contest.promise(stream.peer, 1.0 / rate_min);
         }

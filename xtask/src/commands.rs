@@ -55,7 +55,8 @@ some of debug, release, static-debug, static, no-brk, no-brk-static and guest, o
     Command {
         name: "compare",
         usage: "\
-[--peers] [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--beside VUDEV]",
+[--peers] [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS] [--options OPTIONS] \
+[--beside VUDEV] [--beside-options OPTIONS]",
         help: compare::HELP,
         run: compare::compare,
     },
@@ -234,6 +235,10 @@ mod tests {
             (&["compare", "--window", "5s"], "--window, not 5s\n"),
             (&["compare", "--only", "--peers"], "--only: --only WORDS\n"),
             (&["compare", "--beside"], "--beside: --beside VUDEV\n"),
+            (
+                &["compare", "--beside-options", "--options", "poll-us=0"],
+                "--beside-options: --beside-options OPTIONS\n",
+            ),
             (&["fuzz", "--seconds", "x"], "--seconds, not x\n"),
         ] {
             match read(words) {

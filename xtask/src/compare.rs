@@ -10,9 +10,10 @@ use crate::process::{run, say};
 use crate::workspace;
 
 pub(crate) const HELP: &str = "\
-measures a release of ours beside the peers that are installed, or beside another build
-of ours, and writes tables and plots into target/compare/; all of it takes eight minutes,
-a disk of 1 GiB in the build folder, which must not be a tmpfs, and root for net
+measures a release of ours beside the peers that are installed and beside bare calls, or
+beside another build of ours, and writes tables and plots into target/compare/; all of
+it takes ten minutes, a disk of 1 GiB in the build folder, which must not be a tmpfs, and
+root for net
 
   --peers   installs those of rust-vmm first, into target/peers/; qemu-storage-daemon
             is of Debian's qemu-utils
@@ -21,11 +22,17 @@ a disk of 1 GiB in the build folder, which must not be a tmpfs, and root for net
   --only    only what has these words in its name: \"read, depth 1\", vsock, start of, idle;
             a name that there is not is answered with all that there are; executor and net,
             which are benchmarks of their own, go by these two words alone
+  --options what our devices are started with besides, poll-us=0 say: what all have that
+            are measured, or --only names those that have it
   --beside  another build of ours in place of the peers: what a change brings
+  --beside-options
+            what that one's devices are started with besides; without --beside it is this
+            build once more: what an option brings
 
 VUDEV_VHOST_DEVICE_CONSOLE, _RNG and _VSOCK name those peers where they are elsewhere.
-Exit status: 0 all was measured, kept or NOT KEPT; 1 something FAILED, or was not built;
-2 wrong arguments, told before anything is measured.";
+Exit status: 0 all was measured, kept or NOT KEPT, and be it after a peer that had fallen
+silent was asked again; 1 something FAILED, or was not built; 2 wrong arguments, told
+before anything is measured.";
 
 /// Peers that cargo installs, with their versions. A C compiler links them; they need no library.
 const PEERS: [(&str, &str); 3] = [

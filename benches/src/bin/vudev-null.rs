@@ -1,6 +1,7 @@
 //! A disk of nothing, jailed and supervised as any device: it reads what is in memory already, and
 //! forgets what is written. What a request costs here is what it costs without its data: socket,
-//! queue, loop and calls. For comparisons with the disks of nothing that others have.
+//! queue, loop and calls. For comparisons with the disks of nothing that others have, and with
+//! other devices: what is no request of a disk's comes back as quickly, said to be full.
 
 use std::process::ExitCode;
 use std::rc::Rc;

@@ -2,6 +2,8 @@
 //! makes them, and sixteen, to a standard output that goes nowhere. Input is not measured: a human
 //! types it.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,8 +11,9 @@ use anyhow::Result;
 use vudev_frontend::{Buffer, FrontEnd, console::TRANSMIT};
 use vudev_harness::Terminal;
 
-use super::{Job, Stream};
-use crate::backend::Backend;
+use super::{Bare, Job, Stream};
+use crate::backend::{Backend, Build};
+use crate::bare::Call;
 use crate::pump::{Chain, pump};
 use crate::run::Run;
 
@@ -27,7 +30,11 @@ pub static CONSOLE: Stream = Stream {
     ours,
     theirs,
     run,
-    bare: None,
+    bare: Bare {
+        name: "write",
+        requests: |_| 1,
+        call: bare,
+    },
 };
 
 const fn job(bytes: u32, depth: usize, rate_min: Option<f64>) -> Job {
@@ -38,9 +45,9 @@ const fn job(bytes: u32, depth: usize, rate_min: Option<f64>) -> Job {
     }
 }
 
-fn ours(program: &Path, folder: &Path) -> Result<Backend> {
+fn ours(build: &Build, folder: &Path) -> Result<Backend> {
     let socket = folder.join("vudev");
-    Backend::vudev("vudev", program, "serial", "type=stdout", socket)
+    Backend::vudev("vudev", build, "serial", "type=stdout", socket)
 }
 
 fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
@@ -68,4 +75,11 @@ fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {
     let written = (backend.name() != CONSOLE.peer).then_some(0);
     let worker = backend.worker();
     pump(&mut front, TRANSMIT, &chains, times, written, worker)
+}
+
+/// To where the device's output goes.
+fn bare(job: Job) -> Result<Call> {
+    let mut nowhere = File::options().write(true).open("/dev/null")?;
+    let text = vec![b'.'; job.bytes as usize];
+    Ok(Box::new(move || nowhere.write_all(&text)))
 }

@@ -1,16 +1,16 @@
-//! Entropy for the guest: sixteen buffers at a time, beside `getrandom` into one buffer after the
-//! other, which is the kernel's part.
+//! Entropy for the guest: sixteen buffers at a time, beside `getrandom` of a page at a time, which
+//! is the kernel's part: nothing has more bytes a second of it by this call.
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vudev_frontend::{Buffer, FrontEnd};
 
-use super::{Job, Stream};
-use crate::backend::Backend;
+use super::{Bare, Job, Stream};
+use crate::backend::{Backend, Build};
+use crate::bare::Call;
 use crate::pump::{Chain, pump};
 use crate::run::Run;
 
@@ -20,6 +20,9 @@ const LIMITS: &str = "max-bytes=1G,period=1";
 /// Entries of the queue, and buffers that the device has at a time.
 const DEPTH: u16 = 16;
 
+/// What the bare call asks for.
+const PAGE: u32 = 4096;
+
 /// Entropy.
 pub static RNG: Stream = Stream {
     name: "rng",
@@ -28,7 +31,11 @@ pub static RNG: Stream = Stream {
     ours,
     theirs,
     run,
-    bare: Some(("getrandom", bare)),
+    bare: Bare {
+        name: "getrandom",
+        requests: |job| u64::from(PAGE / job.bytes),
+        call: bare,
+    },
 };
 
 const fn job(bytes: u32) -> Job {
@@ -39,8 +46,8 @@ const fn job(bytes: u32) -> Job {
     }
 }
 
-fn ours(program: &Path, folder: &Path) -> Result<Backend> {
-    Backend::vudev("vudev", program, "rng", LIMITS, folder.join("vudev"))
+fn ours(build: &Build, folder: &Path) -> Result<Backend> {
+    Backend::vudev("vudev", build, "rng", LIMITS, folder.join("vudev"))
 }
 
 fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
@@ -65,13 +72,10 @@ fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {
     pump(&mut front, 0, &chains, times, written, backend.worker())
 }
 
-fn bare(job: Job, times: u64) -> Duration {
-    let length = job.bytes as usize;
-    let mut buffer = vec![0; length];
-    let start = Instant::now();
-    for _ in 0..times {
-        let filled = getrandom(&mut buffer[..], GetRandomFlags::empty());
-        assert_eq!(filled, Ok(length));
-    }
-    start.elapsed()
+fn bare(_: Job) -> Result<Call> {
+    let mut buffer = vec![0; PAGE as usize];
+    Ok(Box::new(move || {
+        getrandom(&mut buffer[..], GetRandomFlags::empty())?;
+        Ok(())
+    }))
 }

@@ -3,8 +3,8 @@
 //! that is measured: the guest's data lies in its memory already, and the program reads 256 KiB at
 //! once. The time is until it has the last byte.
 
-use std::io::Read as _;
-use std::os::unix::net::UnixListener;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use vudev_frontend::vsock::{HEADER, HOST, Packet, STREAM, op};
 use vudev_frontend::{FrontEnd, LIMIT, Vsock};
 
-use super::{Job, Stream};
-use crate::backend::Backend;
+use super::{Bare, Job, Stream};
+use crate::backend::{Backend, Build};
+use crate::bare::Call;
 use crate::figures::Histogram;
 use crate::run::{Run, Watch};
 
@@ -25,7 +26,11 @@ pub static VSOCK: Stream = Stream {
     ours,
     theirs,
     run,
-    bare: None,
+    bare: Bare {
+        name: "send",
+        requests: |job| u64::from(SENT / job.bytes),
+        call: bare,
+    },
 };
 
 const fn job(bytes: u32) -> Job {
@@ -45,9 +50,12 @@ const GUEST_PORT: u32 = 5000;
 /// What the program reads at once: with less its calls are what is measured.
 const READ: usize = 1 << 18;
 
-fn ours(program: &Path, folder: &Path) -> Result<Backend> {
+/// What the bare call sends at once: all that Linux has in a packet, or as much of smaller ones.
+const SENT: u32 = 1 << 16;
+
+fn ours(build: &Build, folder: &Path) -> Result<Backend> {
     let options = format!("cid={CID},uds-path={}", folder.join("v").display());
-    Backend::vudev("vudev", program, "vsock", &options, folder.join("vsock"))
+    Backend::vudev("vudev", build, "vsock", &options, folder.join("vsock"))
 }
 
 fn theirs(program: &Path, folder: &Path) -> Result<Backend> {
@@ -97,6 +105,17 @@ fn read(listening: &UnixListener, total: u64) -> Result<()> {
         left -= count;
     }
     Ok(())
+}
+
+/// Into a socket that a thread reads as the host's program does, until this end of it is gone.
+fn bare(_: Job) -> Result<Call> {
+    let (mut guest, mut host) = UnixStream::pair()?;
+    aside(move || {
+        let mut bytes = vec![0; READ];
+        while host.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    });
+    let packets = vec![0x5a; SENT as usize];
+    Ok(Box::new(move || guest.write_all(&packets)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the host's program")]

@@ -1,5 +1,5 @@
-//! The disk, beside `qemu-storage-daemon` and beside bare calls for the same blocks; and how often
-//! an idle one wakes.
+//! The disk, beside `qemu-storage-daemon` and beside the limit that bare calls for the same blocks
+//! set; what is left of a request without its data; and how often an idle disk wakes.
 
 use std::fs;
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Case {
     write: bool,
     depth: u16,
     /// Ours against the peer's: requests a second, at least.
-    rate_min: f64,
+    rate_min: Option<f64>,
     /// And processor time of a request, at most.
     cpu_max: Option<f64>,
     /// And against a bare call's time, at most.
@@ -36,13 +36,13 @@ const fn case(name: &'static str, storage: Storage, depth: u16, rate_min: f64) -
         pinned: false,
         write: false,
         depth,
-        rate_min,
+        rate_min: Some(rate_min),
         cpu_max: None,
         bare_max: None,
     }
 }
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 13] = [
     Case {
         pinned: true,
         cpu_max: Some(0.27),
@@ -80,6 +80,20 @@ const CASES: [Case; 10] = [
         pinned: true,
         ..case("nothing, depth 32, one processor", Storage::Null, 32, 1.5)
     },
+    // What is left of each request without its data: nothing is asked of it.
+    Case {
+        pinned: true,
+        rate_min: None,
+        ..case("nothing, depth 1, one processor", Storage::Null, 1, 0.0)
+    },
+    Case {
+        rate_min: None,
+        ..case("nothing, depth 32", Storage::Null, 32, 0.0)
+    },
+    Case {
+        rate_min: None,
+        ..case("nothing, depth 1", Storage::Null, 1, 0.0)
+    },
 ];
 
 /// What is asked of a disk that nobody asks anything.
@@ -96,34 +110,33 @@ pub(crate) fn compare(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
     let wanted = |case: &&Case| effort.wants(case.name);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut lines: Vec<Line> = cases.iter().map(|case| case.line()).collect();
-    rounds("block", effort, report, &mut lines, |number, line| {
-        let case = cases[number];
-        let job = Job {
-            write: case.write,
-            depth: case.depth,
-            ..Job::default()
-        };
-        let ours = lab.ours(case.storage)?;
-        line.ours.push(lab.measure(ours, job, case.pinned)?);
-        if let Some(other) = lab.other(case.storage)? {
-            line.other.push(lab.measure(other, job, case.pinned)?);
-        }
-        if case.bare_max.is_some() {
-            line.bare_us.push(lab.bare(case.write)?);
-        }
+    rounds("block", effort, report, &mut lines, |number, line, _| {
+        cases[number].measure(lab, line)?;
         // What was written is not written back during the next measurement.
         lab.image.settle()
     });
-    if !lines.is_empty() {
-        report.sections.push(Section {
-            name: "block",
-            title: "The disk: requests of 4 KiB in random places, one queue".to_owned(),
-            series: ["vudev", effort.other("qemu-storage-daemon")],
-            unit: "kIOPS",
-            scale: |_| 1000.0,
-            lines,
-        });
+    let of_nothing = |it: &(&&Case, Line)| it.0.storage == Storage::Null;
+    let (nothing, data): (Vec<_>, Vec<_>) = cases.iter().zip(lines).partition(of_nothing);
+    let what = "requests of 4 KiB in random places, one queue";
+    for (name, title, lines) in [
+        ("block", format!("The disk: {what}"), data),
+        ("nothing", format!("A disk of nothing: {what}"), nothing),
+    ] {
+        if !lines.is_empty() {
+            report.sections.push(Section {
+                name,
+                title,
+                series: ["vudev", effort.other("qemu-storage-daemon")],
+                unit: "kIOPS",
+                scale: |_| 1000.0,
+                lines: lines.into_iter().map(|(_, line)| line).collect(),
+            });
+        }
     }
+    idle(effort, lab, report);
+}
+
+fn idle(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
     if effort.wants(IDLE) {
         match wake_ups(lab) {
             Ok(count) => report.rows.push(Row {
@@ -132,6 +145,7 @@ pub(crate) fn compare(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
                 asked: Asked::AtMost(0.0),
                 unit: "",
                 measured: Some(count),
+                limit: None,
             }),
             Err(error) => report.failed(IDLE, &error),
         }
@@ -139,9 +153,26 @@ pub(crate) fn compare(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
 }
 
 impl Case {
+    /// One round.
+    fn measure(&self, lab: &Lab<'_>, line: &mut Line) -> Result<()> {
+        let job = Job {
+            write: self.write,
+            depth: self.depth,
+            ..Job::default()
+        };
+        let ours = lab.measure(lab.ours(self.storage)?, job, self.pinned)?;
+        line.ours.push(ours);
+        if let Some(other) = lab.other(self.storage)? {
+            line.other.push(lab.measure(other, job, self.pinned)?);
+        }
+        let limit = lab.limit(self.storage, job, self.pinned, ours.driver_us)?;
+        line.limit.extend(limit);
+        Ok(())
+    }
+
     fn line(&self) -> Line {
         Line {
-            rate_min: Some(self.rate_min),
+            rate_min: self.rate_min,
             cpu_max: self.cpu_max,
             bare_max: self.bare_max,
             ..Line::named(self.name)

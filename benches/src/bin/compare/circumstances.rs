@@ -16,13 +16,13 @@ pub(crate) fn told(effort: &Effort) -> Result<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let load = fs::read_to_string("/proc/loadavg")?;
     let folder = &effort.folder;
-    let beside = match &effort.beside {
-        Some(program) => program.display().to_string(),
+    let beside = match effort.in_place_of_peers("vudev-benched") {
+        Some(build) => format!("{} {}", build.program.display(), build.options),
         None => peers().join(", "),
     };
     let lines = [
         ("at", said("date", &["--utc", "+%F %H:%M UTC"])),
-        ("vudev", commit()),
+        ("vudev", format!("{} {}", commit(), effort.options)),
         ("beside", beside),
         ("kernel", kernel.trim().to_owned()),
         ("processors", processors()?),

@@ -55,6 +55,7 @@ fn promises(folder: &Path, name: &str) -> Result<Vec<Row>> {
                 asked: Asked::AtMost(most.parse()?),
                 unit: "×",
                 measured: Some(measured.parse()?),
+                limit: None,
             })
         })
         .collect()

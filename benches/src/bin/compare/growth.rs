@@ -60,7 +60,7 @@ fn depths(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
         .filter(|(_, name)| effort.wants(name))
         .collect();
     let mut lines: Vec<Line> = wanted.iter().map(|(_, name)| Line::named(name)).collect();
-    rounds("depths", effort, report, &mut lines, |number, line| {
+    rounds("depths", effort, report, &mut lines, |number, line, _| {
         let job = Job {
             depth: wanted[number].0,
             ..Job::default()
@@ -127,7 +127,7 @@ fn beside(effort: &Effort, lab: &Lab<'_>, report: &mut Report) {
     let wanted = all.into_iter().filter(|(_, line)| effort.wants(&line.name));
     let (with, mut lines): (Vec<With>, Vec<Line>) = wanted.unzip();
     let alone = With::Queues(1).job();
-    rounds("beside", effort, report, &mut lines, |number, line| {
+    rounds("beside", effort, report, &mut lines, |number, line, _| {
         let disk = lab.ours(Storage::Cached)?;
         line.other.push(lab.measure(disk, alone, true)?);
         let others = with[number].start(effort)?;

@@ -1,20 +1,17 @@
-//! A disk, all who serve it, and one measurement of any of them; and bare calls for the same
-//! blocks. Not which measurements.
+//! A disk, all who serve it, and one measurement of any of them, or of the limit. Not which
+//! measurements.
 
 use std::cell::OnceCell;
-use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
 
 use anyhow::{Context as _, Result};
 use rustix::thread::CpuSet;
-use rustix::time::{ClockId, clock_gettime};
 use vudev_benches::backend::Backend;
 use vudev_benches::disk::{self, Image, STORAGE_DAEMON, Storage};
-use vudev_benches::figures::median;
 use vudev_benches::load::{Job, Load};
 use vudev_benches::processor::{move_to, one_of, own_set};
 
 use crate::Effort;
+use crate::limit;
 use crate::line::Figures;
 use crate::report::Report;
 
@@ -37,7 +34,7 @@ impl<'a> Lab<'a> {
     /// Makes the disk.
     pub(crate) fn new(effort: &'a Effort, report: &mut Report) -> Result<Self> {
         let has_peer = disk::is_storage_daemon_installed();
-        if !has_peer && effort.beside.is_none() {
+        if !has_peer && !effort.is_beside_ours() {
             report.missing(format!(
                 "{STORAGE_DAEMON} is not installed: Debian's package qemu-utils has it"
             ));
@@ -55,24 +52,22 @@ impl<'a> Lab<'a> {
     /// Ours.
     pub(crate) fn ours(&self, storage: Storage) -> Result<&Backend> {
         let (_, ours, _) = self.of(storage)?;
-        start(ours, || {
-            disk::vudev(&self.effort.programs, &self.image, storage)
-        })
+        let build = self.effort.ours(storage.program());
+        start(ours, || disk::vudev(&build, "vudev", &self.image, storage))
     }
 
-    /// The peer's, or that of another build; `None` where there is none.
+    /// The peer's, or that of ours which is in its place; `None` where there is none.
     pub(crate) fn other(&self, storage: Storage) -> Result<Option<&Backend>> {
         let (_, _, other) = self.of(storage)?;
         let image = &self.image;
-        match (&self.effort.beside, storage) {
-            (Some(_), Storage::Null) => Ok(None),
-            (Some(program), _) => {
-                start(other, || disk::build(program, "beside", image, storage)).map(Some)
-            }
-            (None, _) if self.has_peer => {
+        match self.effort.in_place_of_peers(storage.program()) {
+            // Another build's disk of nothing is not where its `vudev` is.
+            Some(_) if storage == Storage::Null && self.effort.beside.is_some() => Ok(None),
+            Some(build) => start(other, || disk::vudev(&build, "beside", image, storage)).map(Some),
+            None if self.has_peer => {
                 start(other, || disk::storage_daemon(image, storage)).map(Some)
             }
-            (None, _) => Ok(None),
+            None => Ok(None),
         }
     }
 
@@ -84,15 +79,32 @@ impl<'a> Lab<'a> {
 
     /// Measures a back-end once; `pinned` has it and its driver on one processor.
     pub(crate) fn measure(&self, backend: &Backend, job: Job, pinned: bool) -> Result<Figures> {
-        let set = if pinned {
-            one_of(&self.everywhere)
-        } else {
-            self.everywhere
-        };
-        move_to(&set, &[backend.worker()])?;
-        let done = self.run(backend, job);
-        move_to(&self.everywhere, &[])?;
+        let done = self.on(pinned, &[backend.worker()], || self.run(backend, job));
         done.with_context(|| format!("{}; it said: {}", backend.name(), backend.log()))
+    }
+
+    /// Measures the limit once, as `limit` says.
+    pub(crate) fn limit(
+        &self,
+        storage: Storage,
+        job: Job,
+        pinned: bool,
+        driver_us: f64,
+    ) -> Result<Option<Figures>> {
+        let limit = || limit::of_disk(self.effort, &self.image, storage, job, pinned, driver_us);
+        self.on(pinned, &[], limit).context("the limit")
+    }
+
+    /// Does something with this thread and these processes where they belong.
+    fn on<T>(&self, pinned: bool, workers: &[u32], work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let set = match pinned {
+            true => one_of(&self.everywhere),
+            false => self.everywhere,
+        };
+        move_to(&set, workers)?;
+        let done = work();
+        move_to(&self.everywhere, &[])?;
+        done
     }
 
     fn run(&self, backend: &Backend, job: Job) -> Result<Figures> {
@@ -100,36 +112,6 @@ impl<'a> Lab<'a> {
         let warm = load.run(WARM_UP)?;
         let run = load.run(self.effort.fill(WARM_UP, warm.elapsed))?;
         Ok(Figures::from(&run))
-    }
-
-    /// Microseconds of processor time of a bare call for one of the same blocks, in this thread.
-    pub(crate) fn bare(&self, write: bool) -> Result<f64> {
-        const CALLS: u32 = 20_000;
-        let Job { size, .. } = Job::default();
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(self.image.path())?;
-        let mut bytes = vec![0x5a; size as usize];
-        let places = SIZE / u64::from(size);
-        let mut state = 7_u64;
-        let mut times = Vec::new();
-        for _ in 0..5 {
-            let start = own_time();
-            for _ in 0..CALLS {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                let at = state % places * u64::from(size);
-                if write {
-                    rustix::io::pwritev(&file, &[IoSlice::new(&bytes)], at)?;
-                } else {
-                    rustix::io::preadv(&file, &mut [IoSliceMut::new(&mut bytes)], at)?;
-                }
-            }
-            times.push((own_time() - start) * 1e6 / f64::from(CALLS));
-        }
-        median(&times).context("there are times")
     }
 }
 
@@ -139,10 +121,4 @@ fn start(cell: &OnceCell<Backend>, start: impl FnOnce() -> Result<Backend>) -> R
     }
     let started = start()?;
     Ok(cell.get_or_init(|| started))
-}
-
-/// Seconds of processor time that this thread has used.
-fn own_time() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

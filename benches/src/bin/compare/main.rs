@@ -8,7 +8,9 @@ mod circumstances;
 mod contests;
 mod growth;
 mod lab;
+mod limit;
 mod line;
+mod pauses;
 mod plot;
 mod report;
 mod start;
@@ -21,17 +23,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use vudev_benches::backend::Build;
+
 use crate::lab::Lab;
 use crate::report::Report;
 
 const USAGE: &str = "\
 usage: compare [--check] [--rounds NUMBER] [--window MILLISECONDS] [--only WORDS]
-               [--beside VUDEV] [--figures FOLDER --benchmarks NAME,NAME...] FOLDER
-  --check      only whether there is anything of what is asked for
-  --only       only what has this in its name
-  --beside     another build of ours, in place of the peers: what a change brings
-  --figures    where these benchmarks have left what they promise
-  FOLDER       where the tables and plots go; the disk is made there too, and removed";
+               [--options OPTIONS] [--beside VUDEV] [--beside-options OPTIONS]
+               [--figures FOLDER --benchmarks NAME,NAME...] FOLDER
+  --check           only whether there is anything of what is asked for
+  --only            only what has this in its name
+  --options         what our devices are started with besides, as poll-us=0
+  --beside          another build of ours, in place of the peers: what a change brings
+  --beside-options  what that one's devices are started with besides; without --beside it is
+                    this build once more
+  --figures         where these benchmarks have left what they promise
+  FOLDER            where the tables and plots go; the disk is made there too, and removed";
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -44,6 +52,10 @@ pub(crate) struct Effort {
     pub(crate) only: String,
     /// Another build of ours, in place of the peers.
     pub(crate) beside: Option<PathBuf>,
+    /// What our devices are started with besides.
+    pub(crate) options: String,
+    /// And those in place of the peers.
+    pub(crate) beside_options: Option<String>,
     /// Whether nothing is to be measured.
     pub(crate) check: bool,
     /// Benchmarks that are programs of their own.
@@ -64,7 +76,35 @@ impl Effort {
 
     /// As the one in the peer's place is called.
     pub(crate) fn other(&self, peer: &'static str) -> &'static str {
-        self.beside.as_ref().map_or(peer, |_| "another build")
+        match (&self.beside, &self.beside_options) {
+            (Some(_), _) => "another build",
+            (None, Some(_)) => "other options",
+            (None, None) => peer,
+        }
+    }
+
+    /// Whether ours are in place of the peers.
+    pub(crate) fn is_beside_ours(&self) -> bool {
+        self.beside.is_some() || self.beside_options.is_some()
+    }
+
+    /// What is measured: one of our programs.
+    pub(crate) fn ours(&self, program: &str) -> Build {
+        Build {
+            program: self.programs.join(program),
+            options: self.options.clone(),
+        }
+    }
+
+    /// What it is measured beside, if that is not a peer: another build's program, or the same one.
+    pub(crate) fn in_place_of_peers(&self, program: &str) -> Option<Build> {
+        self.is_beside_ours().then(|| Build {
+            program: match &self.beside {
+                Some(other) => other.clone(),
+                None => self.programs.join(program),
+            },
+            options: self.beside_options.clone().unwrap_or_default(),
+        })
     }
 
     /// How many requests fill a window, after `requests` that took so long.
@@ -88,7 +128,7 @@ fn main() -> ExitCode {
 /// Whether everything could be measured that was tried.
 fn compare() -> Result<bool> {
     let effort = effort(std::env::args().skip(1)).context(USAGE)?;
-    let of_disk = [block::names(), growth::names()].concat();
+    let of_disk = [block::names(), pauses::names(), growth::names()].concat();
     let others = [
         streams::names(),
         vec![start::name()],
@@ -112,6 +152,7 @@ fn compare() -> Result<bool> {
         match Lab::new(&effort, &mut report) {
             Ok(lab) => {
                 block::compare(&effort, &lab, &mut report);
+                pauses::measure(&effort, &lab, &mut report);
                 growth::measure(&effort, &lab, &mut report);
             }
             Err(error) => report.failed("the disk", &error),
@@ -134,6 +175,8 @@ fn effort(mut arguments: impl Iterator<Item = String>) -> Result<Effort> {
         window: Duration::from_millis(300),
         only: String::new(),
         beside: None,
+        options: String::new(),
+        beside_options: None,
         check: false,
         benchmarks: Vec::new(),
         figures: None,
@@ -150,6 +193,8 @@ fn effort(mut arguments: impl Iterator<Item = String>) -> Result<Effort> {
             "--rounds" => effort.rounds = usize::try_from(number(&argument, &value()?)?)?,
             "--window" => effort.window = Duration::from_millis(number(&argument, &value()?)?),
             "--beside" => effort.beside = Some(value()?.into()),
+            "--options" => effort.options = value()?,
+            "--beside-options" => effort.beside_options = Some(value()?),
             "--only" => effort.only = value()?,
             "--figures" => effort.figures = Some(value()?.into()),
             "--benchmarks" => effort.benchmarks = value()?.split(',').map(str::to_owned).collect(),
@@ -168,4 +213,54 @@ fn effort(mut arguments: impl Iterator<Item = String>) -> Result<Effort> {
 fn number(argument: &str, value: &str) -> Result<u64> {
     let number = value.parse().ok().filter(|number| *number > 0);
     number.with_context(|| format!("{argument} takes a number from 1, not {value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(arguments: &str) -> Result<Effort> {
+        let words = arguments.split_whitespace().chain(["folder"]);
+        effort(words.map(str::to_owned))
+    }
+
+    #[test]
+    fn without_another_build_or_other_options_peers_are_beside_ours() {
+        let effort = asked("--options poll-us=0").unwrap();
+        assert!(!effort.is_beside_ours());
+        assert!(effort.in_place_of_peers("vudev-benched").is_none());
+        assert_eq!(effort.other("peer"), "peer");
+        assert_eq!(effort.ours("vudev-null").options, "poll-us=0");
+        assert!(effort.ours("vudev-null").program.ends_with("vudev-null"));
+    }
+
+    #[test]
+    fn other_options_alone_are_of_the_same_program() {
+        let effort = asked("--beside-options poll-us=0").unwrap();
+        let ours = effort.ours("vudev-null");
+        let beside = effort.in_place_of_peers("vudev-null").unwrap();
+        assert_eq!(beside.program, ours.program);
+        assert_eq!((&*ours.options, &*beside.options), ("", "poll-us=0"));
+        assert_eq!(effort.other("peer"), "other options");
+    }
+
+    #[test]
+    fn another_build_has_options_of_its_own_or_none() {
+        let effort = asked("--options poll-us=5 --beside other/vudev").unwrap();
+        let beside = effort.in_place_of_peers("vudev-benched").unwrap();
+        assert_eq!(beside.program, PathBuf::from("other/vudev"));
+        assert_eq!(beside.options, "");
+        assert_eq!(effort.other("peer"), "another build");
+        let effort = asked("--beside other/vudev --beside-options poll-us=7").unwrap();
+        let beside = effort.in_place_of_peers("vudev-benched").unwrap();
+        assert_eq!(beside.options, "poll-us=7");
+    }
+
+    #[test]
+    fn an_option_without_its_value_is_named() {
+        for option in ["--options", "--beside", "--beside-options", "--rounds"] {
+            let error = effort([option.to_owned()].into_iter()).unwrap_err();
+            assert_eq!(error.to_string(), format!("{option} wants a value"));
+        }
+    }
 }

@@ -17,6 +17,8 @@ const WIDTH: f64 = 900.0;
 const LEFT: f64 = 250.0;
 /// Room for the value behind the longest bar.
 const RIGHT: f64 = 90.0;
+/// Of which that takes so much.
+const VALUE: f64 = 45.0;
 const TOP: f64 = 76.0;
 const BOTTOM: f64 = 50.0;
 /// Of one series, and from one kind of work to the next.
@@ -26,8 +28,11 @@ const STEP: f64 = 42.0;
 /// Two colours that are told apart in grey too.
 const COLOURS: [&str; 2] = ["#1b6ca8", "#e8a33d"];
 
-/// A value of each series, in each kind of work: where it begins, and where it ends.
-type Values = [Option<(f64, f64)>; 2];
+/// Of the limit.
+const LIMIT: &str = "#c0392b";
+
+/// A value of each series and of the limit, in each kind of work: where it begins, and ends.
+type Values = [Option<(f64, f64)>; 3];
 
 /// Writes the plots of a section, `NAME-….svg`, into `folder`.
 pub(crate) fn write(folder: &Path, section: &Section) -> Result<()> {
@@ -76,8 +81,8 @@ pub(crate) fn write(folder: &Path, section: &Section) -> Result<()> {
 }
 
 fn values(section: &Section, of: impl Fn(&Line, &[Figures]) -> Option<(f64, f64)>) -> Vec<Values> {
-    let both = |line: &Line| [of(line, &line.ours), of(line, &line.other)];
-    section.lines.iter().map(both).collect()
+    let all = |line: &Line| [&line.ours, &line.other, &line.limit].map(|rounds| of(line, rounds));
+    section.lines.iter().map(all).collect()
 }
 
 /// Where values lie.
@@ -145,15 +150,7 @@ fn plot(section: &Section, what: &str, axis: &Axis, values: &[Values]) -> Result
         LEFT + (WIDTH - LEFT - RIGHT) / 2.0,
         bottom + 38.0
     );
-    for (at, (who, colour)) in section.series.iter().zip(COLOURS).enumerate() {
-        let x = LEFT + 160.0 * at as f64;
-        writeln!(
-            svg,
-            "<rect x=\"{x}\" y=\"38\" width=\"14\" height=\"14\" fill=\"{colour}\"/>\n\
-             <text x=\"{}\" y=\"50\">{who}</text>",
-            x + 20.0
-        )?;
-    }
+    svg += &legend(section, values)?;
     for &tick in &axis.ticks {
         let x = axis.place(tick);
         // Tenths have no exact sum.
@@ -175,19 +172,62 @@ fn plot(section: &Section, what: &str, axis: &Axis, values: &[Values]) -> Result
             y + BAR + 4.0,
             line.name
         )?;
-        for (series, value) in values.iter().enumerate() {
+        let [both @ .., limit] = values;
+        let limit = limit.map(|(_, limit)| axis.place(limit));
+        for (series, value) in both.iter().enumerate() {
             if let Some(value) = value {
                 let top = y + BAR * series as f64;
-                mark(&mut svg, axis, *value, top, COLOURS[series])?;
+                mark(&mut svg, axis, *value, limit, top, COLOURS[series])?;
             }
+        }
+        if let Some(x) = limit {
+            let bottom = y + 2.0 * BAR;
+            writeln!(
+                svg,
+                "<line x1=\"{x:.1}\" y1=\"{y}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"{LIMIT}\" \
+                 stroke-width=\"3\"/>"
+            )?;
         }
     }
     svg += "</svg>\n";
     Ok(svg)
 }
 
-/// A bar, or on a logarithmic axis, which has no zero to begin a bar at, two points on a line.
-fn mark(svg: &mut String, axis: &Axis, value: (f64, f64), top: f64, colour: &str) -> Result<()> {
+/// Who is who.
+fn legend(section: &Section, values: &[Values]) -> Result<String> {
+    let mut svg = String::new();
+    for (at, (who, colour)) in section.series.iter().zip(COLOURS).enumerate() {
+        let x = LEFT + 190.0 * at as f64;
+        writeln!(
+            svg,
+            "<rect x=\"{x}\" y=\"38\" width=\"14\" height=\"14\" fill=\"{colour}\"/>\n\
+             <text x=\"{}\" y=\"50\">{who}</text>",
+            x + 20.0
+        )?;
+    }
+    if values.iter().any(|[.., limit]| limit.is_some()) {
+        let x = LEFT + 190.0 * section.series.len() as f64;
+        writeln!(
+            svg,
+            "<line x1=\"{x}\" y1=\"38\" x2=\"{x}\" y2=\"52\" stroke=\"{LIMIT}\" \
+             stroke-width=\"3\"/>\n\
+             <text x=\"{}\" y=\"50\">limit (bare calls)</text>",
+            x + 10.0
+        )?;
+    }
+    Ok(svg)
+}
+
+/// A bar, or on a logarithmic axis, which has no zero to begin a bar at, two points on a line. Its
+/// value stands behind it, and behind the limit if that is near.
+fn mark(
+    svg: &mut String,
+    axis: &Axis,
+    value: (f64, f64),
+    limit: Option<f64>,
+    top: f64,
+    colour: &str,
+) -> Result<()> {
     let (from, to) = (axis.place(value.0), axis.place(value.1));
     let middle = top + BAR / 2.0;
     let label = if axis.logarithmic {
@@ -209,7 +249,8 @@ fn mark(svg: &mut String, axis: &Axis, value: (f64, f64), top: f64, colour: &str
         )?;
         shown(Some(value.1))
     };
-    let (x, y) = (to + 9.0, top + BAR - 3.0);
+    let near = limit.filter(|limit| (to - 9.0..to + VALUE).contains(limit));
+    let (x, y) = (near.unwrap_or(to).max(to) + 9.0, top + BAR - 3.0);
     writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\">{label}</text>")?;
     Ok(())
 }

@@ -9,12 +9,25 @@ use crate::circumstances;
 use crate::line::{Figures, Line};
 use crate::table::{shown, table};
 
+const HEAD: [&str; 6] = ["work", "figure", "", "asked", "measured", "limit"];
+
+/// One of a measurement's figures.
+type Of = fn(&Figures) -> f64;
+
+/// What one of its columns is.
+const LIMIT: &str = "
+The limit is what a back-end would have that did nothing but the bare calls, beside the same peer in
+the same rounds.
+";
+
 /// Everything that was measured, and what could not be.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) sections: Vec<Section>,
     /// What was asked that is not in a section.
     pub(crate) rows: Vec<Row>,
+    /// What a peer failed at, and was measured again.
+    pub(crate) again: Vec<String>,
     /// What failed, and why.
     pub(crate) failures: Vec<String>,
     /// What was not tried, and how it would be.
@@ -43,6 +56,8 @@ pub(crate) struct Row {
     pub(crate) asked: Asked,
     pub(crate) unit: &'static str,
     pub(crate) measured: Option<f64>,
+    /// What a back-end would reach that did nothing of its own.
+    pub(crate) limit: Option<f64>,
 }
 
 /// A bound.
@@ -74,6 +89,10 @@ impl Row {
             kept.to_owned(),
             format!("{sign} {} {unit}", shown(Some(bound))),
             format!("{} {unit}", shown(self.measured)),
+            match self.limit {
+                Some(_) => format!("{} {unit}", shown(self.limit)),
+                None => String::new(),
+            },
         ]
     }
 }
@@ -84,6 +103,12 @@ impl Report {
         let line = format!("{what}: {error:#}");
         eprintln!("failed: {line}");
         self.failures.push(line);
+    }
+
+    /// Names what a peer failed at.
+    pub(crate) fn again(&mut self, work: &str, error: &anyhow::Error) {
+        eprintln!("measured again: {work}: {error:#}");
+        self.again.push(format!("{work}: {}", error.root_cause()));
     }
 
     /// Names what is not measured, with the remedy.
@@ -100,8 +125,13 @@ impl Report {
             .chain(self.rows.clone())
             .map(|it| it.cells())
             .collect();
-        text += &table(3, &["work", "figure", "", "asked", "measured"], &cells);
-        for (title, lines) in [("Not measured", &self.missing), ("FAILED", &self.failures)] {
+        text += &table(3, &HEAD, &cells);
+        text += LIMIT;
+        for (title, lines) in [
+            ("Not measured", &self.missing),
+            ("Measured again, since the peer failed", &self.again),
+            ("FAILED", &self.failures),
+        ] {
             if !lines.is_empty() {
                 text += &format!("\n{title}:\n\n- {}\n", lines.join("\n- "));
             }
@@ -121,26 +151,30 @@ impl Section {
         let other = self.series[1];
         let mut rows = Vec::new();
         for line in &self.lines {
-            let mut row = |figure: String, asked, measured| {
+            let mut row = |figure: String, asked, measured, limit| {
                 rows.push(Row {
                     work: line.name.clone(),
                     figure,
                     asked,
                     unit: "×",
                     measured,
+                    limit,
                 });
             };
-            if let Some(least) = line.rate_min {
-                let measured = line.ratio(|it| it.rate);
-                row(format!("rate to {other}"), Asked::AtLeast(least), measured);
-            }
-            if let Some(most) = line.cpu_max {
-                let measured = line.ratio(|it| it.cpu_us);
-                row(format!("CPU to {other}"), Asked::AtMost(most), measured);
+            let asked_of: [(_, Of, _); 2] = [
+                ("rate", |it| it.rate, line.rate_min.map(Asked::AtLeast)),
+                ("CPU", |it| it.cpu_us, line.cpu_max.map(Asked::AtMost)),
+            ];
+            for (what, of, asked) in asked_of {
+                if let Some(asked) = asked {
+                    let figure = format!("{what} to {other}");
+                    row(figure, asked, line.ratio(of), line.limit_ratio(of));
+                }
             }
             if let Some(most) = line.bare_max {
                 let figure = "CPU to a bare call".to_owned();
-                row(figure, Asked::AtMost(most), line.bare_ratio());
+                let measured = line.bare_ratio(|it| it.cpu_us);
+                row(figure, Asked::AtMost(most), measured, None);
             }
         }
         rows
@@ -151,28 +185,36 @@ impl Section {
         let mut rows = Vec::new();
         for line in &self.lines {
             let scale = (self.scale)(line);
-            for (who, rounds) in self.series.iter().zip([&line.ours, &line.other]) {
+            let [ours, other] = self.series;
+            let all = [
+                (ours, &line.ours),
+                (other, &line.other),
+                ("nothing", &line.nothing),
+                ("limit", &line.limit),
+            ];
+            for (who, rounds) in all {
+                // The first two are there in any case.
+                if rounds.is_empty() && !self.series.contains(&who) {
+                    continue;
+                }
                 let middle = |of: fn(&Figures) -> Option<f64>| Line::middle(rounds, of);
                 rows.push(vec![
                     line.name.clone(),
-                    (*who).to_owned(),
+                    who.to_owned(),
                     shown(middle(|it| Some(it.rate)).map(|rate| rate / scale)),
                     shown(middle(|it| Some(it.cpu_us))),
+                    shown(middle(|it| Some(it.driver_us).filter(|it| *it > 0.0))),
                     shown(middle(|it| it.p50_us)),
                     shown(middle(|it| it.p99_us)),
                 ]);
             }
-            if !line.bare_us.is_empty() {
-                let bare = vudev_benches::figures::median(&line.bare_us);
-                let mut row = vec![line.name.clone(), "a bare call".to_owned()];
-                row.extend(["–".to_owned(), shown(bare), "–".to_owned(), "–".to_owned()]);
-                rows.push(row);
-            }
         }
-        let head = ["work", "", self.unit, "CPU µs", "p50 µs", "p99 µs"];
+        let head = [
+            "work", "", self.unit, "CPU µs", "driver's", "p50 µs", "p99 µs",
+        ];
         format!(
             "\n## {}\n\nMedians of {} rounds. CPU is processor time of the back-end a request, its \
-             ring's workers included.\n\n{}",
+             ring's workers included; of the limit, that of the bare calls.\n\n{}",
             self.title,
             rounds.unwrap_or(0),
             table(2, &head, &rows)

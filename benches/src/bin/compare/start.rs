@@ -24,6 +24,7 @@ pub(crate) fn measure(effort: &Effort, report: &mut Report) {
             asked: Asked::AtMost(most),
             unit,
             measured,
+            limit: None,
         });
     };
     let mut failures = Vec::new();

@@ -1,15 +1,18 @@
 //! Console, entropy and sockets beside the devices of rust-vmm.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use vudev_benches::peer;
 use vudev_benches::streams::{CONSOLE, Job, RNG, Side, Stream, VSOCK};
 
 use crate::Effort;
-use crate::line::{Figures, Line, rounds};
+use crate::limit;
+use crate::line::{Figures, Line, again, rounds};
 use crate::report::{Report, Section};
 
 /// Buffers that warm up, and tell how many fill a window.
 const WARM_UP: u64 = 300;
+
+const PROGRAM: &str = "vudev-benched";
 
 const STREAMS: [&Stream; 3] = [&CONSOLE, &RNG, &VSOCK];
 
@@ -35,9 +38,10 @@ pub(crate) fn compare(effort: &Effort, report: &mut Report) {
 }
 
 fn of(effort: &Effort, report: &mut Report, stream: &'static Stream, jobs: &[Job]) -> Section {
-    let ours = Side::ours(stream, &effort.programs.join("vudev-benched"));
-    let other = match &effort.beside {
-        Some(program) => Some(Side::ours(stream, program)),
+    let ours = Side::ours(stream, effort.ours(PROGRAM));
+    let nothing = Side::nothing(stream, effort.programs.join("vudev-null"));
+    let other = match effort.in_place_of_peers(PROGRAM) {
+        Some(build) => Some(Side::ours(stream, build)),
         None => Side::peer(stream),
     };
     if other.is_none() {
@@ -51,13 +55,24 @@ fn of(effort: &Effort, report: &mut Report, stream: &'static Stream, jobs: &[Job
             ..Line::named(&stream.title(*job))
         })
         .collect();
-    rounds(stream.name, effort, report, &mut lines, |number, line| {
-        line.ours.push(measure(effort, &ours, jobs[number])?);
+    let measure = |number, line: &mut Line, report: &mut Report| {
+        let job = jobs[number];
+        line.ours.push(measure(effort, &ours, job)?);
         if let Some(other) = &other {
-            line.other.push(measure(effort, other, jobs[number])?);
+            let once = || measure(effort, other, job);
+            line.other.push(match other.is_peer() {
+                true => again(&line.name, report, once)?,
+                false => once()?,
+            });
         }
+        if let Some(nothing) = &nothing {
+            line.nothing.push(measure(effort, nothing, job)?);
+        }
+        let limit = limit::of_stream(effort, stream, job, line.nothing.last());
+        line.limit.push(limit.context("the limit")?);
         Ok(())
-    });
+    };
+    rounds(stream.name, effort, report, &mut lines, measure);
     Section {
         name: stream.name,
         title: format!("{}: a request is a buffer", stream.name),
