@@ -4,8 +4,9 @@
 //! What a walk refuses, it refuses as a whole: there is no half of a chain. That costs the guest
 //! its queue, since nobody can say what it meant.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use crate::memory::{Descriptor, GuestBuffers, GuestMemory, MemoryError, RingView};
@@ -27,8 +28,15 @@ const PIECES_PER_DESCRIPTOR: usize = 2;
 ///
 /// Completed or put back, by value; there is no third way. One that is dropped is counted and
 /// warned of, for the guest then waits in vain.
+///
+/// What it has stands in [`Sides`], which stay where they are: a chain changes hands often, and a
+/// pointer is what it costs. The queue gives the same ones out again.
 #[must_use = "a chain is completed or put back: Queue::complete, Queue::put_back"]
-pub struct Chain {
+pub struct Chain(Box<Sides>);
+
+/// What a chain offers a device.
+#[derive(Default)]
+pub struct Sides {
     /// What the guest wrote for the device.
     pub readable: GuestBuffers,
     /// Where the guest awaits the device's answer.
@@ -38,8 +46,15 @@ pub struct Chain {
     position: u16,
     /// Bytes that were writable when it was taken: the most that can have been written.
     writable_bytes: u32,
-    /// The count of the queue it belongs to; `None` once settled.
+    /// The count of the queue it belongs to; `None` of no chain.
     ledger: Option<Rc<Ledger>>,
+}
+
+/// A chain that is the device's no more.
+pub(crate) struct Settled {
+    pub(crate) head: u16,
+    pub(crate) position: u16,
+    pub(crate) writable_bytes: u32,
 }
 
 /// Why a chain was refused.
@@ -103,26 +118,58 @@ pub enum ChainError {
 impl Chain {
     /// The head's index in the descriptor table: what identifies the chain in a log.
     pub fn head(&self) -> u16 {
-        self.head
+        self.0.head
     }
 
     /// Where it stood in the driver's order, modulo 2^16. A chain that was put back has the same
     /// place when it is taken again, which tells it from another driver's.
     pub fn position(&self) -> u16 {
-        self.position
+        self.0.position
     }
 
-    pub(crate) fn writable_bytes(&self) -> u32 {
-        self.writable_bytes
+    /// Ends the chain, for the queue that completes or un-takes it. Nothing of its buffers is kept.
+    #[inline]
+    pub(crate) fn settle(self) -> Settled {
+        let mut sides = self.0;
+        let settled = Settled {
+            head: sides.head,
+            position: sides.position,
+            writable_bytes: sides.writable_bytes,
+        };
+        sides.readable = GuestBuffers::default();
+        sides.writable = GuestBuffers::default();
+        if let Some(ledger) = sides.ledger.take() {
+            ledger.returned(sides);
+        }
+        settled
     }
 
-    /// Hands the chain's account to the queue that completes or un-takes it.
-    pub(crate) fn settle(&mut self) -> Option<Rc<Ledger>> {
-        self.ledger.take()
+    /// Whether it was taken from the queue of this account.
+    #[inline]
+    pub(crate) fn is_of(&self, ledger: &Rc<Ledger>) -> bool {
+        let own = self.0.ledger.as_ref();
+        own.is_some_and(|own| Rc::ptr_eq(own, ledger))
     }
 }
 
-impl Drop for Chain {
+impl Deref for Chain {
+    type Target = Sides;
+
+    #[inline]
+    fn deref(&self) -> &Sides {
+        &self.0
+    }
+}
+
+impl DerefMut for Chain {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Sides {
+        &mut self.0
+    }
+}
+
+impl Drop for Sides {
+    #[inline]
     fn drop(&mut self) {
         if let Some(ledger) = self.ledger.take() {
             ledger.chain_dropped(self.head);
@@ -132,14 +179,14 @@ impl Drop for Chain {
 
 impl fmt::Debug for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
+        let Sides {
             readable,
             writable,
             head,
             position,
             writable_bytes: _,
             ledger: _,
-        } = self;
+        } = &*self.0;
         write!(
             f,
             "Chain(head {head} at {position}, reads {readable:?}, writes {writable:?})"
@@ -147,13 +194,19 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// How many chains of one queue are out, and how many will never come back.
-#[derive(Debug, Default)]
+/// How many chains of one queue are out, and how many will never come back; and what chains that
+/// came back stood in.
+#[derive(Default)]
 pub(crate) struct Ledger {
     queue: u16,
     held: Cell<u16>,
     dropped: Cell<u16>,
+    #[expect(clippy::vec_box, reason = "what is given out is the box")]
+    spare: RefCell<Vec<Box<Sides>>>,
 }
+
+/// How many spare [`Sides`] a queue keeps, of 64 bytes: the depth that a busy device reaches.
+const SPARE_MAX: usize = 1024;
 
 impl Ledger {
     pub(crate) fn new(queue: u16) -> Rc<Self> {
@@ -178,17 +231,29 @@ impl Ledger {
         self.dropped.get()
     }
 
-    pub(crate) fn returned(&self) {
+    #[inline]
+    fn returned(&self, sides: Box<Sides>) {
+        self.one_less();
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(sides);
+        }
+    }
+
+    #[inline]
+    fn one_less(&self) {
         debug_assert!(self.held.get() > 0, "a chain is settled once");
         self.held.set(self.held.get().saturating_sub(1));
     }
 
+    #[inline]
     fn taken(&self) {
         self.held.set(self.held.get() + 1);
     }
 
+    #[cold]
     fn chain_dropped(&self, head: u16) {
-        self.returned();
+        self.one_less();
         let before = self.dropped.get();
         self.dropped.set(before.saturating_add(1));
         // The first says enough; a device task that is cancelled drops all it has.
@@ -211,19 +276,12 @@ pub(crate) fn walk(
     position: u16,
     ledger: &Rc<Ledger>,
 ) -> Result<Chain, ChainError> {
-    let mut chain = Chain {
-        readable: GuestBuffers::default(),
-        writable: GuestBuffers::default(),
-        head,
-        position,
-        writable_bytes: 0,
-        ledger: None,
-    };
+    let mut sides = ledger.spare.borrow_mut().pop().unwrap_or_default();
     let mut walk = Walk {
         memory,
         pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),
         bytes: 0,
-        chain: &mut chain,
+        sides: &mut sides,
     };
     let table = ring.table();
     let fetch = |index| Ok(table.descriptor(index));
@@ -235,10 +293,11 @@ pub(crate) fn walk(
     }
     walk.check_pieces()?;
     // All bytes together are as many as 32 bits can say.
-    chain.writable_bytes = u32::try_from(chain.writable.len()).unwrap_or(u32::MAX);
+    sides.writable_bytes = u32::try_from(sides.writable.len()).unwrap_or(u32::MAX);
+    (sides.head, sides.position) = (head, position);
     ledger.taken();
-    chain.ledger = Some(ledger.clone());
-    Ok(chain)
+    sides.ledger = Some(ledger.clone());
+    Ok(Chain(sides))
 }
 
 /// A chain on its way, filled where it is.
@@ -246,7 +305,7 @@ struct Walk<'a> {
     memory: &'a Rc<GuestMemory>,
     pieces_max: usize,
     bytes: u32,
-    chain: &'a mut Chain,
+    sides: &'a mut Sides,
 }
 
 impl Walk<'_> {
@@ -345,9 +404,9 @@ impl Walk<'_> {
             .bytes
             .checked_add(len)
             .ok_or(ChainError::TooManyBytes)?;
-        let Chain {
+        let Sides {
             readable, writable, ..
-        } = &mut *self.chain;
+        } = &mut *self.sides;
         let side = if flags & descriptor_flag::WRITE != 0 {
             writable
         } else if writable.is_empty() {
@@ -363,7 +422,7 @@ impl Walk<'_> {
     #[inline]
     fn check_pieces(&self) -> Result<(), ChainError> {
         let limit = self.pieces_max;
-        if self.chain.readable.pieces() + self.chain.writable.pieces() > limit {
+        if self.sides.readable.pieces() + self.sides.writable.pieces() > limit {
             return Err(ChainError::TooManyPieces { limit });
         }
         Ok(())

@@ -8,7 +8,8 @@ use vudev_executor::{Executor, IoBuffers};
 use vudev_virtio::spec::{DESCRIPTOR_BYTES, descriptor_flag, feature};
 use vudev_virtio::testing::{GUEST_BASE, Guest, RawDescriptor, Ring};
 use vudev_virtio::{
-    ChainError, GuestMemory, MemoryError, Queue, QueueError, QueueParts, Region, RegionLayout,
+    Chain, ChainError, GuestMemory, MemoryError, Queue, QueueError, QueueParts, Region,
+    RegionLayout,
 };
 
 const MEMORY: u64 = 1 << 20;
@@ -45,7 +46,7 @@ fn refused_with(features: u64, lay_out: impl Fn(&Ring, &Rc<Guest>)) -> ChainErro
     assert!(queue.try_next().unwrap().is_none(), "and nothing more is");
     assert_eq!(ring.errors(), 0);
     match error {
-        QueueError::Chain { head: 0, source } => source,
+        QueueError::Chain { head: 0, source } => *source,
         other => panic!("{other}"),
     }
 }
@@ -98,7 +99,7 @@ fn a_head_outside_the_table_is_refused() {
         index: SIZE,
         len: SIZE,
     };
-    assert!(matches!(error, QueueError::Chain { head: SIZE, source: s } if s == source));
+    assert!(matches!(error, QueueError::Chain { head: SIZE, source: ref s } if **s == source));
 }
 
 #[test]
@@ -150,7 +151,7 @@ fn a_chain_of_four_gigabytes_is_refused() {
     let error = queue.try_next().unwrap_err();
     let source = ChainError::TooManyBytes;
     assert!(
-        matches!(error, QueueError::Chain { head: 0, source: s } if s == source),
+        matches!(error, QueueError::Chain { head: 0, source: ref s } if **s == source),
         "{error}"
     );
 }
@@ -345,7 +346,29 @@ fn a_chain_over_hundreds_of_tiny_regions_is_bounded_in_its_pieces() {
     let error = queue.try_next().unwrap_err();
     let source = ChainError::TooManyPieces { limit: 2048 };
     assert!(
-        matches!(error, QueueError::Chain { head: 0, source: s } if s == source),
+        matches!(error, QueueError::Chain { head: 0, source: ref s } if **s == source),
         "{error}"
     );
+}
+
+#[test]
+fn what_a_queue_gives_out_is_two_words_and_the_next_chain_has_nothing_of_the_one_before() {
+    assert_eq!(size_of::<Chain>(), size_of::<usize>());
+    assert!(size_of::<Result<Option<Chain>, QueueError>>() <= 2 * size_of::<usize>());
+    let executor = Executor::with_operations(8).unwrap();
+    let ring = Guest::new(MEMORY).ring(SIZE);
+    let (mut queue, control) = ring.start(executor.handle(), 0);
+    ring.add(&[b"of the first"], &[5, 7]);
+    let mut chain = queue.try_next().unwrap().unwrap();
+    chain.readable.read_array::<3>().unwrap();
+    chain.writable.write(b"answer").unwrap();
+    queue.complete(chain, 12);
+    ring.add(&[b"x"], &[]);
+    let chain = queue.try_next().unwrap().unwrap();
+    assert_eq!((chain.readable.len(), chain.writable.len()), (1, 0));
+    assert!(chain.writable.memory().is_none());
+    queue.complete(chain, 7);
+    assert_eq!(ring.used().map(|used| used.written), Some(12));
+    assert_eq!(ring.used().map(|used| used.written), Some(0));
+    assert_eq!(control.in_flight(), 0);
 }

@@ -332,8 +332,12 @@ impl Window {
     /// How many chains a frame of so many bytes fills.
     fn chains_for(&self, payload: usize) -> u16 {
         let mut left = HEADER_SIZE + payload;
+        let guest = self.frame().guest();
+        if guest.front().is_some_and(|first| first.len() >= left) {
+            return 1;
+        }
         let mut chains = 0;
-        for buffers in self.frame().guest() {
+        for buffers in guest {
             chains += 1;
             left = left.saturating_sub(buffers.len());
             if left == 0 {

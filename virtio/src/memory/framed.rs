@@ -101,7 +101,9 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
             self.iovecs.push(tail);
         }
         self.guest.push_back(buffers);
-        self.cut(0);
+        if self.skipped < self.skip {
+            self.cut(0);
+        }
     }
 
     /// Takes the first buffers out, with what was left out of them.
@@ -118,7 +120,9 @@ impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
     /// Takes all buffers out.
     pub fn clear(&mut self) {
         self.iovecs.clear();
-        while self.guest.pop_front().is_some() {}
+        while let Some(buffers) = self.guest.pop_front() {
+            drop(buffers);
+        }
         (self.skipped, self.room) = (0, 0);
         let ours = |bytes: &mut [u8]| iovec {
             iov_base: bytes.as_mut_ptr().cast(),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::{GuestMemory, MemoryError, Region};
-use crate::queue::{QueueError, RingAddresses};
+use crate::queue::{QueueError, RingAddresses, RingError};
 use crate::spec::DESCRIPTOR_BYTES;
 
 /// One descriptor (2.7.5), copied out of guest memory once; never read again.
@@ -92,11 +92,11 @@ impl RingView {
         let event = if event_idx { 2 } else { 0 };
         let find = |part, address, entry_bytes: usize, around: usize, align| {
             locate(memory, address, entries * entry_bytes + around, align).map_err(|source| {
-                QueueError::Ring {
+                Box::new(RingError {
                     part,
                     address,
                     source,
-                }
+                })
             })
         };
         let around = RING_HEADER_BYTES + event;

@@ -54,22 +54,27 @@ pub struct QueueParts {
     pub error: Option<Call>,
 }
 
-/// Why a queue cannot start, or does not go on.
+/// A part of a ring that is not in memory, or not aligned there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {part} at {address:#x}: {source}")]
+pub struct RingError {
+    /// Which part.
+    pub part: &'static str,
+    /// Its guest address.
+    pub address: u64,
+    /// What is wrong with it.
+    pub source: MemoryError,
+}
+
+/// Why a queue cannot start, or does not go on. Two words: a chain comes as this or that.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Not a power of two, or too great.
     #[error("a queue of {0} entries")]
     Size(u16),
-    /// A part of the ring is not in memory, or not aligned there.
-    #[error("the {part} at {address:#x}: {source}")]
-    Ring {
-        /// Which part.
-        part: &'static str,
-        /// Its guest address.
-        address: u64,
-        /// What is wrong with it.
-        source: MemoryError,
-    },
+    /// A part of the ring is not where it must be.
+    #[error(transparent)]
+    Ring(#[from] Box<RingError>),
     /// The available index says more chains than the ring can hold.
     #[error("{ready} chains available and {outstanding} out, in a queue of {size}")]
     TooManyAvailable {
@@ -86,7 +91,7 @@ pub enum QueueError {
         /// Its head.
         head: u16,
         /// What is wrong with it.
-        source: ChainError,
+        source: Box<ChainError>,
     },
     /// A file behind guest memory shrank.
     #[error("guest memory was lost: its file shrank")]

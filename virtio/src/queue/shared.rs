@@ -12,7 +12,7 @@ use vudev_executor::{Call, Handle, Kick, Latch, Notify, Sleep, TurnEnd, Watched}
 
 use super::split::SplitRing;
 use super::{QueueError, QueueParts};
-use crate::chain::{Chain, Ledger};
+use crate::chain::{Chain, Ledger, Settled};
 use crate::memory::GuestMemory;
 use crate::spec::QUEUE_SIZE_MAX;
 
@@ -185,15 +185,15 @@ impl Shared {
         }
     }
 
-    pub(super) fn complete(self: &Rc<Self>, mut chain: Chain, written: u32) {
-        if !self.settle(&mut chain) {
+    pub(super) fn complete(self: &Rc<Self>, chain: Chain, written: u32) {
+        let Some(settled) = self.settle(chain) else {
             return;
-        }
+        };
         let mut ring = self.ring.borrow_mut();
         // Zeros that stand in for a lost page are not a ring.
         if !ring.memory_lost() {
             // 2.7.8.2: the driver may believe it, so it never exceeds what could be written.
-            ring.complete(chain.head(), written.min(chain.writable_bytes()));
+            ring.complete(settled.head, written.min(settled.writable_bytes));
             self.book_turn();
         }
     }
@@ -204,9 +204,11 @@ impl Shared {
         chains: impl IntoIterator<Item = (Chain, u32)>,
     ) {
         let mut ring = self.ring.borrow_mut();
-        for (mut chain, written) in chains {
-            if self.settle(&mut chain) && !ring.memory_lost() {
-                ring.stage(chain.head(), written.min(chain.writable_bytes()));
+        for (chain, written) in chains {
+            if let Some(settled) = self.settle(chain)
+                && !ring.memory_lost()
+            {
+                ring.stage(settled.head, written.min(settled.writable_bytes));
             }
         }
         if !ring.memory_lost() {
@@ -215,12 +217,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn put_back(self: &Rc<Self>, mut chain: Chain) {
-        if !self.settle(&mut chain) {
+    pub(super) fn put_back(self: &Rc<Self>, chain: Chain) {
+        let Some(settled) = self.settle(chain) else {
             return;
-        }
+        };
         let mut ring = self.ring.borrow_mut();
-        if ring.put_back(chain.position()) || ring.memory_lost() {
+        if ring.put_back(settled.position) || ring.memory_lost() {
             return;
         }
         // A bug of the device's. A later chain is out or used, so the index cannot go back; the
@@ -228,30 +230,25 @@ impl Shared {
         log::error!(
             "queue {}: chain {} put back out of order, completed empty",
             self.index,
-            chain.head()
+            settled.head
         );
-        ring.complete(chain.head(), 0);
+        ring.complete(settled.head, 0);
         self.book_turn();
     }
 
-    /// Ends the chain's account with this queue. False, and nothing done, if it is another's.
-    fn settle(&self, chain: &mut Chain) -> bool {
-        let ours = chain.settle();
-        match ours {
-            Some(ledger) if Rc::ptr_eq(&ledger, &self.ledger) => {
-                ledger.returned();
-                true
-            }
-            _ => {
-                debug_assert!(false, "a chain goes back to the queue that it came from");
-                log::error!(
-                    "queue {}: chain {} of another queue",
-                    self.index,
-                    chain.head()
-                );
-                false
-            }
+    /// Ends the chain's account with this queue. `None`, and it is lost, if it is another's.
+    #[inline]
+    fn settle(&self, chain: Chain) -> Option<Settled> {
+        if chain.is_of(&self.ledger) {
+            return Some(chain.settle());
         }
+        debug_assert!(false, "a chain goes back to the queue that it came from");
+        log::error!(
+            "queue {}: chain {} of another queue",
+            self.index,
+            chain.head()
+        );
+        None
     }
 
     pub(super) fn set_memory(&self, memory: Rc<GuestMemory>) -> Result<(), QueueError> {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::{QueueError, RingAddresses};
-use crate::chain::{self, Chain, ChainError, Ledger};
+use crate::chain::{self, Chain, Ledger};
 use crate::memory::{GuestMemory, RingView};
 use crate::spec::{feature, ring_flag};
 
@@ -110,7 +110,8 @@ impl SplitRing {
         );
         // What zeros in place of a lost page say is nobody's word.
         if self.memory.is_lost() {
-            return Err(untaken(walked));
+            drop(walked.map(Chain::settle));
+            return Err(QueueError::MemoryLost);
         }
         match walked {
             Ok(chain) => {
@@ -118,7 +119,10 @@ impl SplitRing {
                 self.spare_kicks();
                 Ok(Some(chain))
             }
-            Err(source) => Err(QueueError::Chain { head, source }),
+            Err(source) => Err(QueueError::Chain {
+                head,
+                source: Box::new(source),
+            }),
         }
     }
 
@@ -236,12 +240,4 @@ impl SplitRing {
         let behind = new.wrapping_sub(self.view.used_event()).wrapping_sub(1);
         !replace(&mut self.considered_before, true) || behind < new.wrapping_sub(old)
     }
-}
-
-#[cold]
-fn untaken(walked: Result<Chain, ChainError>) -> QueueError {
-    if let Some(ledger) = walked.ok().and_then(|mut chain| chain.settle()) {
-        ledger.returned();
-    }
-    QueueError::MemoryLost
 }
