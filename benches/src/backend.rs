@@ -67,10 +67,9 @@ impl Backend {
         options: &str,
         socket: PathBuf,
     ) -> Result<Self> {
-        let options = [options, &build.options].map(str::to_owned);
-        let options = options.into_iter().filter(|it| !it.is_empty());
-        let options = options.collect::<Vec<_>>().join(",");
-        let command = VudevCommand::of(&build.program).device(device, &options, &socket);
+        let mut all = vec![options, &build.options];
+        all.retain(|options| !options.is_empty());
+        let command = VudevCommand::of(&build.program).device(device, &all.join(","), &socket);
         let vudev = command.start()?;
         let works = *vudev.devices()?.first().context("vudev has no device")?;
         Ok(Self {

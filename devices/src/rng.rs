@@ -33,8 +33,8 @@ use crate::passing::{is_memory_lost, is_passing, rest, until_recall};
 /// The most bytes of one answer. Linux asks for 64 at a time.
 pub const ANSWER_MAX: usize = 4096;
 
-/// The bytes that the kernel is asked for at least: Linux's requests of 64 share the call, which
-/// costs as much as these, and one that comes alone waits two microseconds longer.
+/// The bytes that the kernel is asked for at once, at least: Linux's requests of 64 share the call,
+/// which costs as much as these. A request that comes meanwhile waits two microseconds longer.
 const BATCH: usize = 512;
 
 /// At most so many operations are in flight: the read, the wait before it, and either again that a
@@ -100,6 +100,23 @@ impl Rng {
         }
     }
 
+    /// The next chain. While there is none, the kernel is asked for what the next ones will want, a
+    /// piece at a time and after the turn's call: the driver is at work meanwhile.
+    async fn next(&self, queue: &mut Queue) -> Result<Option<Chain>, QueueError> {
+        if let Source::Kernel(batch) = &self.source {
+            while batch.borrow().wants_more() && !queue.is_stopping() {
+                if let Some(chain) = queue.try_next()? {
+                    return Ok(Some(chain));
+                }
+                self.handle.yield_now().await;
+                if !batch.borrow_mut().fill_ahead() {
+                    break;
+                }
+            }
+        }
+        queue.next().await
+    }
+
     /// Fills what may be filled of a chain: how many bytes, or `None` if they cannot be had yet.
     async fn fill(&self, queue: &Queue, chain: &mut Chain, origin: Origin<'_>) -> Option<usize> {
         let most = self
@@ -160,7 +177,7 @@ impl Device for Rng {
 
     async fn serve(self: Rc<Self>, mut queue: Queue) -> Result<(), QueueError> {
         while let Some(origin) = self.wait(&queue).await {
-            let Some(mut chain) = queue.next().await? else {
+            let Some(mut chain) = self.next(&mut queue).await? else {
                 break;
             };
             match self.fill(&queue, &mut chain, origin).await {
@@ -198,6 +215,9 @@ struct Batch {
     bytes: Box<[u8; ANSWER_MAX]>,
     /// So many from the first on; the others are zero.
     left: usize,
+    /// Whether anybody has asked for some. Before that there is no need, and early at boot the
+    /// kernel may not be ready: whoever asks waits.
+    is_used: bool,
 }
 
 impl Default for Batch {
@@ -205,6 +225,7 @@ impl Default for Batch {
         Self {
             bytes: Box::new([0; ANSWER_MAX]),
             left: 0,
+            is_used: false,
         }
     }
 }
@@ -218,15 +239,33 @@ impl Batch {
         written.map_or(0, |()| given.len())
     }
 
+    /// Whether there is room for more that is going to be asked for.
+    fn wants_more(&self) -> bool {
+        self.is_used && self.left <= ANSWER_MAX - BATCH
+    }
+
+    /// Asks the kernel for more; whether there is more.
+    fn fill_ahead(&mut self) -> bool {
+        let before = self.left;
+        self.fill(before + BATCH);
+        self.left > before
+    }
+
+    /// Has the kernel make it so many.
+    fn fill(&mut self, length: usize) {
+        let missing = &mut self.bytes[self.left..length];
+        // Waits only before the kernel's pool is ready for the first time, early at boot.
+        match getrandom(missing, GetRandomFlags::empty()) {
+            Ok(filled) => self.left += filled,
+            Err(errno) => log::debug!("getrandom: {}", io::Error::from(errno)),
+        }
+    }
+
     /// At most `length` bytes, for the caller to wipe.
     fn take(&mut self, length: usize) -> &mut [u8] {
+        self.is_used = true;
         if length > self.left {
-            let missing = &mut self.bytes[self.left..length.max(BATCH)];
-            // Waits only before the kernel's pool is ready for the first time, early at boot.
-            match getrandom(missing, GetRandomFlags::empty()) {
-                Ok(filled) => self.left += filled,
-                Err(errno) => log::debug!("getrandom: {}", io::Error::from(errno)),
-            }
+            self.fill(length.max(BATCH));
         }
         let end = self.left;
         self.left -= length.min(end);
@@ -287,8 +326,10 @@ mod tests {
             given.push(bytes.to_vec());
             bytes.fill(0);
             let left = batch.left;
-            assert!(left < BATCH, "{left}");
             assert!(batch.bytes[left..].iter().all(|byte| *byte == 0));
+            if length < BATCH {
+                assert!(batch.fill_ahead());
+            }
         }
         // Eight bytes in a row that come twice are no chance.
         let pieces: Vec<&[u8]> = given
@@ -297,5 +338,20 @@ mod tests {
             .collect();
         let different: std::collections::HashSet<_> = pieces.iter().collect();
         assert_eq!(different.len(), pieces.len());
+    }
+
+    #[test]
+    fn nothing_is_asked_for_ahead_of_the_first_request_nor_without_end() {
+        let mut batch = Batch::default();
+        assert!(!batch.wants_more());
+        batch.take(64).fill(0);
+        let mut pieces = 0;
+        while batch.wants_more() {
+            assert!(batch.fill_ahead());
+            pieces += 1;
+        }
+        assert_eq!(pieces, ANSWER_MAX / BATCH - 1);
+        // All of it is there for the next ones, without a call.
+        assert_eq!(batch.left, ANSWER_MAX - 64);
     }
 }

@@ -59,8 +59,9 @@ impl VudevCommand {
     /// address of a PCI function.
     pub fn device(mut self, kind: &str, options: &str, wire: &Path) -> Self {
         self.arguments.push(format!("--{kind}").into());
+        let comma = if options.is_empty() { "" } else { "," };
         self.arguments
-            .push(format!("{options},vhost={}", wire.display()).into());
+            .push(format!("{options}{comma}vhost={}", wire.display()).into());
         self.devices += 1;
         if wire.is_absolute() {
             self.sockets.push(wire.to_owned());
