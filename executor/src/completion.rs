@@ -85,10 +85,10 @@ impl Backend {
         }
     }
 
-    pub(crate) fn reap(&mut self, each: impl FnMut(Completion)) {
+    pub(crate) fn next_completion(&mut self) -> Option<Completion> {
         match self {
-            Self::Kernel(ring) => ring.reap(each),
-            Self::Simulated(simulation) => simulation.reap(each),
+            Self::Kernel(ring) => ring.next_completion(),
+            Self::Simulated(simulation) => simulation.next_completion(),
         }
     }
 

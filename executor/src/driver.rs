@@ -14,14 +14,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use slab::Slab;
-
 use crate::at_once::BYTES_PER_TURN;
-use crate::completion::{Backend, outcome};
+use crate::completion::{Backend, Completion, outcome};
 use crate::idle::Idle;
 use crate::operation::Operation;
 use crate::registered::Registered;
-use crate::slot::{Abandoned, Key, Slot, State, Watch, Woken, slot_of, store};
+use crate::ring::NO_SLOT;
+use crate::slot::{Abandoned, Key, Slot, Slots, State, Told, Watch, store};
 use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::watchdog::Watchdog;
@@ -53,10 +52,9 @@ pub(crate) struct Driver {
 struct Inner {
     backend: Backend,
     registered: Option<Registered>,
-    slots: Slab<Slot>,
+    slots: Slots,
     operations: usize,
     slots_max: usize,
-    use_count: u32,
     /// Slots the kernel has yet to answer for.
     in_flight: usize,
     /// Those of them that a disk works on.
@@ -67,9 +65,8 @@ struct Inner {
     starved_reserved: VecDeque<Waker>,
     /// Cancels that the submission queue had no room for.
     uncancelled: VecDeque<u64>,
-    woken: Vec<Woken>,
-    /// Abandoned operations that have completed; finished outside the borrow.
-    finished: Vec<(Box<dyn Abandoned>, i32)>,
+    /// Whether any of these was woken since the last turn, who has yet to come for the slot.
+    relieved: bool,
     stats: Stats,
     closed: bool,
 }
@@ -81,17 +78,15 @@ impl Driver {
         let inner = Inner {
             backend,
             registered: None,
-            slots: Slab::with_capacity(slots_max),
+            slots: Slots::with_capacity(slots_max),
             operations,
             slots_max,
-            use_count: 0,
             in_flight: 0,
             of_disk: 0,
             starved: VecDeque::new(),
             starved_reserved: VecDeque::new(),
             uncancelled: VecDeque::new(),
-            woken: Vec::new(),
-            finished: Vec::new(),
+            relieved: false,
             stats: Stats::default(),
             closed: false,
         };
@@ -218,37 +213,43 @@ impl Driver {
 
     /// The result of a one-shot slot, which is free after that.
     pub(crate) fn poll(&self, key: Key, cx: &Context<'_>) -> Poll<i32> {
-        let inner = &mut *self.inner.borrow_mut();
-        match &mut inner.slot(key).state {
-            State::Waiting(waker) => {
-                store(waker, cx);
-                Poll::Pending
-            }
-            State::Done(result) => {
-                let result = *result;
-                inner.free(key);
-                Poll::Ready(result)
-            }
-            State::Watching(_) | State::Abandoned(_) => unreachable!("{key:?} is no one-shot"),
-        }
+        let (result, relieved) = {
+            let inner = &mut *self.inner.borrow_mut();
+            let result = match &mut inner.slot(key).state {
+                State::Waiting(waker) => {
+                    store(waker, cx);
+                    return Poll::Pending;
+                }
+                State::Done(result) => *result,
+                State::Free(_) | State::Watching(_) | State::Abandoned(_) => {
+                    unreachable!("{key:?} is no one-shot")
+                }
+            };
+            (result, inner.free(key))
+        };
+        wake(relieved);
+        Poll::Ready(result)
     }
 
     /// Whether a watched slot was signalled since the last call; `Err` with the kernel's result
     /// once it has ended the watch, and the slot is free.
     pub(crate) fn poll_watch(&self, key: Key, cx: &Context<'_>) -> Poll<Result<(), i32>> {
-        let inner = &mut *self.inner.borrow_mut();
-        let State::Watching(watch) = &mut inner.slot(key).state else {
-            unreachable!("{key:?} is no watch");
+        let (result, relieved) = {
+            let inner = &mut *self.inner.borrow_mut();
+            let State::Watching(watch) = &mut inner.slot(key).state else {
+                unreachable!("{key:?} is no watch");
+            };
+            if mem::take(&mut watch.pending) {
+                return Poll::Ready(Ok(()));
+            }
+            let Some(result) = watch.ended else {
+                store(&mut watch.waker, cx);
+                return Poll::Pending;
+            };
+            (result, inner.free(key))
         };
-        if mem::take(&mut watch.pending) {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(result) = watch.ended {
-            inner.free(key);
-            return Poll::Ready(Err(result));
-        }
-        store(&mut watch.waker, cx);
-        Poll::Pending
+        wake(relieved);
+        Poll::Ready(Err(result))
     }
 
     /// Asks the kernel to end an operation whose future lives on.
@@ -261,21 +262,22 @@ impl Driver {
 
     /// Takes over what a future dropped early owned: ends it now, or cancels and keeps it.
     pub(crate) fn abandon(&self, key: Key, data: Box<dyn Abandoned>) {
-        let ended = {
+        let (result, relieved) = {
             let inner = &mut *self.inner.borrow_mut();
-            match &inner.slot(key).state {
+            let ended = match &inner.slot(key).state {
                 State::Done(result) => Some(*result),
                 State::Watching(watch) => watch.ended,
                 State::Waiting(_) => None,
-                State::Abandoned(_) => unreachable!("{key:?} abandoned twice"),
-            }
-            .inspect(|_| inner.free(key))
+                State::Free(_) | State::Abandoned(_) => unreachable!("{key:?} abandoned twice"),
+            };
+            let Some(result) = ended else {
+                return inner.keep(key, data);
+            };
+            (result, inner.free(key))
         };
-        match ended {
-            // Foreign code, so no borrow is held here.
-            Some(result) => data.finish(result),
-            None => self.inner.borrow_mut().keep(key, data),
-        }
+        // Foreign code, so no borrow is held here.
+        wake(relieved);
+        data.finish(result);
     }
 
     /// Has `work` called when this turn's tasks have run.
@@ -308,7 +310,7 @@ impl Driver {
     /// Whether a turn would have something to do without waiting. Looks at memory only.
     pub(crate) fn is_due(&self) -> bool {
         let inner = &mut *self.inner.borrow_mut();
-        !inner.woken.is_empty() || !inner.finished.is_empty() || inner.backend.is_due()
+        inner.relieved || inner.backend.is_due()
     }
 
     /// Whether a disk works for us.
@@ -324,44 +326,42 @@ impl Driver {
     /// Submits, waits at most `wait`, and wakes whoever's operation completed.
     pub(crate) fn turn(&self, wait: Option<Duration>) -> io::Result<()> {
         self.at_once_left.set(BYTES_PER_TURN);
-        let (mut woken, mut finished) = {
-            let inner = &mut *self.inner.borrow_mut();
-            inner.retry_cancels();
-            if inner.woken.is_empty() {
-                // Who was woken for a slot may have left it to others.
-                inner.relieve(usize::MAX);
-            }
-            // Somebody was woken outside of reaping, by a slot that came free: no time to sleep.
-            let ready = !inner.woken.is_empty() || !inner.finished.is_empty();
-            let wait = if ready { Some(Duration::ZERO) } else { wait };
-            if wait != Some(Duration::ZERO) || inner.backend.wants_enter() {
-                inner.stats.enters += 1;
-                inner.stats.sleeps += u64::from(wait != Some(Duration::ZERO));
-                inner.backend.enter(wait)?;
-            }
-            inner.reap()?;
-            (mem::take(&mut inner.woken), mem::take(&mut inner.finished))
-        };
-        // Wakers and destructors run foreign code, so no borrow is held here.
-        for Woken { waker, watch } in woken.drain(..) {
-            match watch {
-                Some(watch) => {
+        // Who was woken for a slot may have left it to others.
+        if !self.inner.borrow().relieved {
+            self.relieve(usize::MAX);
+        }
+        self.inner.borrow_mut().enter(wait)?;
+        loop {
+            let told = self.inner.borrow_mut().reap()?;
+            // Wakers and destructors run foreign code, so no borrow is held here.
+            match told {
+                None => break,
+                Some(Told::Waiter(waker)) => waker.wake(),
+                Some(Told::Watcher(waker, watch)) => {
                     waker.wake_by_ref();
                     let late = self.inner.borrow_mut().put_back(watch, waker);
                     drop(late);
                 }
-                None => waker.wake(),
+                Some(Told::Memory(data, result)) => {
+                    self.relieve(1);
+                    data.finish(result);
+                }
             }
         }
-        for (data, result) in finished.drain(..) {
-            data.finish(result);
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        woken.append(&mut inner.woken);
-        inner.woken = woken;
-        finished.append(&mut inner.finished);
-        inner.finished = finished;
+        self.inner.borrow_mut().relieved = false;
         Ok(())
+    }
+
+    /// Wakes as many who wait for a slot as there are slots for them, `most` at most: were all of
+    /// them woken for each slot, what a full ring costs would grow with the square of who waits.
+    fn relieve(&self, most: usize) {
+        for woken in 0..most {
+            let waker = self.inner.borrow_mut().relieved(woken);
+            if waker.is_none() {
+                return;
+            }
+            wake(waker);
+        }
     }
 
     /// Cancels and awaits what is in flight: closing the ring would not wait for it. Afterwards
@@ -370,12 +370,7 @@ impl Driver {
         {
             let inner = &mut *self.inner.borrow_mut();
             inner.closed = true;
-            let waiting: Vec<u64> = inner
-                .slots
-                .iter()
-                .filter(|(_, slot)| slot.expects_completion())
-                .map(|(slot, it)| Key::new(slot, it.use_count).user_data())
-                .collect();
+            let waiting = inner.slots.expecting().map(Key::user_data);
             inner.uncancelled.extend(waiting);
         }
         let mut waited = Duration::ZERO;
@@ -389,10 +384,8 @@ impl Driver {
         if inner.in_flight > 0 {
             // The kernel may still write: leaking is safe, freeing is not. Futures that live see
             // their slot in `Waiting` and leak their own part through `abandon`.
-            for (_, slot) in &mut inner.slots {
-                if let State::Abandoned(_) = slot.state {
-                    mem::forget(mem::replace(&mut slot.state, State::Waiting(None)));
-                }
+            for state in inner.slots.abandoned_mut() {
+                mem::forget(mem::replace(state, State::Waiting(None)));
             }
         }
         inner.starved.clear();
@@ -425,21 +418,16 @@ impl Inner {
         } else {
             self.operations
         };
-        if self.slots.len() >= limit {
+        if self.slots.taken() >= limit {
             return self.starve(cx, reserve);
         }
-        self.use_count = self.use_count.wrapping_add(1);
-        let key = Key::new(self.slots.vacant_key(), self.use_count);
+        let key = self.slots.next_key();
         // SAFETY: the caller's contract.
         if !unsafe { self.backend.push(key.user_data(), operation) } {
             return self.starve(cx, reserve);
         }
         let of_disk = operation.is_of_disk();
-        self.slots.insert(Slot {
-            use_count: self.use_count,
-            state,
-            of_disk,
-        });
+        self.slots.take(state, of_disk);
         self.in_flight += 1;
         self.of_disk += usize::from(of_disk);
         self.stats.operations += 1;
@@ -457,33 +445,37 @@ impl Inner {
         Poll::Pending
     }
 
-    /// Wakes as many who wait for a slot as there are slots for them, `most` at most: were all of
-    /// them woken for each slot, what a full ring costs would grow with the square of who waits.
-    fn relieve(&mut self, most: usize) {
-        let free = |limit: usize| limit.saturating_sub(self.slots.len()).min(most);
-        let reserved = free(self.slots_max).min(self.starved_reserved.len());
-        let others = free(self.operations).saturating_sub(reserved);
-        let others = others.min(self.starved.len());
-        let reserved = self.starved_reserved.drain(..reserved);
-        let woken = reserved.chain(self.starved.drain(..others));
-        self.woken.extend(woken.map(Woken::from));
+    /// Who is to be woken when `spoken_for` of the free slots are others' already.
+    fn relieved(&mut self, spoken_for: usize) -> Option<Waker> {
+        if self.starved.is_empty() && self.starved_reserved.is_empty() {
+            return None;
+        }
+        let taken = self.slots.taken() + spoken_for;
+        let mut waker = None;
+        if taken < self.slots_max {
+            waker = self.starved_reserved.pop_front();
+        }
+        if taken < self.operations {
+            waker = waker.or_else(|| self.starved.pop_front());
+        }
+        self.relieved |= waker.is_some();
+        waker
     }
 
     fn slot(&mut self, key: Key) -> &mut Slot {
-        let slot = &mut self.slots[key.index()];
-        assert_eq!(slot.use_count, key.use_count, "{key:?} was freed");
-        slot
+        let slot = self.slots.get_mut(key);
+        slot.unwrap_or_else(|| panic!("{key:?} was freed"))
     }
 
-    fn free(&mut self, key: Key) {
-        self.slots.remove(key.index());
-        self.relieve(1);
+    /// Frees a slot; who is to be woken for it.
+    fn free(&mut self, key: Key) -> Option<Waker> {
+        self.slots.free(key);
+        self.relieved(0)
     }
 
     /// Gives a watch its waker back; the waker if it has another one, or is no more.
     fn put_back(&mut self, key: Key, waker: Waker) -> Option<Waker> {
-        let slot = self.slots.get_mut(key.index());
-        match slot.filter(|slot| slot.use_count == key.use_count) {
+        match self.slots.get_mut(key) {
             Some(Slot {
                 state:
                     State::Watching(Watch {
@@ -520,47 +512,62 @@ impl Inner {
         }
     }
 
-    /// Takes every completion, those that had not fitted included.
-    fn reap(&mut self) -> io::Result<()> {
-        self.reap_once();
-        while self.backend.overflown() {
-            self.stats.overflows += 1;
+    /// Submits and waits, unless there is nothing to do and no time to wait.
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        self.retry_cancels();
+        // Somebody was woken outside of reaping, by a slot that came free: no time to sleep.
+        let wait = if self.relieved {
+            Some(Duration::ZERO)
+        } else {
+            wait
+        };
+        let waits = wait != Some(Duration::ZERO);
+        if waits || self.backend.wants_enter() {
             self.stats.enters += 1;
-            self.backend.enter(Some(Duration::ZERO))?;
-            self.reap_once();
+            self.stats.sleeps += u64::from(waits);
+            self.backend.enter(wait)?;
         }
         Ok(())
     }
 
-    fn reap_once(&mut self) {
-        let Self {
-            backend,
-            slots,
-            woken,
-            finished,
-            in_flight,
-            of_disk,
-            stats,
-            ..
-        } = self;
-        let mut freed = 0;
-        backend.reap(|completion| {
-            let Some((index, slot)) = slot_of(slots, &completion) else {
-                return;
-            };
-            if !completion.more {
-                *in_flight -= 1;
-                *of_disk -= usize::from(slot.of_disk);
-                stats.completions += 1;
-            }
-            if slot.complete(&completion, index, woken) {
-                let slot = slots.remove(index);
-                freed += 1;
-                if let State::Abandoned(data) = slot.state {
-                    finished.push((data, completion.result));
+    /// Takes completions, those that had not fitted included, up to one that somebody is to be told
+    /// of.
+    fn reap(&mut self) -> io::Result<Option<Told>> {
+        loop {
+            while let Some(completion) = self.backend.next_completion() {
+                let told = self.complete(&completion);
+                if told.is_some() {
+                    return Ok(told);
                 }
             }
-        });
-        self.relieve(freed);
+            if !self.backend.overflown() {
+                return Ok(None);
+            }
+            self.stats.overflows += 1;
+            self.stats.enters += 1;
+            self.backend.enter(Some(Duration::ZERO))?;
+        }
+    }
+
+    fn complete(&mut self, completion: &Completion) -> Option<Told> {
+        // A cancel's, or one for a slot that was leaked.
+        if completion.user_data == NO_SLOT {
+            return None;
+        }
+        let key = Key::of(completion.user_data);
+        let slot = self.slots.get_mut(key)?;
+        if !completion.more {
+            self.in_flight -= 1;
+            self.of_disk -= usize::from(slot.of_disk);
+            self.stats.completions += 1;
+        }
+        self.slots.complete(key, completion)
+    }
+}
+
+/// Wakers run foreign code, so no borrow is held here.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }

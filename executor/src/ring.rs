@@ -308,15 +308,13 @@ impl Ring {
         }
     }
 
-    /// The completions that are there, oldest first.
-    pub(crate) fn reap(&mut self, mut each: impl FnMut(Completion)) {
-        for entry in self.uring.completion() {
-            each(Completion {
-                user_data: entry.user_data(),
-                result: entry.result(),
-                more: cqueue::more(entry.flags()),
-            });
-        }
+    /// The oldest of the completions that are there.
+    pub(crate) fn next_completion(&mut self) -> Option<Completion> {
+        self.uring.completion().next().map(|entry| Completion {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            more: cqueue::more(entry.flags()),
+        })
     }
 
     /// Whether an enter would do something without waiting: entries to submit, completions held

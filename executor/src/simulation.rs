@@ -140,8 +140,8 @@ impl Simulation {
         self.play();
     }
 
-    pub(crate) fn reap(&mut self, each: impl FnMut(Completion)) {
-        self.ready.drain(..).for_each(each);
+    pub(crate) fn next_completion(&mut self) -> Option<Completion> {
+        self.ready.pop_front()
     }
 
     /// Plays one turn, or as many as it takes until something completes or `wait` has passed.
