@@ -27,18 +27,19 @@ pub unsafe trait IoBuffers: 'static {
     }
 }
 
-/// A buffer on the heap, or a part of the ring's registered memory.
-pub struct Bytes {
-    memory: Memory,
-    range: Range<usize>,
-}
+/// A buffer on the heap, or a part of the ring's registered memory. Small, since it is moved into
+/// every operation and back.
+pub struct Bytes(Memory);
 
 enum Memory {
-    Heap {
-        bytes: Box<[u8]>,
-        piece: Box<[iovec; 1]>,
-    },
+    Heap(Box<Heap>),
     Registered(Part),
+}
+
+struct Heap {
+    bytes: Box<[u8]>,
+    /// The range of them that operations use.
+    piece: [iovec; 1],
 }
 
 impl Bytes {
@@ -48,30 +49,24 @@ impl Bytes {
     }
 
     pub(crate) fn registered(part: Part) -> Self {
-        let mut this = Self {
-            range: 0..part.len(),
-            memory: Memory::Registered(part),
-        };
-        this.point();
+        let mut this = Self(Memory::Registered(part));
+        this.set_range(0..this.capacity());
         this
     }
 
     /// The bytes that operations use: all of them, or the range last set.
     pub fn as_slice(&self) -> &[u8] {
-        let all = match &self.memory {
-            Memory::Heap { bytes, .. } => bytes,
-            Memory::Registered(part) => part.as_slice(),
-        };
-        &all[self.range.clone()]
+        &self.all()[self.range()]
     }
 
     /// The bytes that operations use.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        let all = match &mut self.memory {
-            Memory::Heap { bytes, .. } => bytes,
+        let range = self.range();
+        let all = match &mut self.0 {
+            Memory::Heap(heap) => &mut heap.bytes,
             Memory::Registered(part) => part.as_mut_slice(),
         };
-        &mut all[self.range.clone()]
+        &mut all[range]
     }
 
     /// Restricts operations to `range` of the whole buffer.
@@ -81,53 +76,57 @@ impl Bytes {
     /// If `range` lies outside.
     pub fn set_range(&mut self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.capacity());
-        self.range = range;
-        self.point();
-    }
-
-    /// How many bytes the whole buffer has.
-    pub fn capacity(&self) -> usize {
-        match &self.memory {
-            Memory::Heap { bytes, .. } => bytes.len(),
-            Memory::Registered(part) => part.len(),
-        }
-    }
-
-    /// The whole buffer; a copy of registered memory.
-    pub fn into_vec(self) -> Vec<u8> {
-        match self.memory {
-            Memory::Heap { bytes, .. } => bytes.into_vec(),
-            Memory::Registered(part) => part.as_slice().to_vec(),
-        }
-    }
-
-    fn point(&mut self) {
-        match &mut self.memory {
-            Memory::Heap { bytes, piece } => {
-                let slice = &mut bytes[self.range.clone()];
-                piece[0] = iovec {
+        match &mut self.0 {
+            Memory::Heap(heap) => {
+                let slice = &mut heap.bytes[range];
+                heap.piece[0] = iovec {
                     iov_base: slice.as_mut_ptr().cast(),
                     iov_len: slice.len(),
                 };
             }
-            Memory::Registered(part) => part.point(&self.range),
+            Memory::Registered(part) => part.point(&range),
         }
+    }
+
+    /// How many bytes the whole buffer has.
+    pub fn capacity(&self) -> usize {
+        self.all().len()
+    }
+
+    /// The whole buffer; a copy of registered memory.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Memory::Heap(heap) => heap.bytes.into_vec(),
+            Memory::Registered(part) => part.as_slice().to_vec(),
+        }
+    }
+
+    fn all(&self) -> &[u8] {
+        match &self.0 {
+            Memory::Heap(heap) => &heap.bytes,
+            Memory::Registered(part) => part.as_slice(),
+        }
+    }
+
+    /// What the piece says.
+    fn range(&self) -> Range<usize> {
+        let iovec { iov_base, iov_len } = self.iovecs()[0];
+        let start = iov_base.addr() - self.all().as_ptr().addr();
+        start..start + iov_len
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        let mut this = Self {
-            range: 0..bytes.len(),
-            memory: Memory::Heap {
-                bytes: bytes.into_boxed_slice(),
-                piece: Box::new([iovec {
-                    iov_base: ptr::null_mut(),
-                    iov_len: 0,
-                }]),
-            },
+        let nothing = iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
         };
-        this.point();
+        let mut this = Self(Memory::Heap(Box::new(Heap {
+            bytes: bytes.into_boxed_slice(),
+            piece: [nothing],
+        })));
+        this.set_range(0..this.capacity());
         this
     }
 }
@@ -138,13 +137,13 @@ impl From<Vec<u8>> for Bytes {
 #[expect(unsafe_code, reason = "heap allocations that never move")]
 unsafe impl IoBuffers for Bytes {
     fn iovecs(&self) -> &[iovec] {
-        match &self.memory {
-            Memory::Heap { piece, .. } => &piece[..],
+        match &self.0 {
+            Memory::Heap(heap) => &heap.piece,
             Memory::Registered(part) => part.piece(),
         }
     }
 
     fn registered(&self) -> bool {
-        matches!(self.memory, Memory::Registered(_))
+        matches!(self.0, Memory::Registered(_))
     }
 }

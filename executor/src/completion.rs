@@ -40,6 +40,7 @@ impl Backend {
     ///
     /// What `operation` points at must stay valid until its last completion is reaped.
     #[expect(unsafe_code, reason = "passes the ring's contract on")]
+    #[inline]
     pub(crate) unsafe fn push(&mut self, user_data: u64, operation: &Operation) -> bool {
         match self {
             // SAFETY: the caller's contract.
@@ -78,6 +79,7 @@ impl Backend {
         }
     }
 
+    #[inline]
     pub(crate) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Kernel(ring) => ring.enter(wait),
@@ -85,6 +87,7 @@ impl Backend {
         }
     }
 
+    #[inline]
     pub(crate) fn next_completion(&mut self) -> Option<Completion> {
         match self {
             Self::Kernel(ring) => ring.next_completion(),
@@ -115,6 +118,7 @@ impl Backend {
         }
     }
 
+    #[inline]
     pub(crate) fn overflown(&mut self) -> bool {
         match self {
             Self::Kernel(ring) => ring.overflown(),

@@ -11,17 +11,17 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use crate::at_once::BYTES_PER_TURN;
-use crate::completion::{Backend, Completion, outcome};
+use crate::completion::{Backend, outcome};
 use crate::idle::Idle;
 use crate::operation::Operation;
 use crate::registered::Registered;
-use crate::ring::NO_SLOT;
-use crate::slot::{Abandoned, Key, Slot, Slots, State, Told, Watch, store};
+use crate::slot::{Abandoned, Key, Slots, State, Told};
 use crate::stats::Stats;
+use crate::tasks::Tasks;
 use crate::timer::Timers;
 use crate::watchdog::Watchdog;
 
@@ -40,6 +40,7 @@ pub trait TurnEnd {
 /// The back-end, the operations in flight on it, and the timers.
 pub(crate) struct Driver {
     inner: RefCell<Inner>,
+    pub(crate) tasks: Tasks,
     pub(crate) timers: RefCell<Timers>,
     turn_end: RefCell<Vec<Rc<dyn TurnEnd>>>,
     pub(crate) idle: Idle,
@@ -55,10 +56,6 @@ struct Inner {
     slots: Slots,
     operations: usize,
     slots_max: usize,
-    /// Slots the kernel has yet to answer for.
-    in_flight: usize,
-    /// Those of them that a disk works on.
-    of_disk: usize,
     /// Tasks that found every slot taken, each at most once, the first to come first.
     starved: VecDeque<Waker>,
     /// The same of those that may use the reserve.
@@ -81,8 +78,6 @@ impl Driver {
             slots: Slots::with_capacity(slots_max),
             operations,
             slots_max,
-            in_flight: 0,
-            of_disk: 0,
             starved: VecDeque::new(),
             starved_reserved: VecDeque::new(),
             uncancelled: VecDeque::new(),
@@ -92,6 +87,7 @@ impl Driver {
         };
         Rc::new(Self {
             inner: RefCell::new(inner),
+            tasks: Tasks::new(),
             timers: RefCell::default(),
             turn_end: RefCell::default(),
             idle: Idle::default(),
@@ -130,16 +126,19 @@ impl Driver {
 
     pub(crate) fn stats(&self) -> Stats {
         let inner = self.inner.borrow();
+        let in_flight = inner.slots.in_flight() as u64;
         Stats {
             calls: self.calls.get(),
             polls: self.idle.polls.get(),
             finds: self.idle.finds.get(),
-            in_flight: inner.in_flight as u64,
+            in_flight,
+            completions: inner.stats.operations - in_flight,
             ..inner.stats
         }
     }
 
     /// Runs a call under the watchdog; see [`crate::watchdog`].
+    #[inline]
     pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         self.calls.set(self.calls.get() + 1);
         match self.watchdog.borrow().as_ref() {
@@ -161,10 +160,9 @@ impl Driver {
         operation: &Operation,
         reserve: bool,
     ) -> Poll<io::Result<Key>> {
-        let state = State::Waiting(Some(cx.waker().clone()));
         let inner = &mut *self.inner.borrow_mut();
         // SAFETY: the caller's contract.
-        unsafe { inner.submit(cx, operation, state, reserve) }
+        unsafe { inner.submit(cx, operation, State::Waiting, reserve) }
     }
 
     /// Carries out a read or a write of at most `length` bytes now, without the ring. As if it
@@ -199,33 +197,21 @@ impl Driver {
             events,
             multishot: true,
         };
-        let state = State::Watching(Watch {
-            waker: Some(cx.waker().clone()),
-            ..Watch::default()
-        });
         let inner = &mut *self.inner.borrow_mut();
         // SAFETY: a poll points at nothing.
         #[expect(unsafe_code, reason = "an operation without pointers")]
         unsafe {
-            inner.submit(cx, &operation, state, true)
+            inner.submit(cx, &operation, State::watching, true)
         }
     }
 
     /// The result of a one-shot slot, which is free after that.
+    #[inline]
     pub(crate) fn poll(&self, key: Key, cx: &Context<'_>) -> Poll<i32> {
         let (result, relieved) = {
             let inner = &mut *self.inner.borrow_mut();
-            let result = match &mut inner.slot(key).state {
-                State::Waiting(waker) => {
-                    store(waker, cx);
-                    return Poll::Pending;
-                }
-                State::Done(result) => *result,
-                State::Free(_) | State::Watching(_) | State::Abandoned(_) => {
-                    unreachable!("{key:?} is no one-shot")
-                }
-            };
-            (result, inner.free(key))
+            let result = ready!(inner.slots.poll(key, cx));
+            (result, inner.relieved(0))
         };
         wake(relieved);
         Poll::Ready(result)
@@ -233,29 +219,24 @@ impl Driver {
 
     /// Whether a watched slot was signalled since the last call; `Err` with the kernel's result
     /// once it has ended the watch, and the slot is free.
+    #[inline]
     pub(crate) fn poll_watch(&self, key: Key, cx: &Context<'_>) -> Poll<Result<(), i32>> {
         let (result, relieved) = {
             let inner = &mut *self.inner.borrow_mut();
-            let State::Watching(watch) = &mut inner.slot(key).state else {
-                unreachable!("{key:?} is no watch");
-            };
-            if mem::take(&mut watch.pending) {
-                return Poll::Ready(Ok(()));
+            let result = ready!(inner.slots.poll_watch(key, cx));
+            if result.is_ok() {
+                return Poll::Ready(result);
             }
-            let Some(result) = watch.ended else {
-                store(&mut watch.waker, cx);
-                return Poll::Pending;
-            };
-            (result, inner.free(key))
+            (result, inner.relieved(0))
         };
         wake(relieved);
-        Poll::Ready(Err(result))
+        Poll::Ready(result)
     }
 
     /// Asks the kernel to end an operation whose future lives on.
     pub(crate) fn cancel(&self, key: Key) {
         let inner = &mut *self.inner.borrow_mut();
-        if let State::Waiting(_) = inner.slot(key).state {
+        if inner.slots.is_waiting(key) {
             inner.cancel(key);
         }
     }
@@ -263,17 +244,14 @@ impl Driver {
     /// Takes over what a future dropped early owned: ends it now, or cancels and keeps it.
     pub(crate) fn abandon(&self, key: Key, data: Box<dyn Abandoned>) {
         let (result, relieved) = {
-            let inner = &mut *self.inner.borrow_mut();
-            let ended = match &inner.slot(key).state {
-                State::Done(result) => Some(*result),
-                State::Watching(watch) => watch.ended,
-                State::Waiting(_) => None,
-                State::Free(_) | State::Abandoned(_) => unreachable!("{key:?} abandoned twice"),
+            let mut inner = self.inner.borrow_mut();
+            let Some(result) = inner.slots.give_up(key) else {
+                let waited = inner.keep(key, data);
+                drop(inner);
+                drop(waited);
+                return;
             };
-            let Some(result) = ended else {
-                return inner.keep(key, data);
-            };
-            (result, inner.free(key))
+            (result, inner.relieved(0))
         };
         // Foreign code, so no borrow is held here.
         wake(relieved);
@@ -285,7 +263,14 @@ impl Driver {
         self.turn_end.borrow_mut().push(work);
     }
 
+    #[inline]
     pub(crate) fn end_turn(&self) {
+        if !self.turn_end.borrow().is_empty() {
+            self.do_put_off();
+        }
+    }
+
+    fn do_put_off(&self) {
         // Work may ask for more work: that belongs to this turn too, since nothing else runs.
         while !self.turn_end.borrow().is_empty() {
             let mut due = self.turn_end.take();
@@ -315,7 +300,7 @@ impl Driver {
 
     /// Whether a disk works for us.
     pub(crate) fn awaits_disk(&self) -> bool {
-        self.inner.borrow().of_disk > 0
+        self.inner.borrow().slots.of_disk() > 0
     }
 
     /// Lets a moment pass between two looks.
@@ -324,32 +309,40 @@ impl Driver {
     }
 
     /// Submits, waits at most `wait`, and wakes whoever's operation completed.
+    #[inline]
     pub(crate) fn turn(&self, wait: Option<Duration>) -> io::Result<()> {
         self.at_once_left.set(BYTES_PER_TURN);
-        // Who was woken for a slot may have left it to others.
-        if !self.inner.borrow().relieved {
+        let mut inner = self.inner.borrow_mut();
+        if inner.is_left_starved() {
+            // Who was woken for a slot may have left it to others.
+            drop(inner);
             self.relieve(usize::MAX);
+            inner = self.inner.borrow_mut();
         }
-        self.inner.borrow_mut().enter(wait)?;
-        loop {
-            let told = self.inner.borrow_mut().reap()?;
-            // Wakers and destructors run foreign code, so no borrow is held here.
-            match told {
-                None => break,
-                Some(Told::Waiter(waker)) => waker.wake(),
-                Some(Told::Watcher(waker, watch)) => {
-                    waker.wake_by_ref();
-                    let late = self.inner.borrow_mut().put_back(watch, waker);
-                    drop(late);
-                }
-                Some(Told::Memory(data, result)) => {
-                    self.relieve(1);
-                    data.finish(result);
-                }
+        inner.enter(wait)?;
+        while let Some(told) = inner.reap(&self.tasks)? {
+            // Wakers and destructors run foreign code, so no borrow is held then.
+            drop(inner);
+            self.tell(told);
+            inner = self.inner.borrow_mut();
+        }
+        inner.relieved = false;
+        Ok(())
+    }
+
+    fn tell(&self, told: Told) {
+        match told {
+            Told::Waiter(waker) => waker.wake(),
+            Told::Watcher(waker, watch) => {
+                waker.wake_by_ref();
+                let late = self.inner.borrow_mut().slots.put_back(watch, waker);
+                drop(late);
+            }
+            Told::Memory(data, result) => {
+                self.relieve(1);
+                data.finish(result);
             }
         }
-        self.inner.borrow_mut().relieved = false;
-        Ok(())
     }
 
     /// Wakes as many who wait for a slot as there are slots for them, `most` at most: were all of
@@ -374,19 +367,17 @@ impl Driver {
             inner.uncancelled.extend(waiting);
         }
         let mut waited = Duration::ZERO;
-        while self.inner.borrow().in_flight > 0 && waited < DRAIN_LIMIT {
+        while self.inner.borrow().slots.in_flight() > 0 && waited < DRAIN_LIMIT {
             if self.turn(Some(DRAIN_STEP)).is_err() {
                 break;
             }
             waited += DRAIN_STEP;
         }
         let inner = &mut *self.inner.borrow_mut();
-        if inner.in_flight > 0 {
-            // The kernel may still write: leaking is safe, freeing is not. Futures that live see
-            // their slot in `Waiting` and leak their own part through `abandon`.
-            for state in inner.slots.abandoned_mut() {
-                mem::forget(mem::replace(state, State::Waiting(None)));
-            }
+        if inner.slots.in_flight() > 0 {
+            // The kernel may still write: leaking is safe, freeing is not. Futures that live leak
+            // their own part through `abandon`.
+            inner.slots.leak();
         }
         inner.starved.clear();
         inner.starved_reserved.clear();
@@ -403,11 +394,12 @@ impl Driver {
 
 impl Inner {
     #[expect(unsafe_code, reason = "passes the ring's contract on")]
+    #[inline]
     unsafe fn submit(
         &mut self,
         cx: &Context<'_>,
         operation: &Operation,
-        state: State,
+        state: impl FnOnce(Waker) -> State,
         reserve: bool,
     ) -> Poll<io::Result<Key>> {
         if self.closed {
@@ -426,10 +418,8 @@ impl Inner {
         if !unsafe { self.backend.push(key.user_data(), operation) } {
             return self.starve(cx, reserve);
         }
-        let of_disk = operation.is_of_disk();
-        self.slots.take(state, of_disk);
-        self.in_flight += 1;
-        self.of_disk += usize::from(of_disk);
+        let state = state(cx.waker().clone());
+        self.slots.take(state, operation.is_of_disk());
         self.stats.operations += 1;
         Poll::Ready(Ok(key))
     }
@@ -445,11 +435,26 @@ impl Inner {
         Poll::Pending
     }
 
+    /// Whether somebody waits for a slot, and nobody was woken for one.
+    fn is_left_starved(&self) -> bool {
+        self.is_starved() && !self.relieved
+    }
+
+    fn is_starved(&self) -> bool {
+        !self.starved.is_empty() || !self.starved_reserved.is_empty()
+    }
+
     /// Who is to be woken when `spoken_for` of the free slots are others' already.
+    #[inline]
     fn relieved(&mut self, spoken_for: usize) -> Option<Waker> {
-        if self.starved.is_empty() && self.starved_reserved.is_empty() {
-            return None;
+        if self.is_starved() {
+            self.relieve_one(spoken_for)
+        } else {
+            None
         }
+    }
+
+    fn relieve_one(&mut self, spoken_for: usize) -> Option<Waker> {
         let taken = self.slots.taken() + spoken_for;
         let mut waker = None;
         if taken < self.slots_max {
@@ -462,39 +467,16 @@ impl Inner {
         waker
     }
 
-    fn slot(&mut self, key: Key) -> &mut Slot {
-        let slot = self.slots.get_mut(key);
-        slot.unwrap_or_else(|| panic!("{key:?} was freed"))
-    }
-
-    /// Frees a slot; who is to be woken for it.
-    fn free(&mut self, key: Key) -> Option<Waker> {
-        self.slots.free(key);
-        self.relieved(0)
-    }
-
-    /// Gives a watch its waker back; the waker if it has another one, or is no more.
-    fn put_back(&mut self, key: Key, waker: Waker) -> Option<Waker> {
-        match self.slots.get_mut(key) {
-            Some(Slot {
-                state:
-                    State::Watching(Watch {
-                        waker: none @ None, ..
-                    }),
-                ..
-            }) => none.replace(waker),
-            _ => Some(waker),
-        }
-    }
-
-    fn keep(&mut self, key: Key, data: Box<dyn Abandoned>) {
+    /// Who waited for it, to be dropped without a borrow.
+    fn keep(&mut self, key: Key, data: Box<dyn Abandoned>) -> Option<State> {
         if self.closed {
             // Draining has given up on it.
             mem::forget(data);
-            return;
+            return None;
         }
-        self.slot(key).state = State::Abandoned(data);
+        let waited = self.slots.keep(key, data);
         self.cancel(key);
+        Some(waited)
     }
 
     fn cancel(&mut self, key: Key) {
@@ -513,8 +495,11 @@ impl Inner {
     }
 
     /// Submits and waits, unless there is nothing to do and no time to wait.
+    #[inline]
     fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        self.retry_cancels();
+        if !self.uncancelled.is_empty() {
+            self.retry_cancels();
+        }
         // Somebody was woken outside of reaping, by a slot that came free: no time to sleep.
         let wait = if self.relieved {
             Some(Duration::ZERO)
@@ -530,12 +515,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes completions, those that had not fitted included, up to one that somebody is to be told
-    /// of.
-    fn reap(&mut self) -> io::Result<Option<Told>> {
+    /// Takes completions in, those that had not fitted included, up to one that somebody is to be
+    /// told of by foreign code.
+    #[inline]
+    fn reap(&mut self, tasks: &Tasks) -> io::Result<Option<Told>> {
         loop {
             while let Some(completion) = self.backend.next_completion() {
-                let told = self.complete(&completion);
+                let told = self.slots.complete(&completion, tasks);
                 if told.is_some() {
                     return Ok(told);
                 }
@@ -548,24 +534,10 @@ impl Inner {
             self.backend.enter(Some(Duration::ZERO))?;
         }
     }
-
-    fn complete(&mut self, completion: &Completion) -> Option<Told> {
-        // A cancel's, or one for a slot that was leaked.
-        if completion.user_data == NO_SLOT {
-            return None;
-        }
-        let key = Key::of(completion.user_data);
-        let slot = self.slots.get_mut(key)?;
-        if !completion.more {
-            self.in_flight -= 1;
-            self.of_disk -= usize::from(slot.of_disk);
-            self.stats.completions += 1;
-        }
-        self.slots.complete(key, completion)
-    }
 }
 
 /// Wakers run foreign code, so no borrow is held here.
+#[inline]
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

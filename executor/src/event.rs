@@ -151,6 +151,7 @@ impl Call {
     ///
     /// EINTR when the peer has filled the eventfd so that the call would block for ever (the
     /// watchdog has ended it); anything else the kernel says. A doorbell never fails.
+    #[inline]
     pub fn signal(&self) -> io::Result<()> {
         let driver = self.handle.driver();
         let fd = match &self.target {

@@ -4,14 +4,11 @@
 //! submits everything and waits for a completion or the next deadline → reap → wake → timers.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::completion::Backend;
@@ -19,9 +16,9 @@ use crate::driver::{Driver, TurnEnd};
 use crate::idle::{self, Polling, Watched};
 use crate::registered::Registered;
 use crate::ring::{Config, Ring, RingError};
-use crate::run_queue::{Place, Ready, RunQueue};
 use crate::simulation::{Faults, Simulation};
 use crate::stats::Stats;
+use crate::tasks::Task;
 use crate::timer::Sleep;
 
 /// How deep tasks that hold tasks may be nested and still be dropped at once when their root is: a
@@ -32,7 +29,6 @@ const CLEANUP_BATCHES_MAX: usize = 64;
 /// is in flight.
 pub struct Executor {
     handle: Handle,
-    queue: RunQueue,
 }
 
 impl Executor {
@@ -62,14 +58,11 @@ impl Executor {
     }
 
     fn with_backend(backend: Backend, operations: u32, reserved: u32) -> Self {
-        let queue = RunQueue::new();
         Self {
             handle: Handle {
                 driver: Driver::new(backend, operations, reserved),
-                tasks: queue.place(),
                 reserve: false,
             },
-            queue,
         }
     }
 
@@ -102,45 +95,42 @@ impl Executor {
     ///
     /// Only what makes the ring unusable (it was not enabled, or by another thread).
     pub fn run<F: Future>(&self, root: F) -> io::Result<F::Output> {
-        let woken = Arc::new(RootWaker(AtomicBool::new(true)));
-        let waker = Waker::from(woken.clone());
+        let tasks = &self.handle.driver.tasks;
+        let waker = tasks.root_waker();
         let mut cx = Context::from_waker(&waker);
-        let mut batch = VecDeque::new();
+        waker.wake_by_ref();
+        let mut batch = Vec::new();
         let output = {
             let mut root = pin!(root);
             // Whether anybody has run since the last sleep.
             let mut worked = true;
             loop {
-                worked |= self.queue.run_batch(&mut batch);
-                if woken.take() {
+                worked |= tasks.run_batch(&mut batch);
+                if tasks.take_root_woken() {
                     worked = true;
                     if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
                         break output;
                     }
                 }
-                worked &= !self.turn(&woken.0, worked)?;
+                worked &= !self.turn(worked)?;
             }
         };
         // The root is gone, so its tasks are cancelled: running them once drops their futures.
-        self.run_cancelled(&mut batch);
+        for _ in 0..CLEANUP_BATCHES_MAX {
+            if !tasks.run_batch(&mut batch) {
+                break;
+            }
+        }
         self.handle.driver.end_turn();
         Ok(output)
     }
 
-    /// Lets cancelled tasks drop their futures, which may cancel others in turn.
-    fn run_cancelled(&self, batch: &mut VecDeque<Ready>) {
-        for _ in 0..CLEANUP_BATCHES_MAX {
-            if !self.queue.run_batch(batch) {
-                return;
-            }
-        }
-    }
-
     /// Says whether it slept.
-    fn turn(&self, root_woken: &AtomicBool, worked: bool) -> io::Result<bool> {
+    #[inline]
+    fn turn(&self, worked: bool) -> io::Result<bool> {
         let driver = &self.handle.driver;
         driver.end_turn();
-        let busy = !self.queue.is_empty() || root_woken.load(Ordering::Relaxed);
+        let busy = driver.tasks.is_ready();
         if busy {
             driver.idle.look();
         }
@@ -150,12 +140,15 @@ impl Executor {
         } else {
             driver.turn(Some(Duration::ZERO))?;
         }
-        self.fire_timers();
+        if !driver.timers.borrow().is_empty() {
+            self.fire_timers();
+        }
         Ok(sleeps)
     }
 
     /// Whether something turned up instead of the sleep that is due: while polling, or at the last
     /// look before it.
+    #[inline]
     fn stays_awake(&self, worked: bool) -> bool {
         let driver = &self.handle.driver;
         let window = driver.idle.window();
@@ -169,6 +162,7 @@ impl Executor {
         driver.idle.ask()
     }
 
+    #[inline]
     fn sleep(&self) -> io::Result<()> {
         let driver = &self.handle.driver;
         let wait = self.next_deadline();
@@ -184,6 +178,7 @@ impl Executor {
     }
 
     /// How long until the next timer is due; `None` without one.
+    #[inline]
     fn next_deadline(&self) -> Option<Duration> {
         let driver = &self.handle.driver;
         let timers = driver.timers.borrow();
@@ -196,9 +191,6 @@ impl Executor {
 
     fn fire_timers(&self) {
         let driver = &self.handle.driver;
-        if driver.timers.borrow().is_empty() {
-            return;
-        }
         let now = driver.now();
         loop {
             // Wakers run foreign code, so no borrow is held then.
@@ -211,9 +203,9 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
+        // First, so that what they have in flight is cancelled.
+        self.handle.driver.tasks.close();
         self.handle.driver.close();
-        // What the last completions woke: tasks already cancelled, whose futures drop here.
-        self.run_cancelled(&mut VecDeque::new());
         self.handle.driver.forget_waiters();
     }
 }
@@ -222,7 +214,6 @@ impl Drop for Executor {
 #[derive(Clone)]
 pub struct Handle {
     driver: Rc<Driver>,
-    tasks: Place,
     reserve: bool,
 }
 
@@ -232,11 +223,7 @@ impl Handle {
     where
         F: Future<Output: 'static> + 'static,
     {
-        // Where to, the task itself knows: what schedules it holds nothing that had to be counted.
-        let task = async_task::Builder::new().metadata(self.tasks);
-        let (ready, task) = task.spawn_local(|_| future, Place::wake);
-        ready.schedule();
-        Task(task)
+        self.driver.tasks.spawn(future)
     }
 
     /// The same handle, whose operations may use the slots of the reserve: for what must go on
@@ -330,50 +317,6 @@ impl Handle {
 
     pub(crate) fn reserve(&self) -> bool {
         self.reserve
-    }
-}
-
-/// A spawned future's output. Dropping it cancels the future; there is no detaching, so that the
-/// end of the root is the end of all.
-#[must_use = "a dropped task is cancelled"]
-pub struct Task<T>(async_task::Task<T, Place>);
-
-impl<T> Task<T> {
-    /// Whether the future has ended.
-    pub fn is_finished(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
-impl<T> Future for Task<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-struct RootWaker(AtomicBool);
-
-impl RootWaker {
-    /// Whether it was woken since the last question. A store and no exchange: a wake that comes in
-    /// between is answered by the poll that follows.
-    fn take(&self) -> bool {
-        let woken = self.0.load(Ordering::Relaxed);
-        if woken {
-            self.0.store(false, Ordering::Relaxed);
-        }
-        woken
-    }
-}
-
-impl Wake for RootWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -98,10 +98,12 @@ impl Idle {
     }
 
     /// Asks all to tell; whether any had news.
+    #[inline]
     pub(crate) fn ask(&self) -> bool {
-        if self.watched.borrow().is_empty() {
-            return false;
-        }
+        !self.watched.borrow().is_empty() && self.ask_all()
+    }
+
+    fn ask_all(&self) -> bool {
         let mut watched = self.watched.take();
         let mut news = false;
         for memory in watched.drain(..) {

@@ -127,8 +127,11 @@ impl<T: Request> Op<T> {
 }
 
 impl<T: Request> Drop for Op<T> {
+    #[inline]
     fn drop(&mut self) {
-        if let (Some(key), Some(request)) = (self.key, self.request.take()) {
+        if let Some(key) = self.key
+            && let Some(request) = self.request.take()
+        {
             self.driver.abandon(key, Box::new(Leftover(request)));
         }
     }

@@ -8,6 +8,8 @@ use io_uring::register::Restriction;
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
+use libc::iovec;
+
 use crate::completion::Completion;
 use crate::operation::Operation;
 use crate::registered::Registered;
@@ -230,10 +232,13 @@ impl Ring {
     /// What `operation` points at must stay valid until its last completion is reaped.
     #[expect(unsafe_code, reason = "hands pointers to the kernel")]
     pub(crate) unsafe fn push(&mut self, user_data: u64, operation: &Operation) -> bool {
+        if !self.has_room() {
+            return false;
+        }
         // SAFETY: the caller's contract is that of both.
         unsafe {
-            let entry = plain_entry(self.plain, operation).unwrap_or_else(|| entry(operation));
-            self.push_entry(&entry.user_data(user_data))
+            self.push_plain(user_data, operation)
+                .unwrap_or_else(|| self.push_entry(&entry(operation).user_data(user_data)))
         }
     }
 
@@ -247,27 +252,83 @@ impl Ring {
         // SAFETY: a cancel points at nothing.
         #[expect(unsafe_code, reason = "pushes an entry without pointers")]
         unsafe {
-            self.push_entry(&entry)
+            self.has_room() && self.push_entry(&entry)
         }
     }
 
+    /// Whether an entry can be pushed.
+    #[inline]
+    fn has_room(&mut self) -> bool {
+        !self.uring.submission().is_full() || self.makes_room()
+    }
+
+    #[cold]
+    fn makes_room(&mut self) -> bool {
+        // Only when a turn has very much to do, or an earlier enter took nothing; a second refusal
+        // is the caller's to wait out.
+        let _ = self.uring.submit();
+        !self.uring.submission().is_full()
+    }
+
+    // It is inlined so that the entry is made where it belongs: a copy of what was written a moment
+    // before in other pieces has to wait for them.
     #[expect(unsafe_code, reason = "hands pointers to the kernel")]
+    #[inline(always)]
     unsafe fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the caller keeps what the entry points at.
-        if unsafe { self.uring.submission().push(entry) }.is_ok() {
-            return true;
-        }
-        // Only when an earlier enter took nothing; a second refusal is the caller's to wait out.
-        let _ = self.uring.submit();
-        // SAFETY: as above.
         unsafe { self.uring.submission().push(entry) }.is_ok()
     }
 
+    /// A vectored operation as one on registered memory or as a plain one, if it has one piece and
+    /// may be.
+    ///
+    /// # Safety
+    ///
+    /// What `operation` points at is valid, and stays so.
+    #[expect(unsafe_code, reason = "reads what the kernel would")]
+    #[inline]
+    unsafe fn push_plain(&mut self, user_data: u64, operation: &Operation) -> Option<bool> {
+        let (fd, pieces, offset, registered, is_read) = match *operation {
+            Operation::ReadVectored {
+                fd,
+                pieces,
+                count: 1,
+                offset,
+                registered,
+            } if self.plain.read || registered => (Fd(fd), pieces, offset, registered, true),
+            Operation::WriteVectored {
+                fd,
+                pieces,
+                count: 1,
+                offset,
+                registered,
+            } if self.plain.write || registered => (Fd(fd), pieces, offset, registered, false),
+            _ => return None,
+        };
+        // SAFETY: there is one piece; the caller's contract.
+        let iovec { iov_base, iov_len } = unsafe { *pieces };
+        let (start, len) = (iov_base.cast::<u8>(), u32::try_from(iov_len).ok()?);
+        macro_rules! push {
+            ($opcode:ident, $($argument:expr),*) => {{
+                let entry = opcode::$opcode::new(fd, start, len $(, $argument)*).offset(offset);
+                // SAFETY: the caller's contract.
+                unsafe { self.push_entry(&entry.build().user_data(user_data)) }
+            }};
+        }
+        Some(match (is_read, registered) {
+            (true, true) => push!(ReadFixed, REGISTERED),
+            (true, false) => push!(Read,),
+            (false, true) => push!(WriteFixed, REGISTERED),
+            (false, false) => push!(Write,),
+        })
+    }
+
     /// Submits what is queued and, unless `wait` is zero, sleeps until a completion or the timeout.
+    #[inline]
     pub(crate) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
         let entered = match wait {
-            None => self.uring.submit_and_wait(1),
-            Some(Duration::ZERO) => self.enter_without_waiting(),
+            None => self.enter_for(1),
+            Some(Duration::ZERO) => self.enter_for(0),
             Some(limit) => {
                 let limit = Timespec::from(limit);
                 let arguments = SubmitArgs::new().timespec(&limit);
@@ -289,19 +350,21 @@ impl Ring {
         }
     }
 
-    /// GETEVENTS without waiting: with DEFER_TASKRUN completions run only in such a call.
+    /// With GETEVENTS even if it waits for nothing: with DEFER_TASKRUN completions run only in such
+    /// a call.
     #[expect(
         unsafe_code,
-        reason = "the one enter that the crate has no safe call for"
+        reason = "the enter without waiting, which the crate has no safe call for"
     )]
-    fn enter_without_waiting(&mut self) -> io::Result<usize> {
+    #[inline]
+    fn enter_for(&mut self, completions: u32) -> io::Result<usize> {
         let staged = self.uring.submission().len();
         let staged = u32::try_from(staged).unwrap_or(u32::MAX);
         // SAFETY: no argument is passed.
         unsafe {
             self.uring.submitter().enter::<libc::sigset_t>(
                 staged,
-                0,
+                completions,
                 EnterFlags::GETEVENTS.bits(),
                 None,
             )
@@ -309,6 +372,7 @@ impl Ring {
     }
 
     /// The oldest of the completions that are there.
+    #[inline]
     pub(crate) fn next_completion(&mut self) -> Option<Completion> {
         self.uring.completion().next().map(|entry| Completion {
             user_data: entry.user_data(),
@@ -355,49 +419,6 @@ pub const OPCODES: &[u8] = &[
 
 /// What a ring's one registration is called.
 const REGISTERED: u16 = 0;
-
-/// A vectored operation as one on registered memory or as a plain one, if it has one piece and may
-/// be.
-///
-/// # Safety
-///
-/// What `operation` points at is valid.
-#[expect(unsafe_code, reason = "reads what the kernel would")]
-unsafe fn plain_entry(plain: Plain, operation: &Operation) -> Option<squeue::Entry> {
-    let (fd, pieces, offset, registered, is_read) = match *operation {
-        Operation::ReadVectored {
-            fd,
-            pieces,
-            count: 1,
-            offset,
-            registered,
-        } if plain.read || registered => (Fd(fd), pieces, offset, registered, true),
-        Operation::WriteVectored {
-            fd,
-            pieces,
-            count: 1,
-            offset,
-            registered,
-        } if plain.write || registered => (Fd(fd), pieces, offset, registered, false),
-        _ => return None,
-    };
-    // SAFETY: there is one piece; the caller's contract.
-    let piece = unsafe { *pieces };
-    let (start, len) = (
-        piece.iov_base.cast::<u8>(),
-        u32::try_from(piece.iov_len).ok()?,
-    );
-    Some(match (is_read, registered) {
-        (true, true) => opcode::ReadFixed::new(fd, start, len, REGISTERED)
-            .offset(offset)
-            .build(),
-        (true, false) => opcode::Read::new(fd, start, len).offset(offset).build(),
-        (false, true) => opcode::WriteFixed::new(fd, start, len, REGISTERED)
-            .offset(offset)
-            .build(),
-        (false, false) => opcode::Write::new(fd, start, len).offset(offset).build(),
-    })
-}
 
 fn entry(operation: &Operation) -> squeue::Entry {
     match *operation {

@@ -2,9 +2,10 @@
 //! Not when they are submitted or freed, which is the driver's.
 
 use std::mem;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::completion::Completion;
+use crate::tasks::Tasks;
 
 /// The memory of an operation whose future is gone.
 pub(crate) trait Abandoned {
@@ -35,30 +36,51 @@ impl Key {
     }
 }
 
-pub(crate) struct Slot {
+struct Slot {
     use_count: u32,
     /// See [`crate::operation::Operation::is_of_disk`].
-    pub(crate) of_disk: bool,
-    pub(crate) state: State,
+    of_disk: bool,
+    state: State,
 }
 
 pub(crate) enum State {
     /// Nobody's; with the slot that became free before it.
     Free(u32),
-    Waiting(Option<Waker>),
+    Waiting(Waker),
     Done(i32),
     Watching(Watch),
     Abandoned(Box<dyn Abandoned>),
+    /// The kernel's for good: what it may write to is never freed.
+    Leaked,
 }
 
-#[derive(Default)]
 pub(crate) struct Watch {
-    pub(crate) pending: bool,
-    pub(crate) ended: Option<i32>,
-    pub(crate) waker: Option<Waker>,
+    pending: bool,
+    ended: Option<i32>,
+    waker: Option<Waker>,
 }
 
-/// Who is to hear of a completion.
+impl State {
+    pub(crate) fn watching(waker: Waker) -> Self {
+        Self::Watching(Watch {
+            pending: false,
+            ended: None,
+            waker: Some(waker),
+        })
+    }
+}
+
+impl Slot {
+    fn expects_completion(&self) -> bool {
+        match &self.state {
+            State::Waiting(_) | State::Abandoned(_) | State::Leaked => true,
+            State::Watching(watch) => watch.ended.is_none(),
+            State::Free(_) | State::Done(_) => false,
+        }
+    }
+}
+
+/// Who is to hear of a completion, by foreign code.
 pub(crate) enum Told {
     Waiter(Waker),
     /// The waker goes back to the watch: its task waits there again and again.
@@ -67,22 +89,16 @@ pub(crate) enum Told {
     Memory(Box<dyn Abandoned>, i32),
 }
 
-impl Slot {
-    pub(crate) fn expects_completion(&self) -> bool {
-        match &self.state {
-            State::Waiting(_) | State::Abandoned(_) => true,
-            State::Watching(watch) => watch.ended.is_none(),
-            State::Free(_) | State::Done(_) => false,
-        }
-    }
-}
-
 /// All slots, free and taken. The one that became free last is taken first: it is in the cache.
 pub(crate) struct Slots {
     slots: Vec<Slot>,
     /// The first free one; there is none when it is as many as there are.
     free: u32,
     taken: usize,
+    /// Those that the kernel has yet to answer for.
+    in_flight: usize,
+    /// Those of them that a disk works on.
+    of_disk: usize,
 }
 
 impl Slots {
@@ -91,12 +107,21 @@ impl Slots {
             slots: Vec::with_capacity(slots),
             free: 0,
             taken: 0,
+            in_flight: 0,
+            of_disk: 0,
         }
     }
 
-    /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
         self.taken
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn of_disk(&self) -> usize {
+        self.of_disk
     }
 
     /// What the slot that is taken next will be called.
@@ -109,31 +134,32 @@ impl Slots {
     }
 
     /// Takes the slot of [`Slots::next_key`].
+    #[inline(always)]
     pub(crate) fn take(&mut self, state: State, of_disk: bool) {
         self.taken += 1;
-        match self.slots.get_mut(self.free as usize) {
-            Some(slot) => {
-                let State::Free(next) = mem::replace(&mut slot.state, state) else {
-                    unreachable!("slot {} is not free", self.free);
-                };
-                slot.of_disk = of_disk;
-                self.free = next;
-            }
-            None => {
-                self.slots.push(Slot {
-                    use_count: 0,
-                    of_disk,
-                    state,
-                });
-                self.free += 1;
-            }
-        }
+        self.in_flight += 1;
+        self.of_disk += usize::from(of_disk);
+        let Some(slot) = self.slots.get_mut(self.free as usize) else {
+            self.free += 1;
+            return self.slots.push(Slot {
+                use_count: 0,
+                of_disk,
+                state,
+            });
+        };
+        let State::Free(next) = slot.state else {
+            unreachable!("slot {} is not free", self.free);
+        };
+        self.free = next;
+        slot.of_disk = of_disk;
+        // What is free has nothing to drop.
+        mem::forget(mem::replace(&mut slot.state, state));
     }
 
-    /// Frees the slot; what was in it.
-    pub(crate) fn free(&mut self, key: Key) -> State {
+    /// Frees a slot.
+    fn free(&mut self, key: Key) -> State {
         let next = State::Free(self.free);
-        let slot = self.get_mut(key).expect("freed once");
+        let slot = self.get(key);
         slot.use_count = slot.use_count.wrapping_add(1);
         let state = mem::replace(&mut slot.state, next);
         self.free = key.slot;
@@ -142,15 +168,93 @@ impl Slots {
     }
 
     /// The slot in this use of it; `None` when that is over.
-    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Slot> {
+    fn find(&mut self, key: Key) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         (slot.use_count == key.use_count).then_some(slot)
     }
 
-    /// What was abandoned and has not ended.
-    pub(crate) fn abandoned_mut(&mut self) -> impl Iterator<Item = &mut State> {
-        let states = self.slots.iter_mut().map(|slot| &mut slot.state);
-        states.filter(|state| matches!(state, State::Abandoned(_)))
+    #[inline]
+    fn get(&mut self, key: Key) -> &mut Slot {
+        self.find(key)
+            .unwrap_or_else(|| panic!("{key:?} was freed"))
+    }
+
+    /// The result of a one-shot operation, whose slot is free then.
+    #[inline]
+    pub(crate) fn poll(&mut self, key: Key, cx: &Context<'_>) -> Poll<i32> {
+        let next = self.free;
+        let slot = self.get(key);
+        match &mut slot.state {
+            State::Waiting(waker) => {
+                waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+            State::Done(result) => {
+                let result = *result;
+                slot.use_count = slot.use_count.wrapping_add(1);
+                // What is done has nothing to drop.
+                mem::forget(mem::replace(&mut slot.state, State::Free(next)));
+                self.free = key.slot;
+                self.taken -= 1;
+                Poll::Ready(result)
+            }
+            State::Leaked => Poll::Pending,
+            State::Free(_) | State::Watching(_) | State::Abandoned(_) => {
+                unreachable!("{key:?} is no one-shot")
+            }
+        }
+    }
+
+    /// Whether a watched slot was signalled since the last call; `Err` with the kernel's result
+    /// once it has ended the watch, and the slot is free.
+    #[inline]
+    pub(crate) fn poll_watch(&mut self, key: Key, cx: &Context<'_>) -> Poll<Result<(), i32>> {
+        let State::Watching(watch) = &mut self.get(key).state else {
+            unreachable!("{key:?} is no watch");
+        };
+        if mem::take(&mut watch.pending) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(result) = watch.ended {
+            self.free(key);
+            return Poll::Ready(Err(result));
+        }
+        match &mut watch.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Whether a one-shot operation has yet to end.
+    pub(crate) fn is_waiting(&mut self, key: Key) -> bool {
+        matches!(self.get(key).state, State::Waiting(_))
+    }
+
+    /// Whoever waited for it is gone: what it ended with, and the slot is free then, if it has.
+    pub(crate) fn give_up(&mut self, key: Key) -> Option<i32> {
+        let result = match &self.get(key).state {
+            State::Done(result) => *result,
+            State::Watching(watch) => watch.ended?,
+            State::Waiting(_) | State::Leaked => return None,
+            State::Free(_) | State::Abandoned(_) => unreachable!("{key:?} abandoned twice"),
+        };
+        self.free(key);
+        Some(result)
+    }
+
+    /// Keeps what nobody waits for until the kernel has let go; who waited, to be dropped.
+    pub(crate) fn keep(&mut self, key: Key, data: Box<dyn Abandoned>) -> State {
+        mem::replace(&mut self.get(key).state, State::Abandoned(data))
+    }
+
+    /// Frees none of the memory that the kernel may still write to.
+    pub(crate) fn leak(&mut self) {
+        for slot in &mut self.slots {
+            if matches!(slot.state, State::Abandoned(_)) {
+                mem::forget(mem::replace(&mut slot.state, State::Leaked));
+            }
+        }
     }
 
     /// Those that the kernel has yet to answer for.
@@ -164,40 +268,107 @@ impl Slots {
             })
     }
 
-    /// Takes a completion in; who is to be told, if anybody is.
-    pub(crate) fn complete(&mut self, key: Key, completion: &Completion) -> Option<Told> {
-        let slot = self.get_mut(key)?;
-        match &mut slot.state {
-            State::Waiting(waker) => {
-                let waker = waker.take();
-                slot.state = State::Done(completion.result);
-                waker.map(Told::Waiter)
-            }
-            State::Watching(watch) => {
-                // Who was woken for the last signal has yet to look.
-                let told = watch.pending;
-                watch.pending |= completion.result >= 0;
-                if !completion.more {
-                    watch.ended = Some(completion.result);
+    /// Takes a completion in, and wakes who waits for it; who is to be told otherwise. Of `tasks`
+    /// only, since those run no foreign code.
+    #[inline]
+    pub(crate) fn complete(&mut self, completion: &Completion, tasks: &Tasks) -> Option<Told> {
+        let key = Key::of(completion.user_data);
+        // None: of a cancel, or of a slot that was leaked.
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.use_count != key.use_count {
+            return None;
+        }
+        if !completion.more {
+            self.in_flight -= 1;
+            self.of_disk -= usize::from(slot.of_disk);
+        }
+        if let State::Watching(watch) = &mut slot.state {
+            return watch
+                .complete(completion, tasks)
+                .map(|waker| Told::Watcher(waker, key));
+        }
+        match mem::replace(&mut slot.state, State::Done(completion.result)) {
+            State::Waiting(waker) => tasks.wake(waker).map(Told::Waiter),
+            State::Abandoned(data) => {
+                if completion.more {
+                    slot.state = State::Abandoned(data);
+                    return None;
                 }
-                let waker = if told { None } else { watch.waker.take() };
-                waker.map(|waker| Told::Watcher(waker, key))
+                self.free(key);
+                Some(Told::Memory(data, completion.result))
             }
-            State::Abandoned(_) if completion.more => None,
-            State::Abandoned(_) => match self.free(key) {
-                State::Abandoned(data) => Some(Told::Memory(data, completion.result)),
-                _ => None,
-            },
-            State::Free(_) | State::Done(_) => {
+            State::Leaked => None,
+            State::Free(_) | State::Done(_) | State::Watching(_) => {
                 unreachable!("a one-shot operation completed twice")
             }
         }
     }
+
+    /// Gives a watch its waker back; the waker if it has another one, or is no more.
+    pub(crate) fn put_back(&mut self, key: Key, waker: Waker) -> Option<Waker> {
+        match self.find(key).map(|slot| &mut slot.state) {
+            Some(State::Watching(watch)) if watch.waker.is_none() => watch.waker.replace(waker),
+            _ => Some(waker),
+        }
+    }
 }
 
-pub(crate) fn store(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *slot = Some(cx.waker().clone()),
+impl Watch {
+    #[inline]
+    fn complete(&mut self, completion: &Completion, tasks: &Tasks) -> Option<Waker> {
+        // Who was woken for the last signal has yet to look.
+        let told = self.pending;
+        self.pending |= completion.result >= 0;
+        if !completion.more {
+            self.ended = Some(completion.result);
+        }
+        let waker = self.waker.as_ref()?;
+        if told || tasks.wake_by_ref(waker) {
+            return None;
+        }
+        self.waker.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(key: Key, result: i32) -> Completion {
+        Completion {
+            user_data: key.user_data(),
+            result,
+            more: false,
+        }
+    }
+
+    #[test]
+    fn a_completion_for_an_earlier_use_of_a_slot_or_for_none_is_nobodys() {
+        let (mut slots, tasks) = (Slots::with_capacity(1), Tasks::new());
+        let waiting = || State::Waiting(tasks.root_waker());
+        let cx = &mut Context::from_waker(Waker::noop());
+        let first = slots.next_key();
+        slots.take(waiting(), true);
+        assert!(slots.complete(&answer(first, 1), &tasks).is_none() && tasks.is_ready());
+        assert_eq!(
+            (slots.in_flight(), slots.of_disk(), slots.taken()),
+            (0, 0, 1)
+        );
+        assert_eq!(slots.poll(first, cx), Poll::Ready(1));
+        let second = slots.next_key();
+        slots.take(waiting(), false);
+        assert_eq!(
+            (second.slot, slots.taken()),
+            (first.slot, 1),
+            "it is used again"
+        );
+        let beyond = Key { slot: 9, ..second };
+        for late in [first, beyond, Key::of(crate::ring::NO_SLOT)] {
+            assert!(slots.complete(&answer(late, 2), &tasks).is_none());
+        }
+        assert_eq!(slots.poll(second, cx), Poll::Pending);
+        assert_eq!(slots.in_flight(), 1);
+        slots.complete(&answer(second, 3), &tasks);
+        assert_eq!(slots.poll(second, cx), Poll::Ready(3));
     }
 }

@@ -36,6 +36,7 @@ const UNSAFE_FILES: &[&str] = &[
     "executor/src/simulation.rs",
     "executor/src/socket.rs",
     "executor/src/stream.rs",
+    "executor/src/tasks.rs",
     "executor/src/watchdog.rs",
     // Memory that a guest shares with us, and the signal handler that guards it.
     "virtio/src/memory/buffers.rs",
