@@ -205,9 +205,7 @@ impl Shared {
     ) {
         let mut ring = self.ring.borrow_mut();
         for (chain, written) in chains {
-            if let Some(settled) = self.settle(chain)
-                && !ring.memory_lost()
-            {
+            if let Some(settled) = self.settle(chain) {
                 ring.stage(settled.head, written.min(settled.writable_bytes));
             }
         }

@@ -75,6 +75,7 @@ impl SplitRing {
         self.next_available
     }
 
+    #[inline]
     pub(super) fn memory_lost(&self) -> bool {
         self.memory.is_lost()
     }
@@ -195,6 +196,7 @@ impl SplitRing {
     }
 
     /// Writes a chain's entry, which the driver sees once it is published.
+    #[inline]
     pub(super) fn stage(&mut self, head: u16, written: u32) {
         self.view.set_used_entry(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
