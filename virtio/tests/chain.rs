@@ -9,7 +9,7 @@ use vudev_virtio::spec::{DESCRIPTOR_BYTES, descriptor_flag, feature};
 use vudev_virtio::testing::{GUEST_BASE, Guest, RawDescriptor, Ring};
 use vudev_virtio::{
     Chain, ChainError, GuestMemory, MemoryError, Queue, QueueError, QueueParts, Region,
-    RegionLayout,
+    RegionLayout, Sides,
 };
 
 const MEMORY: u64 = 1 << 20;
@@ -360,8 +360,14 @@ fn what_a_queue_gives_out_is_two_words_and_the_next_chain_has_nothing_of_the_one
     let (mut queue, control) = ring.start(executor.handle(), 0);
     ring.add(&[b"of the first"], &[5, 7]);
     let mut chain = queue.try_next().unwrap().unwrap();
-    chain.readable.read_array::<3>().unwrap();
-    chain.writable.write(b"answer").unwrap();
+    // Both sides at once, as a handler has them.
+    let handed: &mut Chain = &mut chain;
+    let Sides {
+        readable, writable, ..
+    } = &mut **handed;
+    writable
+        .write(&readable.read_array::<6>().unwrap())
+        .unwrap();
     queue.complete(chain, 12);
     ring.add(&[b"x"], &[]);
     let chain = queue.try_next().unwrap().unwrap();
