@@ -21,10 +21,10 @@ const WARM_UP: u64 = 1000;
 /// The limit of a disk, in the place where this thread may run: `pinned` if that is one processor,
 /// which driver and back-end share. `driver_us` is what the driver has used for a request.
 ///
-/// One request at a time: a bare thread makes the call for each, polling where it can. Several: the
-/// calls take their time and the driver its own, at once if there are processors for both. Past
-/// the page cache: a bare ring keeps the disk as busy. `None` for several requests of nothing,
-/// which take no call.
+/// One request at a time: a bare thread makes the call for each, polling where that helps. Several:
+/// the calls take their time and the driver its own, at once if there are processors for both.
+/// Past the page cache: a bare ring keeps the disk as busy. `None` for several requests of
+/// nothing, which take no call.
 pub(crate) fn of_disk(
     effort: &Effort,
     image: &Image,
@@ -81,9 +81,18 @@ fn many(effort: &Effort, call: &mut Call) -> Result<Figures> {
     figures(effort, |times| Ok(bare::alone(times, call)?))
 }
 
-fn one_at_a_time(effort: &Effort, polls: bool, call: &mut Call) -> Result<Figures> {
-    let polls = polls && std::thread::available_parallelism()?.get() > 1;
-    figures(effort, |times| bare::handed_over(times, polls, call))
+/// A thread that sleeps, or one that polls where it may, whichever is faster: who polls while
+/// others want its processor loses it.
+fn one_at_a_time(effort: &Effort, may_poll: bool, call: &mut Call) -> Result<Figures> {
+    let sleeping = figures(effort, |times| bare::handed_over(times, false, call))?;
+    if !may_poll || std::thread::available_parallelism()?.get() == 1 {
+        return Ok(sleeping);
+    }
+    let polling = figures(effort, |times| bare::handed_over(times, true, call))?;
+    Ok(match polling.rate > sleeping.rate {
+        true => polling,
+        false => sleeping,
+    })
 }
 
 fn direct(effort: &Effort, image: &Image, job: Job) -> Result<Figures> {
