@@ -300,7 +300,7 @@ impl Driver {
 
     /// Whether a disk works for us.
     pub(crate) fn awaits_disk(&self) -> bool {
-        self.inner.borrow().slots.of_disk() > 0
+        self.inner.borrow().slots.awaits_disk()
     }
 
     /// Lets a moment pass between two looks.
@@ -413,13 +413,14 @@ impl Inner {
         if self.slots.taken() >= limit {
             return self.starve(cx, reserve);
         }
+        // Foreign code, so it comes before the kernel knows of anything.
+        let waker = cx.waker().clone();
         let key = self.slots.next_key();
         // SAFETY: the caller's contract.
         if !unsafe { self.backend.push(key.user_data(), operation) } {
             return self.starve(cx, reserve);
         }
-        let state = state(cx.waker().clone());
-        self.slots.take(state, operation.is_of_disk());
+        self.slots.take(|| state(waker), operation.is_of_disk());
         self.stats.operations += 1;
         Poll::Ready(Ok(key))
     }

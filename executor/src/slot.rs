@@ -61,6 +61,13 @@ pub(crate) struct Watch {
 }
 
 impl State {
+    fn waiter(self) -> Option<Waker> {
+        match self {
+            Self::Waiting(waker) => Some(waker),
+            _ => None,
+        }
+    }
+
     pub(crate) fn watching(waker: Waker) -> Self {
         Self::Watching(Watch {
             pending: false,
@@ -94,11 +101,11 @@ pub(crate) struct Slots {
     slots: Vec<Slot>,
     /// The first free one; there is none when it is as many as there are.
     free: u32,
-    taken: usize,
+    taken: u32,
     /// Those that the kernel has yet to answer for.
     in_flight: usize,
     /// Those of them that a disk works on.
-    of_disk: usize,
+    of_disk: u32,
 }
 
 impl Slots {
@@ -113,15 +120,15 @@ impl Slots {
     }
 
     pub(crate) fn taken(&self) -> usize {
-        self.taken
+        self.taken as usize
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    pub(crate) fn of_disk(&self) -> usize {
-        self.of_disk
+    pub(crate) fn awaits_disk(&self) -> bool {
+        self.of_disk > 0
     }
 
     /// What the slot that is taken next will be called.
@@ -133,27 +140,34 @@ impl Slots {
         }
     }
 
-    /// Takes the slot of [`Slots::next_key`].
+    /// Takes the slot of [`Slots::next_key`]; `state` says of what.
     #[inline(always)]
-    pub(crate) fn take(&mut self, state: State, of_disk: bool) {
-        self.taken += 1;
-        self.in_flight += 1;
-        self.of_disk += usize::from(of_disk);
-        let Some(slot) = self.slots.get_mut(self.free as usize) else {
-            self.free += 1;
-            return self.slots.push(Slot {
-                use_count: 0,
-                of_disk,
-                state,
-            });
-        };
+    pub(crate) fn take(&mut self, state: impl FnOnce() -> State, of_disk: bool) {
+        if self.free as usize == self.slots.len() {
+            self.grow();
+        }
+        let slot = &mut self.slots[self.free as usize];
         let State::Free(next) = slot.state else {
             unreachable!("slot {} is not free", self.free);
         };
         self.free = next;
+        self.taken += 1;
+        self.in_flight += 1;
+        self.of_disk += u32::from(of_disk);
         slot.of_disk = of_disk;
-        // What is free has nothing to drop.
-        mem::forget(mem::replace(&mut slot.state, state));
+        // What is free has nothing to drop. Nothing can fail between the state and its place, so
+        // that it is made there: to copy what was written a moment before in other pieces has to
+        // wait for them.
+        mem::forget(mem::replace(&mut slot.state, state()));
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.slots.push(Slot {
+            use_count: 0,
+            of_disk: false,
+            state: State::Free(self.free + 1),
+        });
     }
 
     /// Frees a slot.
@@ -184,25 +198,22 @@ impl Slots {
     pub(crate) fn poll(&mut self, key: Key, cx: &Context<'_>) -> Poll<i32> {
         let next = self.free;
         let slot = self.get(key);
+        if let State::Done(result) = slot.state {
+            slot.use_count = slot.use_count.wrapping_add(1);
+            // What is done has nothing to drop.
+            mem::forget(mem::replace(&mut slot.state, State::Free(next)));
+            self.free = key.slot;
+            self.taken -= 1;
+            return Poll::Ready(result);
+        }
         match &mut slot.state {
-            State::Waiting(waker) => {
-                waker.clone_from(cx.waker());
-                Poll::Pending
-            }
-            State::Done(result) => {
-                let result = *result;
-                slot.use_count = slot.use_count.wrapping_add(1);
-                // What is done has nothing to drop.
-                mem::forget(mem::replace(&mut slot.state, State::Free(next)));
-                self.free = key.slot;
-                self.taken -= 1;
-                Poll::Ready(result)
-            }
-            State::Leaked => Poll::Pending,
-            State::Free(_) | State::Watching(_) | State::Abandoned(_) => {
+            State::Waiting(waker) => waker.clone_from(cx.waker()),
+            State::Leaked => (),
+            State::Free(_) | State::Done(_) | State::Watching(_) | State::Abandoned(_) => {
                 unreachable!("{key:?} is no one-shot")
             }
         }
+        Poll::Pending
     }
 
     /// Whether a watched slot was signalled since the last call; `Err` with the kernel's result
@@ -280,27 +291,28 @@ impl Slots {
         }
         if !completion.more {
             self.in_flight -= 1;
-            self.of_disk -= usize::from(slot.of_disk);
+            self.of_disk -= u32::from(slot.of_disk);
+        }
+        if let State::Waiting(waker) = &slot.state {
+            let is_told = tasks.wake_by_ref(waker);
+            let waited = mem::replace(&mut slot.state, State::Done(completion.result));
+            if is_told {
+                // A task's waker has nothing to drop.
+                mem::forget(waited);
+                return None;
+            }
+            return waited.waiter().map(Told::Waiter);
         }
         if let State::Watching(watch) = &mut slot.state {
-            return watch
-                .complete(completion, tasks)
-                .map(|waker| Told::Watcher(waker, key));
+            let waker = watch.complete(completion, tasks);
+            return waker.map(|waker| Told::Watcher(waker, key));
         }
-        match mem::replace(&mut slot.state, State::Done(completion.result)) {
-            State::Waiting(waker) => tasks.wake(waker).map(Told::Waiter),
-            State::Abandoned(data) => {
-                if completion.more {
-                    slot.state = State::Abandoned(data);
-                    return None;
-                }
-                self.free(key);
-                Some(Told::Memory(data, completion.result))
-            }
-            State::Leaked => None,
-            State::Free(_) | State::Done(_) | State::Watching(_) => {
-                unreachable!("a one-shot operation completed twice")
-            }
+        if completion.more || matches!(slot.state, State::Leaked) {
+            return None;
+        }
+        match self.free(key) {
+            State::Abandoned(data) => Some(Told::Memory(data, completion.result)),
+            _ => unreachable!("a one-shot operation completed twice"),
         }
     }
 
@@ -348,15 +360,15 @@ mod tests {
         let waiting = || State::Waiting(tasks.root_waker());
         let cx = &mut Context::from_waker(Waker::noop());
         let first = slots.next_key();
-        slots.take(waiting(), true);
+        slots.take(waiting, true);
         assert!(slots.complete(&answer(first, 1), &tasks).is_none() && tasks.is_ready());
         assert_eq!(
-            (slots.in_flight(), slots.of_disk(), slots.taken()),
-            (0, 0, 1)
+            (slots.in_flight(), slots.awaits_disk(), slots.taken()),
+            (0, false, 1)
         );
         assert_eq!(slots.poll(first, cx), Poll::Ready(1));
         let second = slots.next_key();
-        slots.take(waiting(), false);
+        slots.take(waiting, false);
         assert_eq!(
             (second.slot, slots.taken()),
             (first.slot, 1),

@@ -267,17 +267,9 @@ impl Tasks {
         }
     }
 
-    /// Wakes one of these tasks, which runs no foreign code; any other waker comes back.
-    pub(crate) fn wake(&self, waker: Waker) -> Option<Waker> {
-        if !self.wake_by_ref(&waker) {
-            return Some(waker);
-        }
-        // It has nothing to drop.
-        mem::forget(waker);
-        None
-    }
-
-    /// Wakes one of these tasks; whether it is one.
+    /// Wakes one of these tasks, which runs no foreign code; whether it is one, whose waker has
+    /// nothing to drop.
+    #[inline]
     pub(crate) fn wake_by_ref(&self, waker: &Waker) -> bool {
         let name = waker.data().addr();
         let ours = ptr::eq(waker.vtable(), &raw const NUMBERS) && name & !TASK == self.name;
