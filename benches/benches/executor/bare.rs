@@ -20,7 +20,7 @@ use crate::fixture::{self, BLOCK_BYTES, Places};
 /// [`BLOCK_BYTES`], as an entry has it.
 const BLOCK: u32 = 4096;
 /// Entries of the rings, as many as ours has.
-const ENTRIES: u32 = 256;
+const ENTRIES: u32 = 512;
 
 fn ring() -> IoUring {
     let ring = IoUring::builder()
