@@ -12,18 +12,18 @@ use std::mem::{self, ManuallyDrop};
 use std::pin::Pin;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker, ready};
 
-/// What a waker carries, as a pointer to nothing: from the lowest bit on its task, its executor and
-/// its thread.
-const EXECUTOR_SHIFT: u32 = 32;
-const THREAD_SHIFT: u32 = 48;
+/// What a waker carries, as a pointer to nothing: from the lowest bit on its task (half of the
+/// bits), its executor and its thread (a quarter each, and numbers that do not fit begin anew).
+const EXECUTOR_SHIFT: u32 = usize::BITS / 2;
+const THREAD_SHIFT: u32 = EXECUTOR_SHIFT + usize::BITS / 4;
 /// The task's bits. All of them set is the root.
-const TASK: usize = u32::MAX as usize;
+const TASK: usize = (1 << EXECUTOR_SHIFT) - 1;
 const ROOT: usize = TASK;
-
-const _: () = assert!(usize::BITS == 64, "a pointer has room for the three");
+/// Bits of an executor's and of a thread's number.
+const NUMBER: usize = (1 << (usize::BITS / 4)) - 1;
 
 #[expect(unsafe_code, reason = "a waker of numbers")]
 fn waker(name: usize) -> Waker {
@@ -42,16 +42,16 @@ static NUMBERS: RawWakerVTable = RawWakerVTable::new(
 
 /// A thread's executors.
 struct Thread {
-    number: u16,
-    made: Cell<u16>,
+    number: usize,
+    made: Cell<usize>,
     /// Each under its name: that of a waker without the task.
     tables: RefCell<Vec<(usize, Rc<Table>)>>,
 }
 
-static THREADS: AtomicU16 = AtomicU16::new(0);
+static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local!(static THREAD: Thread = Thread {
-    number: THREADS.fetch_add(1, Ordering::Relaxed),
+    number: THREADS.fetch_add(1, Ordering::Relaxed) & NUMBER,
     made: Cell::new(0),
     tables: RefCell::default(),
 });
@@ -61,9 +61,8 @@ impl Thread {
         let mut tables = self.tables.borrow_mut();
         loop {
             let executor = self.made.get();
-            self.made.set(executor.wrapping_add(1));
-            let name =
-                usize::from(self.number) << THREAD_SHIFT | usize::from(executor) << EXECUTOR_SHIFT;
+            self.made.set((executor + 1) & NUMBER);
+            let name = self.number << THREAD_SHIFT | executor << EXECUTOR_SHIFT;
             if tables.iter().all(|(taken, _)| *taken != name) {
                 tables.push((name, table.clone()));
                 return name;
@@ -78,7 +77,7 @@ impl Thread {
             // Its executor has ended, or would never hear of it.
             None => assert_eq!(
                 waker >> THREAD_SHIFT,
-                usize::from(self.number),
+                self.number,
                 "a task was woken by a thread that is not its own"
             ),
         }
