@@ -93,3 +93,95 @@ fn buffers_that_lie_together_are_one_piece_and_come_out_one_by_one() {
         "all left out"
     );
 }
+
+mod model {
+    //! Random buffers, beside the addresses that they are.
+
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+    use vudev_virtio::GuestMemory;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Ranges, each so far behind the one before, and so many bytes used up already.
+        Push(Vec<(u64, u32)>, usize),
+        Pop,
+        Clear,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Half of them lie right behind the one before.
+        let gap = prop_oneof![Just(0), 1..100_u64];
+        let ranges = proptest::collection::vec((gap, 0..30_u32), 0..4);
+        prop_oneof![
+            6 => (ranges, 0..20_usize).prop_map(|(ranges, used)| Step::Push(ranges, used)),
+            5 => Just(Step::Pop),
+            1 => Just(Step::Clear),
+        ]
+    }
+
+    fn addresses(iovecs: &[libc::iovec]) -> Vec<usize> {
+        let bytes = |it: &libc::iovec| it.iov_base.addr()..it.iov_base.addr() + it.iov_len;
+        iovecs.iter().flat_map(bytes).collect()
+    }
+
+    fn play<const HEAD: usize, const TAIL: usize>(
+        memory: &std::rc::Rc<GuestMemory>,
+        skip: usize,
+        steps: &[Step],
+    ) {
+        let mut framed = Framed::<HEAD, TAIL>::skipping(skip);
+        let mut model: VecDeque<Vec<usize>> = VecDeque::new();
+        let mut at = GUEST_BASE;
+        for step in steps {
+            match step {
+                Step::Push(ranges, used) => {
+                    let range = |&(gap, len): &(u64, u32)| {
+                        let begin = at + gap;
+                        at = begin + u64::from(len);
+                        (begin, len)
+                    };
+                    let ranges: Vec<_> = ranges.iter().map(range).collect();
+                    let mut buffers = memory.buffers(&ranges).expect("in memory");
+                    let used = buffers.len().min(*used);
+                    buffers.advance(used).expect("as many at most");
+                    model.push_back(addresses(buffers.iovecs()));
+                    framed.push_back(buffers);
+                }
+                Step::Pop => {
+                    let popped = framed.pop_front().map(|it| addresses(it.iovecs()));
+                    assert_eq!(popped, model.pop_front());
+                }
+                Step::Clear => {
+                    framed.clear();
+                    model.clear();
+                }
+            }
+            let expected: Vec<_> = model.iter().flatten().copied().skip(skip).collect();
+            let (before, behind) = (usize::from(HEAD > 0), usize::from(TAIL > 0));
+            let pieces = framed.iovecs();
+            let guests = &pieces[before..pieces.len() - behind];
+            assert_eq!(addresses(guests), expected);
+            assert!(guests.iter().all(|piece| piece.iov_len > 0));
+            assert_eq!(framed.room(), expected.len());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn the_kernel_is_given_the_bytes_of_the_buffers_that_are_there_and_no_others(
+            skip in 0..40_usize,
+            steps in proptest::collection::vec(step(), 0..60),
+        ) {
+            let memory = Guest::new(1 << 20).memory();
+            play::<12, 1>(&memory, skip, &steps);
+            play::<12, 0>(&memory, skip, &steps);
+            play::<0, 0>(&memory, skip, &steps);
+        }
+    }
+}
