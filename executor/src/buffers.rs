@@ -132,8 +132,7 @@ impl From<Vec<u8>> for Bytes {
 }
 
 // SAFETY: bytes and piece are on the heap and owned, or borrowed of a region on the heap that is
-// kept; a `&mut` to them needs `&mut self`, which nobody has while an operation owns the value. The
-// pointer is made anew after every such borrow.
+// kept; a `&mut` to them needs `&mut self`, which nobody has while an operation owns the value.
 #[expect(unsafe_code, reason = "heap allocations that never move")]
 unsafe impl IoBuffers for Bytes {
     fn iovecs(&self) -> &[iovec] {

@@ -1,4 +1,4 @@
-//! The table of operations in flight, and who keeps their memory alive.
+//! What is in flight: submitted, cancelled, abandoned, drained; and who keeps its memory alive.
 //!
 //! A slot goes Waiting → Done → free when its future lives, Waiting → Abandoned → free when the
 //! future was dropped first: an abandoned slot owns whatever the kernel may still touch, until the
@@ -244,7 +244,11 @@ impl Driver {
     /// Takes over what a future dropped early owned: ends it now, or cancels and keeps it.
     pub(crate) fn abandon(&self, key: Key, data: Box<dyn Abandoned>) {
         let (result, relieved) = {
-            let mut inner = self.inner.borrow_mut();
+            let Ok(mut inner) = self.inner.try_borrow_mut() else {
+                // The kernel may have it: better kept for ever than freed.
+                mem::forget(data);
+                panic!("an operation was dropped by a waker's own clone or drop");
+            };
             let Some(result) = inner.slots.give_up(key) else {
                 let waited = inner.keep(key, data);
                 drop(inner);
@@ -366,12 +370,11 @@ impl Driver {
             let waiting = inner.slots.expecting().map(Key::user_data);
             inner.uncancelled.extend(waiting);
         }
-        let mut waited = Duration::ZERO;
-        while self.inner.borrow().slots.in_flight() > 0 && waited < DRAIN_LIMIT {
+        let end = self.now() + DRAIN_LIMIT;
+        while self.inner.borrow().slots.in_flight() > 0 && self.now() < end {
             if self.turn(Some(DRAIN_STEP)).is_err() {
                 break;
             }
-            waited += DRAIN_STEP;
         }
         let inner = &mut *self.inner.borrow_mut();
         if inner.slots.in_flight() > 0 {

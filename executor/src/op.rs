@@ -24,7 +24,7 @@ pub(crate) unsafe trait Request: 'static {
     /// What awaiting it yields; gives back what it owned.
     type Output;
 
-    /// What to ask; called once.
+    /// What to ask; called until there is a slot for it, and not again.
     fn operation(&mut self) -> Operation;
 
     /// Turns the kernel's answer, or the ring's refusal, into the output.

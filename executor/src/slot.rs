@@ -1,5 +1,5 @@
 //! Operations in flight, each in a slot of one table: who waits for it, or what keeps its memory.
-//! Not when they are submitted or freed, which is the driver's.
+//! Not how they are submitted and cancelled, which is the driver's.
 
 use std::mem;
 use std::task::{Context, Poll, Waker};

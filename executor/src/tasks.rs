@@ -244,10 +244,15 @@ impl Tasks {
             }
             mem::swap(ready, batch);
         }
-        for &task in &*batch {
+        let mut rest = Rest {
+            table: &self.table,
+            batch,
+            done: 0,
+        };
+        while let Some(&task) = rest.batch.get(rest.done) {
+            rest.done += 1;
             self.run(task);
         }
-        batch.clear();
         true
     }
 
@@ -281,16 +286,32 @@ impl Tasks {
     /// Drops all tasks. There will be no more.
     pub(crate) fn close(&self) {
         self.table.closed.set(true);
-        let mut batch = Vec::new();
         let count = self.table.lists.borrow().slots.len();
         for task in 0..count {
-            self.table.cancel(task);
+            let held = self.table.take(task);
+            drop(held);
         }
-        self.run_batch(&mut batch);
         let _ = THREAD.try_with(|thread| {
             let mut tables = thread.tables.borrow_mut();
             tables.retain(|(name, _)| *name != self.name);
         });
+    }
+}
+
+/// A batch: what a panic leaves of it is still ready.
+struct Rest<'a> {
+    table: &'a Table,
+    batch: &'a mut Vec<usize>,
+    done: usize,
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        if self.done < self.batch.len() {
+            let mut lists = self.table.lists.borrow_mut();
+            lists.ready.extend_from_slice(&self.batch[self.done..]);
+        }
+        self.batch.clear();
     }
 }
 
@@ -329,7 +350,7 @@ impl<F: Future> Future for Telling<F> {
 }
 
 /// A spawned future's output. Dropping it cancels the future; there is no detaching, so that the
-/// end of the root is the end of all.
+/// end of the root is the end of all. Whoever awaits it after the executor is gone waits for ever.
 #[must_use = "a dropped task is cancelled"]
 pub struct Task<T> {
     end: Rc<End<T>>,

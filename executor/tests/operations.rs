@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use common::{Witnessed, disk, executor, pipe};
 use rustix::event::EventfdFlags;
@@ -143,7 +145,7 @@ fn a_future_that_outlives_the_executor_is_refused_and_frees_its_memory() {
     drop(read);
     assert!(freed.get());
     let mut late = pin!(file.read(Bytes::zeroed(1)));
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut cx = Context::from_waker(Waker::noop());
     let Poll::Ready((result, _)) = late.as_mut().poll(&mut cx) else {
         panic!("a closed ring refuses at once")
     };
@@ -376,4 +378,48 @@ fn open_descriptors() -> usize {
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .filter(|target| target.to_string_lossy().contains("eventfd"))
         .count()
+}
+
+type Reading = Pin<Box<dyn Future<Output = (io::Result<usize>, Witnessed<Bytes>)>>>;
+
+thread_local!(static HELD: RefCell<Option<Reading>> = const { RefCell::new(None) });
+
+/// A waker that drops an operation when it is dropped itself.
+struct Holds;
+
+impl Wake for Holds {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        drop(HELD.take());
+    }
+}
+
+#[test]
+fn an_operation_that_a_waker_drops_in_the_wrong_place_keeps_its_memory() {
+    let executor = executor(8);
+    let ends = [pipe(), pipe()];
+    let [first, second] = ends.map(|(end, other)| (File::new(executor.handle(), end), other));
+    let freed = Rc::new(Cell::new(false));
+    let witnessed = Witnessed(Bytes::zeroed(8), freed.clone());
+    let mut held: Reading = Box::pin(async move { first.0.read(witnessed).await });
+    let mut nobody = Context::from_waker(Waker::noop());
+    assert!(held.as_mut().poll(&mut nobody).is_pending());
+    HELD.set(Some(held));
+    let mut read = second.0.read(Bytes::zeroed(8));
+    let waker = Waker::from(Arc::new(Holds));
+    let mut somebody = Context::from_waker(&waker);
+    assert!(Pin::new(&mut read).poll(&mut somebody).is_pending());
+    drop(waker);
+    // The waker goes where the table of operations is borrowed.
+    let again = catch_unwind(AssertUnwindSafe(|| {
+        Pin::new(&mut read).poll(&mut nobody).is_pending()
+    }));
+    assert!(again.is_err());
+    assert_eq!(
+        (freed.get(), executor.handle().stats().in_flight),
+        (false, 2)
+    );
 }

@@ -1,7 +1,8 @@
 //! Many tasks that do what they like, at random and the same each time: none is forgotten.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -215,4 +216,49 @@ fn nobody_waits_for_ever_for_a_slot_that_others_gave_up() {
             handle.stats()
         );
     }
+}
+
+#[test]
+fn a_panic_of_one_task_loses_none_of_its_batch() {
+    let executor = Executor::with_operations(8).unwrap();
+    let handle = executor.handle().clone();
+    let held = Rc::new(());
+    let ran = Rc::new(Cell::new(false));
+    let panics: Task<()> = handle.spawn(async { panic!("on purpose") });
+    let (kept, runs) = ((held.clone(), handle.clone()), ran.clone());
+    let behind: Task<()> = handle.spawn(async move {
+        let _kept = kept;
+        runs.set(true);
+        pending().await
+    });
+    let run = || executor.run(handle.yield_now());
+    catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+    assert!(!ran.get());
+    executor.run(handle.yield_now()).unwrap();
+    assert!(ran.get());
+    // Neither do they outlive the executor.
+    drop(executor);
+    assert_eq!(Rc::strong_count(&held), 1);
+    drop((panics, behind));
+}
+
+#[test]
+fn an_executor_ends_with_the_tasks_that_a_panic_kept_from_running() {
+    let executor = Executor::with_operations(8).unwrap();
+    let handle = executor.handle().clone();
+    let held = Rc::new(());
+    let panics: Task<()> = handle.spawn(async { panic!("on purpose") });
+    let kept = (held.clone(), handle.clone());
+    let behind: Task<()> = handle.spawn(async move {
+        let _kept = kept;
+        pending().await
+    });
+    catch_unwind(AssertUnwindSafe(move || {
+        let ended = executor.run(handle.yield_now());
+        drop(executor);
+        ended
+    }))
+    .unwrap_err();
+    assert_eq!(Rc::strong_count(&held), 1);
+    drop((panics, behind));
 }

@@ -35,7 +35,6 @@ const PIECES_PER_DESCRIPTOR: usize = 2;
 pub struct Chain(Box<Sides>);
 
 /// What a chain offers a device.
-#[derive(Default)]
 pub struct Sides {
     /// What the guest wrote for the device.
     pub readable: GuestBuffers,
@@ -168,6 +167,19 @@ impl DerefMut for Chain {
     }
 }
 
+impl Sides {
+    fn none() -> Box<Self> {
+        Box::new(Self {
+            readable: GuestBuffers::default(),
+            writable: GuestBuffers::default(),
+            head: 0,
+            position: 0,
+            writable_bytes: 0,
+            ledger: None,
+        })
+    }
+}
+
 impl Drop for Sides {
     #[inline]
     fn drop(&mut self) {
@@ -276,7 +288,8 @@ pub(crate) fn walk(
     position: u16,
     ledger: &Rc<Ledger>,
 ) -> Result<Chain, ChainError> {
-    let mut sides = ledger.spare.borrow_mut().pop().unwrap_or_default();
+    let spare = ledger.spare.borrow_mut().pop();
+    let mut sides = spare.unwrap_or_else(Sides::none);
     let mut walk = Walk {
         memory,
         pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),

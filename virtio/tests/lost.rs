@@ -9,7 +9,7 @@ use std::rc::Rc;
 use rustix::fs::MemfdFlags;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 use vudev_executor::Executor;
-use vudev_virtio::testing::Guest;
+use vudev_virtio::testing::{GUEST_BASE, Guest};
 use vudev_virtio::{GuestMemory, QueueError, Region, RegionLayout, install_sigbus_guard};
 
 const MEMORY: u64 = 1 << 20;
@@ -136,4 +136,25 @@ fn regions_come_and_go_without_using_up_the_watch() {
         let memory: Rc<GuestMemory> = guest.memory();
         assert!(!memory.is_lost());
     }
+}
+
+#[test]
+fn what_was_lost_with_its_memory_is_not_published_in_the_next() {
+    install_sigbus_guard().unwrap();
+    let executor = Executor::with_operations(16).unwrap();
+    let ring = Guest::new(1 << 20).ring(16);
+    let (mut queue, control) = ring.start(executor.handle(), 0);
+    ring.add(&[], &[4]);
+    let chain = queue.try_next().unwrap().unwrap();
+    rustix::fs::ftruncate(ring.guest().file(), 0).unwrap();
+    ring.guest().read(GUEST_BASE, 1);
+    queue.complete_together([(chain, 4)]);
+    let other = Guest::new(1 << 20).ring(16);
+    assert_eq!(other.addresses(), ring.addresses());
+    other.add(&[], &[4]);
+    other.add(&[], &[4]);
+    control.set_memory(other.guest().memory()).unwrap();
+    let chain = queue.try_next().unwrap().unwrap();
+    queue.complete(chain, 1);
+    assert_eq!(other.used_index(), 1, "one was completed in this memory");
 }

@@ -240,3 +240,18 @@ fn chains_in_hand_are_recalled_when_memory_is_replaced_and_at_a_stop() {
         assert_eq!((control.next_available(), control.in_flight()), (0, 0));
     });
 }
+
+#[test]
+fn what_is_put_back_after_a_swap_is_not_believed_of_the_new_memory() {
+    let executor = Executor::with_operations(16).unwrap();
+    let ring = Guest::new(1 << 20).ring(16);
+    let (mut queue, control) = ring.start(executor.handle(), 0);
+    ring.add(&[b"old"], &[3]);
+    let chain = queue.try_next().unwrap().unwrap();
+    // Its ring has nothing available.
+    let other = Guest::new(1 << 20).ring(16);
+    other.lay_out(&[b"never made available"], &[]);
+    control.set_memory(other.guest().memory()).unwrap();
+    queue.put_back(chain);
+    assert!(queue.try_next().unwrap().is_none());
+}

@@ -314,6 +314,7 @@ impl GuestBuffers {
     #[inline]
     fn pieces_of(&mut self, memory: &Rc<GuestMemory>) -> &mut Pieces {
         let lent = self.lent.get_or_insert_with(|| Lent::of(memory));
+        debug_assert!(Rc::ptr_eq(&lent.memory, memory), "pieces of one memory");
         &mut lent.pieces
     }
 

@@ -189,7 +189,8 @@ impl Queue {
     }
 
     /// [`Queue::complete`] of several chains at once: the driver sees all of them or none. For what
-    /// only makes sense together, as a frame over several receive buffers does.
+    /// only makes sense together, as a frame over several receive buffers does. `chains` must not
+    /// use the queue: it is borrowed meanwhile.
     pub fn complete_together(&self, chains: impl IntoIterator<Item = (Chain, u32)>) {
         self.shared.complete_together(chains);
     }

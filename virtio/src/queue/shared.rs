@@ -205,7 +205,9 @@ impl Shared {
     ) {
         let mut ring = self.ring.borrow_mut();
         for (chain, written) in chains {
-            if let Some(settled) = self.settle(chain) {
+            if let Some(settled) = self.settle(chain)
+                && !ring.memory_lost()
+            {
                 ring.stage(settled.head, written.min(settled.writable_bytes));
             }
         }

@@ -212,6 +212,7 @@ impl SplitRing {
         let newest = position.wrapping_add(1) == self.next_available;
         if newest {
             self.next_available = position;
+            self.seen_available = position;
             // The wish for a kick named a later entry, whose kick still comes when it is due.
         }
         newest
