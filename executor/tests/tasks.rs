@@ -229,7 +229,7 @@ fn a_panic_of_one_task_loses_none_of_its_batch() {
     let behind: Task<()> = handle.spawn(async move {
         let _kept = kept;
         runs.set(true);
-        pending().await
+        pending::<()>().await;
     });
     let run = || executor.run(handle.yield_now());
     catch_unwind(AssertUnwindSafe(run)).unwrap_err();
@@ -251,7 +251,7 @@ fn an_executor_ends_with_the_tasks_that_a_panic_kept_from_running() {
     let kept = (held.clone(), handle.clone());
     let behind: Task<()> = handle.spawn(async move {
         let _kept = kept;
-        pending().await
+        pending::<()>().await;
     });
     catch_unwind(AssertUnwindSafe(move || {
         let ended = executor.run(handle.yield_now());
