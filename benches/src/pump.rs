@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
 
 use crate::calls::Calls;
@@ -69,7 +69,9 @@ pub fn pump(
                 next.push(used.token);
             }
             if next.is_empty() && !ring.want_call()? {
-                calls.sleep(LIMIT)?;
+                calls
+                    .sleep(LIMIT)
+                    .with_context(|| ring.describe().unwrap_or_default())?;
             }
         }
         now = Instant::now();

@@ -48,4 +48,19 @@ impl Ring {
     pub fn used_flags(&self) -> Result<u16, Error> {
         self.memory.load(self.layout.used)
     }
+
+    /// What both sides have written, for whoever waits in vain: who waits for whom.
+    pub fn describe(&self) -> Result<String, Error> {
+        let (made, used) = (self.next_available, self.used_index()?);
+        let mut text = format!(
+            "ring {}: {made} made available, {used} used, {} of them taken",
+            self.index, self.next_used
+        );
+        if self.event_idx {
+            let kick = self.memory.load(self.available_event_address())?;
+            let call = self.memory.load(self.used_event_address())?;
+            text += &format!(", a kick asked for at {kick} and a call at {call}");
+        }
+        Ok(text + &format!(", kicked {} times, last at {}", self.kicks, self.kicked_at))
+    }
 }

@@ -116,3 +116,16 @@ fn the_error_eventfd_ends_a_wait() {
         Err(Error::RingError { ring: 0 })
     ));
 }
+
+#[test]
+fn who_waits_in_vain_is_told_what_both_sides_have_written() {
+    let mut ring = ring(EVENT_IDX);
+    let token = ring.add(&[buffer()], &[]).unwrap();
+    ring.kick().unwrap();
+    use_chain(&ring, token.0.into(), 0);
+    assert_eq!(
+        ring.describe().unwrap(),
+        "ring 0: 1 made available, 1 used, 0 of them taken, a kick asked for at 0 and a call at 0, \
+         kicked 1 times, last at 1"
+    );
+}
