@@ -29,6 +29,7 @@ pub(crate) fn thread_sleeps() -> u64 {
 /// # Safety
 ///
 /// What `operation` points at must be valid now.
+#[inline]
 #[expect(unsafe_code, reason = "hands pointers to the kernel")]
 pub(crate) unsafe fn call(operation: &Operation, wait: bool) -> i32 {
     let (number, fd, pieces, count, offset) = match *operation {
@@ -54,7 +55,7 @@ pub(crate) unsafe fn call(operation: &Operation, wait: bool) -> i32 {
         | Operation::SendMessage { .. }
         | Operation::Shutdown { .. } => unreachable!("{operation:?} is no read or write"),
     };
-    // A whole word: a policy sees more of it than the kernel does.
+    // A whole word: a policy with a rule for the flags sees more of it than the kernel does.
     let flags = c_long::from(if wait { 0 } else { libc::RWF_NOWAIT });
     #[allow(
         clippy::cast_possible_truncation,

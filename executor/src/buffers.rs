@@ -20,6 +20,14 @@ pub unsafe trait IoBuffers: 'static {
     /// The pieces, in order.
     fn iovecs(&self) -> &[iovec];
 
+    /// How many bytes they have together, which is what a turn is charged for them
+    /// ([`File::try_read_at`]). Who knows it without a look at each piece says so.
+    ///
+    /// [`File::try_read_at`]: crate::File::try_read_at
+    fn bytes(&self) -> usize {
+        self.iovecs().iter().map(|piece| piece.iov_len).sum()
+    }
+
     /// Whether they are one piece of the memory that the ring has registered. What the ring does
     /// not find there it refuses (EFAULT).
     fn registered(&self) -> bool {

@@ -21,6 +21,7 @@ pub(crate) struct Completion {
 }
 
 /// A count, or the error that a negated errno stands for.
+#[inline]
 pub(crate) fn outcome(result: i32) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
 }
@@ -55,6 +56,7 @@ impl Backend {
     /// # Safety
     ///
     /// What `operation` points at must be valid now.
+    #[inline]
     #[expect(unsafe_code, reason = "passes the contract on")]
     pub(crate) unsafe fn at_once(&mut self, operation: &Operation, wait: bool) -> i32 {
         match self {

@@ -171,6 +171,8 @@ impl Driver {
     /// # Safety
     ///
     /// What `operation` points at must be valid now.
+    // So that an operation which is known is not made, to be looked at again.
+    #[inline(always)]
     #[expect(unsafe_code, reason = "passes the contract on")]
     pub(crate) unsafe fn at_once(
         &self,

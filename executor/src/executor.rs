@@ -311,6 +311,7 @@ impl Handle {
         self.driver.stats()
     }
 
+    #[inline]
     pub(crate) fn driver(&self) -> &Rc<Driver> {
         &self.driver
     }

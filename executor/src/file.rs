@@ -125,7 +125,7 @@ impl File {
         wait: bool,
     ) -> io::Result<usize> {
         let operation = direction.operation(&self.fd, buffers, offset);
-        let length = buffers.iovecs().iter().map(|piece| piece.iov_len).sum();
+        let length = buffers.bytes();
         // SAFETY: whoever owns the pieces is borrowed, for a read as nobody else's, and the call is
         // over when this returns.
         #[expect(unsafe_code, reason = "hands pointers to the kernel")]

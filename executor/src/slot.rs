@@ -141,6 +141,7 @@ impl Slots {
     }
 
     /// Takes the slot of [`Slots::next_key`]; `state` says of what.
+    // Always, so that the state is made in its place (below).
     #[inline(always)]
     pub(crate) fn take(&mut self, state: impl FnOnce() -> State, of_disk: bool) {
         if self.free as usize == self.slots.len() {

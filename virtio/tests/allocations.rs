@@ -11,7 +11,7 @@ use vudev_virtio::testing::{Guest, Ring};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-const SIZE: u16 = 64;
+const SIZE: u16 = 256;
 
 /// Makes the same chains available once more, and waits until all are used.
 async fn round(ring: &Ring, heads: &[u16], handle: &vudev_executor::Handle, used: &mut u16) {
@@ -35,21 +35,21 @@ fn used_index(ring: &Ring) -> u16 {
     u16::from_le_bytes(bytes)
 }
 
-#[test]
-fn a_request_in_steady_state_allocates_nothing() {
+/// Allocations in 200 rounds of `chains` requests with data in `pieces` pieces that do not join.
+fn allocated(chains: u16, readable: &[&[u8]], pieces: usize) -> u64 {
     let executor = Executor::with_operations(64).unwrap();
     let handle = executor.handle().clone();
     let ring = Guest::new(1 << 20).ring(SIZE);
     let (queue, control) = ring.start(&handle, 0);
-    // Header, two pieces of data that do not join, status: what a disk gets.
-    let heads: Vec<u16> = (0..SIZE / 4)
-        .map(|_| ring.lay_out(&[b"header"], &[64, 32, 1]))
+    let writable = [vec![32; pieces], vec![1]].concat();
+    let heads: Vec<u16> = (0..chains)
+        .map(|_| ring.lay_out(readable, &writable))
         .collect();
     let server = handle.spawn(queue.serve(8, {
         let handle = handle.clone();
         async move |chain: &mut Chain| {
-            let header = chain.readable.read_array::<6>().unwrap();
-            let mut status = chain.writable.split_off(96).unwrap();
+            let header = chain.readable.read_array::<6>().unwrap_or(*b"nobody");
+            let mut status = chain.writable.split_off(32 * pieces).unwrap();
             // As for an operation: out by value and back.
             let mut data = chain.writable.take();
             handle.yield_now().await;
@@ -59,7 +59,7 @@ fn a_request_in_steady_state_allocates_nothing() {
             97
         }
     }));
-    let counted = executor
+    executor
         .run(async {
             let mut used = 0;
             for _ in 0..8 {
@@ -75,7 +75,22 @@ fn a_request_in_steady_state_allocates_nothing() {
             server.await.unwrap();
             counted
         })
-        .unwrap();
-    let requests = 200 * heads.len();
-    assert_eq!(counted, 0, "{counted} allocations in {requests} requests");
+        .unwrap()
+}
+
+/// What a disk gets, and chains whose lists are too long to stay where they stood.
+#[test]
+fn a_request_in_steady_state_allocates_nothing() {
+    for (chains, readable, pieces) in [
+        (16, &[b"header".as_slice()][..], 2),
+        (4, &[b"header"], 60),
+        (4, &[], 60),
+    ] {
+        let counted = allocated(chains, readable, pieces);
+        let requests = 200 * chains;
+        assert_eq!(
+            counted, 0,
+            "{counted} allocations in {requests} requests of {pieces} pieces"
+        );
+    }
 }

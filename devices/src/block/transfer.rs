@@ -74,10 +74,10 @@ impl Storage {
     /// Fills `into` from `offset` on. What is left in `into` after an error was not filled.
     pub(super) async fn read(&self, into: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         while !into.is_empty() {
-            let moved = if self.takes(into, offset) {
-                self.read_straight(into, offset).await?
-            } else {
-                self.read_bounced(into, offset).await?
+            let moved = match self.read_at_once(into, offset) {
+                Some(read) => self.advance(into, read)?,
+                None if self.takes(into, offset) => self.read_straight(into, offset).await?,
+                None => self.read_bounced(into, offset).await?,
             };
             if moved == 0 {
                 // The file was as long as the disk once, so somebody has cut it.
@@ -92,12 +92,14 @@ impl Storage {
     pub(super) async fn write(&self, from: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         let _turn = self.turn(offset, from.len() as u64).await;
         while !from.is_empty() {
-            let moved = if self.takes(from, offset) {
-                self.write_straight(from, offset).await?
-            } else {
-                let length = from.len();
-                self.write_bounced(&mut Source::Guest(from), offset, length)
-                    .await?
+            let moved = match self.write_at_once(from, offset) {
+                Some(written) => self.advance(from, written)?,
+                None if self.takes(from, offset) => self.write_straight(from, offset).await?,
+                None => {
+                    let length = from.len();
+                    self.write_bounced(&mut Source::Guest(from), offset, length)
+                        .await?
+                }
             };
             if moved == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -135,11 +137,17 @@ impl Storage {
                 && buffers.iovecs().iter().all(fits)
     }
 
+    /// What the page cache has. With it the file takes all buffers as they are.
+    #[inline]
+    fn read_at_once(&self, into: &mut GuestBuffers, offset: u64) -> Option<usize> {
+        self.at_once.as_ref()?.read(&self.file, into, offset)
+    }
+
+    fn write_at_once(&self, from: &GuestBuffers, offset: u64) -> Option<usize> {
+        self.at_once.as_ref()?.write(&self.file, from, offset)
+    }
+
     async fn read_straight(&self, into: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
-        let at_once = self.at_once.as_ref();
-        if let Some(read) = at_once.and_then(|it| it.read(&self.file, into, offset)) {
-            return self.advance(into, read);
-        }
         let (result, buffers) = self.file.read_at(into.take(), offset).await;
         *into = buffers;
         match result {
@@ -149,10 +157,6 @@ impl Storage {
     }
 
     async fn write_straight(&self, from: &mut GuestBuffers, offset: u64) -> io::Result<usize> {
-        let at_once = self.at_once.as_ref();
-        if let Some(written) = at_once.and_then(|it| it.write(&self.file, from, offset)) {
-            return self.advance(from, written);
-        }
         let (result, buffers) = self.file.write_at(from.take(), offset).await;
         *from = buffers;
         match result {
@@ -166,6 +170,7 @@ impl Storage {
     }
 
     /// Leaves out the `moved` bytes in front, as far as the rest can go on from there.
+    #[inline]
     fn advance(&self, buffers: &mut GuestBuffers, moved: usize) -> io::Result<usize> {
         let moved = self.whole(moved);
         buffers.advance(moved).map_err(io::Error::other)?;

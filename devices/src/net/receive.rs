@@ -7,14 +7,13 @@
 //! was negotiated and with the number of buffers, which a tap does not write. A byte of ours behind
 //! the buffers tells a frame that was longer than they are.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
-use vudev_executor::{File, Notify};
+use vudev_executor::{File, IoBuffers as _, Notify};
 use vudev_virtio::{Chain, Framed, Queue, QueueError};
 
 use super::Net;
@@ -24,7 +23,8 @@ use super::spec::{ETHERNET_HEADER, FRAME_MAX, HEADER_SIZE, VLAN_TAG, feature};
 use super::transmit::PIECES_MAX;
 use crate::passing::{PAUSE, cut_short_by, is_passing};
 
-/// The kernel's header, room for a frame, and a byte that is written when the room was too small.
+/// The kernel's header, room for a frame in the buffers of these chains, and a byte that is written
+/// when the room was too small.
 type Frame = Framed<HEADER_SIZE, 1>;
 
 /// Buffers are not added to a read beyond so many pieces: what is left is for the last chain's.
@@ -122,10 +122,7 @@ impl Net {
         if !filter.is_open() && !filter.passes(&window.begin()) {
             return;
         }
-        let chains = window.chains_for(payload);
-        let [.., low, high] = &mut header;
-        [*low, *high] = chains.to_le_bytes();
-        window.complete(&header, usize::from(chains), payload, queue);
+        window.complete(&mut header, payload, queue);
     }
 
     /// Waits for what a read that failed makes worth waiting for; whether the buffers were recalled
@@ -196,9 +193,8 @@ const FRAME_IS_HERE: &str = "a frame is out only while it is read";
 /// The receive buffers that the next frame goes into.
 struct Window {
     mergeable: bool,
-    /// In the order they were taken. What is writable of them is in `frame`, in the same order.
-    chains: VecDeque<Chain>,
-    /// The place of the guest's header is left out. `None` while it is read.
+    /// The chains, in the order they were taken. The place of the guest's header is left out.
+    /// `None` while it is read.
     frame: Option<Frame>,
     /// What the driver has shown that it can give, if that is less than the longest frame.
     ceiling: usize,
@@ -214,7 +210,6 @@ impl Window {
     fn new(mergeable: bool) -> Self {
         Self {
             mergeable,
-            chains: VecDeque::new(),
             frame: Some(Frame::skipping(HEADER_SIZE)),
             ceiling: usize::MAX,
             most: 0,
@@ -240,16 +235,18 @@ impl Window {
     /// far as it ever will.
     fn is_filled(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
-        while self.takes_more(longest) {
-            let Some(chain) = queue.try_next()? else {
-                break;
-            };
-            self.take(chain, net, queue);
+        let mut has_more = true;
+        while has_more && self.takes_more(longest) {
+            match queue.try_next()? {
+                Some(chain) => self.take(chain, net, queue),
+                None => has_more = false,
+            }
         }
         let room = self.room();
         self.most = self.most.max(room);
         self.ceiling = self.ceiling.max(room);
-        Ok(self.is_enough(longest, queue))
+        // What takes no more has enough.
+        Ok(has_more || self.is_enough(longest, queue))
     }
 
     /// Waits for buffers until the longest frame fits, or the driver has no more; false when those
@@ -257,7 +254,7 @@ impl Window {
     async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         loop {
-            let next = if self.chains.is_empty() {
+            let next = if self.frame().is_empty() {
                 queue.next().await?
             } else {
                 let trusted = self.trusted && self.most >= longest.min(self.ceiling);
@@ -287,31 +284,34 @@ impl Window {
     }
 
     fn is_enough(&self, longest: usize, queue: &Queue) -> bool {
-        let has_all = self.chains.len() >= usize::from(queue.size());
-        let full = self.frame().pieces() >= PIECES_WANTED_MAX;
-        !self.chains.is_empty()
-            && (!self.mergeable || has_all || full || self.room() >= longest.min(self.ceiling))
+        let frame = self.frame();
+        let has_all = frame.len() >= usize::from(queue.size());
+        let full = frame.pieces() >= PIECES_WANTED_MAX;
+        !frame.is_empty()
+            && (!self.mergeable || has_all || full || frame.room() >= longest.min(self.ceiling))
     }
 
     /// Whether another chain is of use to a frame of `longest` bytes.
     fn takes_more(&self, longest: usize) -> bool {
-        self.chains.is_empty()
-            || self.mergeable && self.room() < longest && self.frame().pieces() < PIECES_WANTED_MAX
+        let frame = self.frame();
+        frame.is_empty()
+            || self.mergeable && frame.room() < longest && frame.pieces() < PIECES_WANTED_MAX
     }
 
     /// Adds a chain. One that cannot hold even a header, or is in too many pieces, is given back.
-    fn take(&mut self, mut chain: Chain, net: &Net, queue: &Queue) {
-        let buffers = chain.writable.take();
-        let most = PIECES_MAX - self.frame().pieces();
-        if buffers.len() < HEADER_SIZE || pieces(&buffers) > most {
-            net.drops
-                .unusable
-                .count(&"too small for a header, or in too many pieces");
-            self.stranded = self.chains.len();
-            return queue.complete(chain, 0);
+    #[inline]
+    fn take(&mut self, chain: Chain, net: &Net, queue: &Queue) {
+        let frame = self.frame_mut();
+        if chain.writable.len() >= HEADER_SIZE
+            && frame.pieces() + chain.writable.iovecs().len() <= PIECES_MAX
+        {
+            return frame.push_back(chain);
         }
-        self.frame_mut().push_back(buffers);
-        self.chains.push_back(chain);
+        net.drops
+            .unusable
+            .count(&"too small for a header, or in too many pieces");
+        self.stranded = self.frame().len();
+        queue.complete(chain, 0);
     }
 
     /// The first bytes of the frame, as far as there are any.
@@ -329,64 +329,37 @@ impl Window {
         frame
     }
 
-    /// How many chains a frame of so many bytes fills.
-    fn chains_for(&self, payload: usize) -> u16 {
+    /// Gives the driver a frame in the first chains, and them.
+    fn complete(&mut self, header: &mut [u8; HEADER_SIZE], payload: usize, queue: &Queue) {
         let mut left = HEADER_SIZE + payload;
-        let guest = self.frame().guest();
-        if guest.front().is_some_and(|first| first.len() >= left) {
-            return 1;
-        }
-        let mut chains = 0;
-        for buffers in guest {
-            chains += 1;
-            left = left.saturating_sub(buffers.len());
-            if left == 0 {
-                break;
-            }
-        }
-        chains
-    }
-
-    /// Gives the first `count` chains to the driver, with a frame in them.
-    fn complete(
-        &mut self,
-        header: &[u8; HEADER_SIZE],
-        count: usize,
-        payload: usize,
-        queue: &Queue,
-    ) {
-        self.stranded = self.stranded.saturating_sub(count);
-        let frame = self.frame.as_mut().expect(FRAME_IS_HERE);
-        let mut left = HEADER_SIZE + payload;
+        let chains = self.frame_mut().take_for(left);
+        let count = chains.len();
+        let [.., low, high] = header;
+        // A queue has fewer chains.
+        [*low, *high] = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
         let mut header = Some(header);
-        let used = (0..count).map_while(|_| {
-            let (chain, mut buffers) = (self.chains.pop_front()?, frame.pop_front()?);
-            let filled = left.min(buffers.len());
+        queue.complete_together(chains.map(|mut chain| {
+            let filled = left.min(chain.writable.len());
             left -= filled;
             if let Some(header) = header.take() {
                 // Every chain has room for one.
-                let _ = buffers.write(header);
+                let _ = chain.writable.write(header);
             }
-            Some((chain, u32::try_from(filled).unwrap_or(u32::MAX)))
-        });
-        queue.complete_together(used);
+            (chain, u32::try_from(filled).unwrap_or(u32::MAX))
+        }));
+        self.stranded = self.stranded.saturating_sub(count);
     }
 
     /// Gives all buffers back as if they had never been taken, but for those that this is too late
     /// for: they come back empty.
     fn put_back(&mut self, queue: &Queue) {
-        self.frame_mut().clear();
         let stranded = std::mem::take(&mut self.stranded);
-        while let Some(chain) = self.chains.pop_back() {
-            match self.chains.len() < stranded {
+        let mut taken = self.frame_mut().take_all();
+        while let Some(chain) = taken.pop_back() {
+            match taken.len() < stranded {
                 true => queue.complete(chain, 0),
                 false => queue.put_back(chain),
             }
         }
     }
-}
-
-fn pieces(buffers: &vudev_virtio::GuestBuffers) -> usize {
-    use vudev_executor::IoBuffers as _;
-    buffers.iovecs().len()
 }

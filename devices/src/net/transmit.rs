@@ -10,11 +10,11 @@ use std::future::pending;
 use std::io;
 
 use rustix::io::Errno;
-use vudev_executor::File;
-use vudev_virtio::{Chain, Framed, Queue, QueueError};
+use vudev_executor::{File, IoBuffers as _};
+use vudev_virtio::{Chain, Headed, Queue, QueueError};
 
 use super::Net;
-use super::header::{self, Malformed};
+use super::header::{self, Header, Malformed};
 use super::spec::HEADER_SIZE;
 use crate::passing::{cut_short_by, is_passing};
 
@@ -25,36 +25,42 @@ pub(super) const PIECES_MAX: usize = 1024;
 const TRIES_MAX: usize = 8;
 
 /// A header of ours before a guest's frame.
-type Frame = Framed<HEADER_SIZE, 0>;
+type Frame = Headed<HEADER_SIZE>;
 
 impl Net {
     /// Serves a transmit queue.
     pub(super) async fn transmit(&self, mut queue: Queue, pair: u16) -> Result<(), QueueError> {
         let mut frame = Frame::new();
         while let Some(mut chain) = queue.next().await? {
-            match self.frame_of(&mut chain, &mut frame) {
-                Ok(()) if self.is_sent(&frame, pair) => {}
-                Ok(()) => {
-                    let (sent, back) = write(self.tap(pair), frame, &queue).await;
-                    self.count_unsent(sent);
-                    frame = back;
+            match self.header_of(&mut chain) {
+                Ok(header) => {
+                    frame.set(header, chain);
+                    if !self.is_sent(&frame, pair) {
+                        let (sent, back) = write(self.tap(pair), frame, &queue).await;
+                        self.count_unsent(sent);
+                        frame = back;
+                    }
+                    if let Some(chain) = frame.take() {
+                        queue.complete(chain, 0);
+                    }
                 }
-                Err(malformed) => self.drops.malformed.count(&malformed),
+                Err(malformed) => {
+                    self.drops.malformed.count(&malformed);
+                    queue.complete(chain, 0);
+                }
             }
-            frame.clear();
-            queue.complete(chain, 0);
         }
         Ok(())
     }
 
-    /// Makes `frame` what a chain has, if that can be sent.
-    fn frame_of(&self, chain: &mut Chain, frame: &mut Frame) -> Result<(), Malformed> {
+    /// Reads the header of a frame; what is left of the chain is the frame. What comes back is for
+    /// the kernel.
+    fn header_of(&self, chain: &mut Chain) -> Result<Header, Malformed> {
         let header = chain.readable.read_array();
         let header = header.map_err(|_| Malformed::NoHeader)?;
-        let header = header::check(&header, chain.readable.len(), self.features.get())?;
-        frame.set(header, chain.readable.take());
-        match frame.pieces() {
-            0..=PIECES_MAX => Ok(()),
+        // One is the header's.
+        match chain.readable.iovecs().len() + 1 {
+            0..=PIECES_MAX => header::check(&header, chain.readable.len(), self.features.get()),
             pieces => Err(Malformed::Pieces(pieces)),
         }
     }

@@ -14,13 +14,17 @@ use vudev_executor::IoBuffers;
 use super::region::DirtyLog;
 use super::{GuestMemory, MemoryError};
 
-/// How many spare lists of pieces a memory keeps: the depth that a busy device reaches, two a
-/// chain. More than these are freed.
+/// How many spare lists of pieces a memory keeps, of those that were split off, taken out of their
+/// chain, or too large to stay there: the depth that a busy device reaches. More are freed.
 const POOL_LISTS_MAX: usize = 1024;
 
 /// A list that grew beyond this many iovecs is freed, not kept, so that one guest with giant
 /// chains does not hold memory for ever. A Linux block driver sends at most 128 or so.
 const POOL_IOVECS_MAX: usize = 256;
+
+/// A list with room for so many iovecs (half a KiB) stays where the chain stood, for the next one
+/// there; a larger one goes back to its memory.
+const KEPT_IOVECS_MAX: usize = 32;
 
 /// The most pieces that buffers are joined to ([`GuestBuffers::append`]): such lists are kept.
 const PIECES_MAX: usize = POOL_IOVECS_MAX / 2;
@@ -35,19 +39,16 @@ const LEN_MAX: usize = u32::MAX as usize;
 /// where it is.
 #[derive(Default)]
 pub struct GuestBuffers {
-    /// Many a chain has nothing to read, or nothing to write: a list is lent to what has bytes.
-    lent: Option<Lent>,
-}
-
-/// What a memory lends to buffers in it.
-struct Lent {
-    pieces: Box<Pieces>,
-    memory: Rc<GuestMemory>,
+    /// Lent by a memory to what may have bytes. Where a chain stood it stays, empty, for the next
+    /// one there.
+    pieces: Option<Box<Pieces>>,
+    /// What the pieces lie in; `None` of none. With a memory there is a list.
+    memory: Option<Rc<GuestMemory>>,
 }
 
 /// A list of pieces.
 #[derive(Default)]
-struct Pieces {
+pub(crate) struct Pieces {
     iovecs: Vec<iovec>,
     /// Iovecs before this one are used up.
     first: usize,
@@ -64,6 +65,7 @@ pub struct LastByte {
 
 impl LastByte {
     /// Writes it.
+    #[inline]
     pub fn write(self, byte: u8) {
         let slice = self.memory.host_slice(self.host, 1);
         slice
@@ -86,7 +88,7 @@ impl GuestBuffers {
     /// Bytes left.
     #[inline]
     pub fn len(&self) -> usize {
-        self.lent.as_ref().map_or(0, |lent| lent.pieces.len)
+        self.pieces.as_ref().map_or(0, |pieces| pieces.len)
     }
 
     /// Whether no byte is left.
@@ -97,7 +99,7 @@ impl GuestBuffers {
 
     /// The memory that these lie in. Buffers that never had bytes lie in none.
     pub fn memory(&self) -> Option<&Rc<GuestMemory>> {
-        self.lent.as_ref().map(|lent| &lent.memory)
+        self.memory.as_ref()
     }
 
     /// Copies from the front, and moves past it.
@@ -107,6 +109,10 @@ impl GuestBuffers {
     /// When fewer bytes are left than `into` has; nothing is consumed then.
     #[inline]
     pub fn read(&mut self, into: &mut [u8]) -> Result<(), ShortBuffers> {
+        if let Some(bytes) = self.front(into.len()) {
+            bytes.copy_to(into);
+            return Ok(());
+        }
         let mut rest = into;
         self.consume(rest.len(), |bytes| {
             let (part, after) = mem::take(&mut rest).split_at_mut(bytes.len());
@@ -129,16 +135,16 @@ impl GuestBuffers {
 
     /// Copies from the front without moving past it, as much as there is; how much that was.
     pub fn peek(&self, into: &mut [u8]) -> usize {
-        let Some(lent) = &self.lent else {
+        let (Some(pieces), Some(memory)) = (&self.pieces, &self.memory) else {
             return 0;
         };
         let mut done = 0;
-        for piece in lent.pieces.left() {
+        for piece in pieces.left() {
             let count = piece.iov_len.min(into.len() - done);
             if count == 0 {
                 break;
             }
-            lent.memory
+            memory
                 .bytes(piece.iov_base.addr(), count)
                 .copy_to(&mut into[done..done + count]);
             done += count;
@@ -153,6 +159,10 @@ impl GuestBuffers {
     /// When fewer bytes are left than `from` has; nothing is written then.
     #[inline]
     pub fn write(&mut self, from: &[u8]) -> Result<(), ShortBuffers> {
+        if let Some(bytes) = self.front(from.len()) {
+            bytes.copy_from(from);
+            return Ok(());
+        }
         let mut rest = from;
         self.consume(rest.len(), |bytes| {
             let (part, after) = rest.split_at(bytes.len());
@@ -168,7 +178,7 @@ impl GuestBuffers {
     /// When there are fewer than `at` bytes; nothing changes then.
     pub fn split_off(&mut self, at: usize) -> Result<Self, ShortBuffers> {
         self.want(at)?;
-        let Some(Lent { pieces, memory }) = &mut self.lent else {
+        let (Some(pieces), Some(memory)) = (&mut self.pieces, &self.memory) else {
             return Ok(Self::default());
         };
         let mut index = pieces.first;
@@ -177,13 +187,11 @@ impl GuestBuffers {
             left -= pieces.iovecs[index].iov_len;
             index += 1;
         }
-        let mut tail = Lent::of(memory);
-        tail.pieces
-            .iovecs
-            .extend_from_slice(&pieces.iovecs[index..]);
-        tail.pieces.len = pieces.len - at;
+        let mut tail = memory.pool.lend();
+        tail.iovecs.extend_from_slice(&pieces.iovecs[index..]);
+        tail.len = pieces.len - at;
         if left > 0 {
-            let front = &mut tail.pieces.iovecs[0];
+            let front = &mut tail.iovecs[0];
             front.iov_base = front.iov_base.wrapping_byte_add(left);
             front.iov_len -= left;
             pieces.iovecs[index].iov_len = left;
@@ -191,13 +199,16 @@ impl GuestBuffers {
         }
         pieces.iovecs.truncate(index);
         pieces.len = at;
-        Ok(Self { lent: Some(tail) })
+        Ok(Self {
+            pieces: Some(tail),
+            memory: Some(memory.clone()),
+        })
     }
 
     /// Splits off the last byte, if there is one: where a request's status goes.
     #[inline]
     pub fn split_last(&mut self) -> Option<LastByte> {
-        let Lent { pieces, memory } = self.lent.as_mut()?;
+        let (pieces, memory) = (self.pieces.as_mut()?, self.memory.as_ref()?);
         let last = pieces.iovecs.get_mut(pieces.first..)?.last_mut()?;
         last.iov_len -= 1;
         let host = last.iov_base.addr() + last.iov_len;
@@ -216,10 +227,11 @@ impl GuestBuffers {
     /// # Errors
     ///
     /// When there are fewer; nothing changes then.
+    #[inline]
     pub fn advance(&mut self, count: usize) -> Result<(), ShortBuffers> {
         self.want(count)?;
-        if let Some(lent) = &mut self.lent {
-            lent.pieces.skip(count);
+        if let Some(pieces) = &mut self.pieces {
+            pieces.skip(count);
         }
         Ok(())
     }
@@ -250,72 +262,59 @@ impl GuestBuffers {
         let Some(length) = length.filter(|&it| it <= LEN_MAX && pieces <= PIECES_MAX) else {
             return Err(more);
         };
-        match (&mut self.lent, &more.lent) {
+        match (&self.memory, &more.memory) {
             (_, None) => Ok(()),
             (None, Some(_)) => {
                 *self = more;
                 Ok(())
             }
-            (Some(lent), Some(other)) if Rc::ptr_eq(&lent.memory, &other.memory) => {
-                lent.pieces.iovecs.extend_from_slice(other.pieces.left());
-                lent.pieces.len = length;
+            (Some(memory), Some(other)) if Rc::ptr_eq(memory, other) => {
+                let pieces = self.list(other);
+                // Else a list that is added to as it is used up would grow for ever.
+                pieces.iovecs.drain(..mem::take(&mut pieces.first));
+                pieces.iovecs.extend_from_slice(more.iovecs());
+                pieces.len = length;
                 Ok(())
             }
             (Some(_), Some(_)) => Err(more),
         }
     }
 
-    /// How many pieces of memory were added.
-    pub(crate) fn pieces(&self) -> usize {
-        self.lent
-            .as_ref()
-            .map_or(0, |lent| lent.pieces.iovecs.len())
-    }
-
-    /// Adds a range of `memory`, which is the same every time, at the end: the whole of it, or
-    /// nothing and an error. Whether it lies in one region. The caller has made sure that there are
-    /// fewer than 2^32 bytes together.
+    /// The list to add pieces of `memory` to, and of no other: then [`GuestBuffers::lie_in`] it.
     #[inline]
-    pub(crate) fn push(
-        &mut self,
-        memory: &Rc<GuestMemory>,
-        address: u64,
-        len: u32,
-    ) -> Result<bool, MemoryError> {
-        let Some((host, offset)) = memory.in_one(address, len.into()) else {
-            self.push_pieces(memory, address, len.into())?;
-            return Ok(false);
-        };
-        let pieces = self.pieces_of(memory);
-        push_piece(&mut pieces.iovecs, host, offset, len as usize);
-        pieces.len += len as usize;
-        Ok(true)
+    pub(crate) fn list(&mut self, memory: &GuestMemory) -> &mut Pieces {
+        self.pieces.get_or_insert_with(|| memory.pool.lend())
     }
 
-    /// Adds the pieces of a range that no region has whole.
-    #[cold]
-    #[inline(never)]
-    fn push_pieces(
-        &mut self,
-        memory: &Rc<GuestMemory>,
-        address: u64,
-        len: u64,
-    ) -> Result<(), MemoryError> {
-        // A range that ends outside must leave no pieces here.
-        memory.check_range(address, len)?;
-        let pieces = self.pieces_of(memory);
-        memory.pieces(address, len, |region, offset, count| {
-            let host = region.host().wrapping_add(offset);
-            push_piece(&mut pieces.iovecs, host, offset, count);
-            pieces.len += count;
-        })
-    }
-
+    /// Says what the pieces lie in, if there are any.
     #[inline]
-    fn pieces_of(&mut self, memory: &Rc<GuestMemory>) -> &mut Pieces {
-        let lent = self.lent.get_or_insert_with(|| Lent::of(memory));
-        debug_assert!(Rc::ptr_eq(&lent.memory, memory), "pieces of one memory");
-        &mut lent.pieces
+    pub(crate) fn lie_in(&mut self, memory: &Rc<GuestMemory>) {
+        debug_assert!(
+            self.memory
+                .as_ref()
+                .is_none_or(|own| Rc::ptr_eq(own, memory)),
+            "pieces of one memory"
+        );
+        if self.memory.is_none() && !self.is_empty() {
+            self.memory = Some(memory.clone());
+        }
+    }
+
+    /// Empties both sides of what nobody uses any more. Their lists stay for the next to stand
+    /// here, unless they are large: one that was lent and got no bytes may be, too.
+    #[inline]
+    pub(crate) fn vacate(readable: &mut Self, writable: &mut Self) {
+        let memory = (readable.memory.take(), writable.memory.take());
+        for side in [readable, writable] {
+            match &mut side.pieces {
+                Some(pieces) if pieces.iovecs.capacity() <= KEPT_IOVECS_MAX => pieces.clear(),
+                None => {}
+                large => match memory.0.as_ref().or(memory.1.as_ref()) {
+                    Some(memory) => memory.take_back(large),
+                    None => *large = None,
+                },
+            }
+        }
     }
 
     #[inline]
@@ -328,15 +327,32 @@ impl GuestBuffers {
         }
     }
 
-    /// Moves past the first `count` bytes, and shows `each` those that lie together.
+    /// Moves past the first `count` bytes, if the first piece has as many, as nearly always for a
+    /// header.
     #[inline]
+    fn front(&mut self, count: usize) -> Option<VolatileSlice<'_, DirtyLog>> {
+        let (pieces, memory) = (self.pieces.as_mut()?, self.memory.as_ref()?);
+        let front = pieces.iovecs.get_mut(pieces.first)?;
+        if count > front.iov_len {
+            return None;
+        }
+        let bytes = memory.bytes(front.iov_base.addr(), count);
+        front.iov_base = front.iov_base.wrapping_byte_add(count);
+        front.iov_len -= count;
+        pieces.first += usize::from(front.iov_len == 0);
+        pieces.len -= count;
+        Some(bytes)
+    }
+
+    /// Moves past the first `count` bytes, and shows `each` those that lie together.
+    #[inline(never)]
     fn consume(
         &mut self,
         count: usize,
         mut each: impl FnMut(VolatileSlice<'_, DirtyLog>),
     ) -> Result<(), ShortBuffers> {
         self.want(count)?;
-        let Some(Lent { pieces, memory }) = &mut self.lent else {
+        let (Some(pieces), Some(memory)) = (&mut self.pieces, &self.memory) else {
             return Ok(());
         };
         let mut left = count;
@@ -351,28 +367,60 @@ impl GuestBuffers {
     }
 }
 
-impl Lent {
-    #[inline]
-    fn of(memory: &Rc<GuestMemory>) -> Self {
-        Self {
-            pieces: memory.pool.lend(),
-            memory: memory.clone(),
-        }
-    }
-
-    /// Not inlined, so that the drop of what was never lent anything costs a look.
-    #[inline(never)]
-    fn give_back(self) {
-        let Self { pieces, memory } = self;
-        memory.pool.give_back(pieces);
-    }
-}
-
 impl Pieces {
+    /// Whether no byte is left.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many there are, those that are used up among them.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.iovecs.len()
+    }
+
+    /// Adds a range of `memory` at the end, if it has bytes and they lie in one region; whether
+    /// they do. The caller has made sure that there are fewer than 2^32 bytes together.
+    #[inline]
+    pub(crate) fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool {
+        let Some((host, offset)) = memory.in_one(address, len.into()) else {
+            return false;
+        };
+        push_piece(&mut self.iovecs, host, offset, len as usize);
+        self.len += len as usize;
+        true
+    }
+
+    /// As [`Pieces::push_whole`], wherever the range lies: the whole of it, or nothing and an
+    /// error.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn push_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        address: u64,
+        len: u64,
+    ) -> Result<(), MemoryError> {
+        // A range that ends outside must leave no pieces here.
+        memory.check_range(address, len)?;
+        memory.pieces(address, len, |region, offset, count| {
+            let host = region.host().wrapping_add(offset);
+            push_piece(&mut self.iovecs, host, offset, count);
+            self.len += count;
+        })
+    }
+
     /// Those that are not used up.
     #[inline]
     fn left(&self) -> &[iovec] {
         &self.iovecs[self.first..]
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        self.iovecs.clear();
+        (self.first, self.len) = (0, 0);
     }
 
     /// Moves past the first `count` bytes, which must be there.
@@ -402,6 +450,14 @@ impl GuestMemory {
         self.host_slice(host, len)
             .expect("iovecs lie in the memory they were made from")
     }
+
+    /// A list that this memory may have lent comes back.
+    #[inline(never)]
+    fn take_back(&self, pieces: &mut Option<Box<Pieces>>) {
+        if let Some(pieces) = pieces.take() {
+            self.pool.take_back(pieces);
+        }
+    }
 }
 
 /// Adds the piece that is mapped at `host`, `offset` behind the beginning of its region. Where it
@@ -425,8 +481,8 @@ fn push_piece(iovecs: &mut Vec<iovec>, host: *mut u8, offset: usize, count: usiz
 impl Drop for GuestBuffers {
     #[inline]
     fn drop(&mut self) {
-        if let Some(lent) = self.lent.take() {
-            lent.give_back();
+        if let Some(memory) = self.memory.take() {
+            memory.take_back(&mut self.pieces);
         }
     }
 }
@@ -444,13 +500,18 @@ impl fmt::Debug for GuestBuffers {
 
 #[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
 // SAFETY: the iovecs stand in a heap vector that only `&mut self` changes, so moving `self` moves
-// nothing they rely on. Each was made by `push` from a checked range of a region of `memory`, and
+// nothing they rely on. Each was made by `Pieces` from a checked range of a region of `memory`, and
 // only ever made shorter from either end; `memory` keeps every region mapped, readable and
 // writable, and the list goes back to it, and is empty then.
 unsafe impl IoBuffers for GuestBuffers {
     #[inline]
     fn iovecs(&self) -> &[iovec] {
-        self.lent.as_ref().map_or(&[], |lent| lent.pieces.left())
+        self.pieces.as_ref().map_or(&[], |pieces| pieces.left())
+    }
+
+    #[inline]
+    fn bytes(&self) -> usize {
+        self.len()
     }
 }
 
@@ -466,9 +527,8 @@ impl Pool {
     }
 
     #[inline]
-    fn give_back(&self, mut pieces: Box<Pieces>) {
-        pieces.iovecs.clear();
-        (pieces.first, pieces.len) = (0, 0);
+    fn take_back(&self, mut pieces: Box<Pieces>) {
+        pieces.clear();
         let mut spare = self.0.borrow_mut();
         if pieces.iovecs.capacity() <= POOL_IOVECS_MAX && spare.len() < POOL_LISTS_MAX {
             spare.push(pieces);
@@ -479,5 +539,46 @@ impl Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pool({} spare)", self.0.borrow().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{GUEST_BASE, Guest};
+
+    fn scattered(memory: &Rc<GuestMemory>, count: u64) -> GuestBuffers {
+        let ranges: Vec<_> = (0..count).map(|it| (GUEST_BASE + 2 * it, 1)).collect();
+        memory.buffers(&ranges).unwrap()
+    }
+
+    #[test]
+    fn no_large_list_stays_where_a_chain_stood_not_even_where_it_had_nothing() {
+        let memory = Guest::new(1 << 16).memory();
+        for large in [false, true] {
+            drop(scattered(&memory, if large { 200 } else { 20 }));
+            let mut side = GuestBuffers::default();
+            assert!(side.list(&memory).iovecs.capacity() >= 20, "a spare one");
+            side.lie_in(&memory);
+            GuestBuffers::vacate(&mut GuestBuffers::default(), &mut side);
+            assert_eq!(side.pieces.is_none(), large);
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_added_to_as_it_is_used_up_does_not_grow() {
+        let memory = Guest::new(1 << 16).memory();
+        let mut buffers = scattered(&memory, 3);
+        for _ in 0..1000 {
+            buffers.append(scattered(&memory, 3)).unwrap();
+            buffers.advance(3).unwrap();
+        }
+        assert_eq!(buffers.len(), 3);
+        let pieces = buffers.pieces.as_ref().unwrap();
+        assert!(
+            pieces.iovecs.capacity() <= 2 * 6,
+            "{}",
+            pieces.iovecs.capacity()
+        );
     }
 }

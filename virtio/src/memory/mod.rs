@@ -18,8 +18,9 @@ use std::rc::Rc;
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
+pub(crate) use self::buffers::Pieces;
 pub use self::buffers::{GuestBuffers, LastByte, ShortBuffers};
-pub use self::framed::Framed;
+pub use self::framed::{Framed, Headed};
 pub use self::guard::install_sigbus_guard;
 pub use self::region::{Region, RegionLayout};
 pub(crate) use self::ring_view::{Descriptor, RingView};
@@ -251,8 +252,12 @@ impl GuestMemory {
                 .ok()
                 .and_then(|before| before.checked_add(len))
                 .ok_or(outside)?;
-            buffers.push(self, address, len)?;
+            let list = buffers.list(self);
+            if !list.push_whole(self, address, len) {
+                list.push_pieces(self, address, len.into())?;
+            }
         }
+        buffers.lie_in(self);
         Ok(buffers)
     }
 
@@ -375,6 +380,12 @@ impl GuestMemory {
         if (offset as u64) < recent.size {
             return self.regions[recent.index].slice(offset, len);
         }
+        self.other_host_slice(host, len)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_host_slice(&self, host: usize, len: usize) -> Option<VolatileSlice<'_, DirtyLog>> {
         let after = self.by_host.partition_point(|&(start, _)| start <= host);
         let &(start, index) = self.by_host.get(after.checked_sub(1)?)?;
         self.regions[index].slice(host - start, len)

@@ -140,6 +140,7 @@ impl Region {
     }
 
     /// Bytes of the region, for copies only; `None` outside.
+    #[inline]
     pub(super) fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_, DirtyLog>> {
         if offset.checked_add(len)? > self.0.len {
             return None;

@@ -111,6 +111,7 @@ impl Shared {
     }
 
     /// The next chain; `None` once stop was said. A retired queue waits for that.
+    #[inline]
     pub(super) fn poll_next(
         self: &Rc<Self>,
         cx: &mut Context<'_>,
@@ -185,6 +186,7 @@ impl Shared {
         }
     }
 
+    #[inline]
     pub(super) fn complete(self: &Rc<Self>, chain: Chain, written: u32) {
         let Some(settled) = self.settle(chain) else {
             return;
@@ -347,11 +349,13 @@ impl Shared {
         }
     }
 
+    #[inline]
     fn spend(self: &Rc<Self>) {
         self.budget.set(self.budget.get().saturating_sub(1));
         self.book_turn();
     }
 
+    #[inline]
     fn book_turn(self: &Rc<Self>) {
         if !self.turn_booked.replace(true) {
             self.handle.at_turn_end(self.clone());
