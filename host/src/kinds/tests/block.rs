@@ -1,8 +1,10 @@
 //! What the disk's kind promises: each key's effect or its refusal, and what is no disk.
 
+use std::fs::{File, FileTimes};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, OFlags};
 use vudev_devices::block::BlockConfig;
@@ -62,10 +64,27 @@ fn a_read_only_disk_is_opened_to_read() {
 }
 
 #[test]
+fn reads_of_a_disk_change_no_access_time() {
+    let scene = Scene::new();
+    let path = scene.file("disk", 8192);
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    for argument in ["DIR/disk", "DIR/disk,ro"] {
+        let (_, file) = scene.disk(argument);
+        // Older than the last change, which is when a read would note its time.
+        let times = FileTimes::new().set_accessed(at(1)).set_modified(at(2));
+        let other = File::options().write(true).open(&path).expect("open");
+        other.set_times(times).expect("its owner may");
+        file.read_exact_at(&mut [0; 512], 0).expect("read");
+        let accessed = file.metadata().and_then(|it| it.accessed());
+        assert_eq!(accessed.expect("a time"), at(1), "{argument}");
+    }
+}
+
+#[test]
 fn a_disk_keeps_others_from_writing() {
     let scene = Scene::new();
     let path = scene.file("disk", 8192);
-    let other = std::fs::File::open(path).expect("open");
+    let other = File::open(path).expect("open");
     let tries = |operation| rustix::fs::flock(&other, operation).is_ok();
     {
         let (_, _file) = scene.disk("DIR/disk");
@@ -261,7 +280,7 @@ fn an_image_of_another_format_is_refused_unless_raw_is_said() {
         ("Android sparse", 0, b"\x3a\xff\x26\xed"),
     ];
     for (name, at, magic) in magics {
-        let file = std::fs::File::create(&path).expect("made anew");
+        let file = File::create(&path).expect("made anew");
         file.set_len(8192).expect("sized");
         file.write_all_at(magic, at).expect("written");
         for other in ["", ",ro", ",format=raw"] {
@@ -289,10 +308,7 @@ fn an_image_is_recognised_through_direct_access_too_and_stays_open_so() {
     };
     assert!(flags(&opened.descriptors[0]).contains(OFlags::DIRECT));
     drop(opened);
-    let file = std::fs::File::options()
-        .write(true)
-        .open(path)
-        .expect("open");
+    let file = File::options().write(true).open(path).expect("open");
     file.write_all_at(b"QFI\xfb", 0).expect("written");
     let refusal = scene.refusal::<Block>("DIR/disk,direct");
     assert!(refusal.contains("looks like a qcow2 image"), "{refusal}");
