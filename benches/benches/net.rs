@@ -9,7 +9,8 @@
 //!
 //! Both by the clock, and by the processor time of whoever moves the frames, which is what says
 //! most on a busy machine. For the latter all are on one processor: what a frame's maker left in
-//! its cache is there for both then.
+//! its cache is there for both. The device is there from its start on, so it knows, and does not
+//! poll.
 //!
 //! Frames in are measured from where they wait in the tap and the driver gives the buffers for
 //! them: who makes them is not measured, nor how the queue was started.
@@ -74,8 +75,15 @@ fn main() -> Result<()> {
     }
     let folder = tempfile::tempdir()?;
     // Not before it is wanted: the benchmarks may only be listed.
-    let ours = LazyCell::new(|| Ours::start(folder.path()).expect("vudev starts"));
-    let bare = LazyCell::new(|| Bare::start().expect("a tap"));
+    let everywhere = own_set()?;
+    let start = |clock| Ours::start(folder.path(), clock, everywhere).expect("vudev starts");
+    let anywhere = LazyCell::new(|| start(Clock::Wall));
+    let on_one = LazyCell::new(|| start(Clock::Processor));
+    let ours = |clock| match clock {
+        Clock::Wall => &*anywhere,
+        Clock::Processor => &*on_one,
+    };
+    let bare = LazyCell::new(|| Bare::start(everywhere).expect("a tap"));
     for frame in [Frame::small(64), Frame::small(1500), Frame::large()] {
         for (way, clock) in [
             (Way::Out, Clock::Wall),
@@ -86,7 +94,8 @@ fn main() -> Result<()> {
             Contest::new(format!("net {} {}{}", way.name(), frame.name, clock.name()))
                 .moves(frame.throughput())
                 .of("vudev", |times| {
-                    ours.run(&frame, way, clock, times).expect("frames pass")
+                    let ours = ours(clock);
+                    ours.run(&frame, way, times).expect("frames pass")
                 })
                 .of("bare loop", |times| {
                     bare.run(&frame, way, clock, times).expect("frames pass")
@@ -123,13 +132,13 @@ enum Clock {
 }
 
 impl Clock {
-    /// Puts this thread and `processes` where `everywhere` they are measured.
-    fn place(self, everywhere: &CpuSet, processes: &[u32]) -> Result<()> {
+    /// Puts this thread where `everywhere` it is measured, and what it starts.
+    fn place(self, everywhere: &CpuSet) -> Result<()> {
         let set = match self {
             Self::Wall => *everywhere,
             Self::Processor => one_of(everywhere),
         };
-        Ok(move_to(&set, processes)?)
+        Ok(move_to(&set, &[])?)
     }
 
     fn name(self) -> &'static str {
@@ -220,6 +229,7 @@ fn make_tap(name: &str) -> Wire {
 struct Ours {
     wire: Wire,
     vudev: Vudev,
+    clock: Clock,
     everywhere: CpuSet,
     socket: std::path::PathBuf,
     /// The last driver, for samples of the same frames.
@@ -227,21 +237,28 @@ struct Ours {
 }
 
 impl Ours {
-    fn start(folder: &Path) -> Result<Self> {
-        let wire = make_tap("tap0");
-        let socket = folder.join("net");
+    fn start(folder: &Path, clock: Clock, everywhere: CpuSet) -> Result<Self> {
+        let tap = match clock {
+            Clock::Wall => "tap0",
+            Clock::Processor => "tap2",
+        };
+        let wire = make_tap(tap);
+        let socket = folder.join(tap);
         let program = Path::new(env!("CARGO_BIN_EXE_vudev-benched"));
-        let command = VudevCommand::of(program).device("net", "tap-name=tap0", &socket);
+        let options = format!("tap-name={tap}");
+        let command = VudevCommand::of(program).device("net", &options, &socket);
+        clock.place(&everywhere)?;
         Ok(Self {
             wire,
             vudev: command.start()?,
-            everywhere: own_set()?,
+            clock,
+            everywhere,
             socket,
             driver: RefCell::default(),
         })
     }
 
-    fn run(&self, frame: &Frame, way: Way, clock: Clock, times: u64) -> Result<Duration> {
+    fn run(&self, frame: &Frame, way: Way, times: u64) -> Result<Duration> {
         let name = format!("{} {}", way.name(), frame.name);
         let mut driver = self.driver.borrow_mut();
         if driver.as_ref().is_none_or(|(of, _)| *of != name) {
@@ -255,8 +272,8 @@ impl Ours {
             bail!("there is a driver");
         };
         let worker = *self.vudev.devices()?.first().expect("vudev has a device");
-        clock.place(&self.everywhere, &[worker])?;
-        let meter = || Meter::start(clock, worker);
+        self.clock.place(&self.everywhere)?;
+        let meter = || Meter::start(self.clock, worker);
         match way {
             Way::Out => driver.send(times, meter),
             Way::In => driver.receive(frame, &self.wire, times, meter),
@@ -436,7 +453,7 @@ struct Bare {
 }
 
 impl Bare {
-    fn start() -> Result<Self> {
+    fn start(everywhere: CpuSet) -> Result<Self> {
         let wire = make_tap("tap1");
         let tap = tap::open("tap1", false)?;
         tap::use_virtio_header(&tap)?;
@@ -446,12 +463,12 @@ impl Bare {
         Ok(Self {
             wire,
             tap: RefCell::new(tap),
-            everywhere: own_set()?,
+            everywhere,
         })
     }
 
     fn run(&self, frame: &Frame, way: Way, clock: Clock, times: u64) -> Result<Duration> {
-        clock.place(&self.everywhere, &[])?;
+        clock.place(&self.everywhere)?;
         let (wall, processor) = match way {
             Way::Out => self.write(frame, times)?,
             Way::In => self.read(frame, times)?,

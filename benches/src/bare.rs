@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::calls::Calls;
-use crate::figures::Histogram;
 use crate::processor::thread_time;
 use crate::run::Run;
 
@@ -36,13 +35,7 @@ pub fn alone(times: u64, call: &mut Call) -> io::Result<Run> {
     for _ in 0..times {
         call()?;
     }
-    Ok(Run {
-        requests: times,
-        elapsed: start.elapsed(),
-        used: thread_time() - before,
-        driver: Duration::ZERO,
-        latencies: Histogram::default(),
-    })
+    Ok(Run::bare(times, start, thread_time() - before))
 }
 
 /// So many calls by another thread, which is told of one at a time: by an eventfd, or it `polls`
@@ -68,11 +61,8 @@ pub fn handed_over(times: u64, polls: bool, call: &mut Call) -> Result<Run> {
         anyhow::Ok((driver?, used))
     })?;
     Ok(Run {
-        requests: times,
-        elapsed: start.elapsed(),
-        used,
         driver,
-        latencies: Histogram::default(),
+        ..Run::bare(times, start, used)
     })
 }
 

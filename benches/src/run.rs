@@ -22,6 +22,20 @@ pub struct Run {
     pub latencies: Histogram,
 }
 
+impl Run {
+    /// So many requests since `start`, by who has used so much of processors, without a driver; how
+    /// long each took is not known.
+    pub(crate) fn bare(requests: u64, start: Instant, used: Duration) -> Self {
+        Self {
+            requests,
+            elapsed: start.elapsed(),
+            used,
+            driver: Duration::ZERO,
+            latencies: Histogram::default(),
+        }
+    }
+}
+
 /// A measurement that goes on.
 #[derive(Debug)]
 pub struct Watch {

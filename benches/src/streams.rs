@@ -20,6 +20,9 @@ pub use console::CONSOLE;
 pub use rng::RNG;
 pub use vsock::VSOCK;
 
+/// How often a session with a peer is tried.
+const TRIES_OF_A_PEER: usize = 8;
+
 /// A kind of device, and how it is measured. Its files are in a folder of its own.
 #[derive(Debug)]
 pub struct Stream {
@@ -152,13 +155,16 @@ impl Side {
         done.with_context(|| format!("{}; it said: {}", backend.name(), backend.log()))
     }
 
-    /// [`Side::run`], and once more if that fails: `vhost-device-rng` loses a kick now and then,
-    /// and waits for ever.
+    /// [`Side::run`], and again if that fails: `vhost-device-rng` loses a kick now and then, and
+    /// waits for ever: on a busy machine more than one session in ten.
     fn run_again(&self, job: Job, times: u64) -> Result<Run> {
-        self.run(job, times).or_else(|error| {
-            eprintln!("{error:#}: tried once more");
-            self.run(job, times)
-        })
+        for _ in 1..TRIES_OF_A_PEER {
+            match self.run(job, times) {
+                Ok(run) => return Ok(run),
+                Err(error) => eprintln!("{error:#}: tried again"),
+            }
+        }
+        self.run(job, times)
     }
 
     fn start(&self) -> Result<Started> {

@@ -3,14 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 
 use super::Places;
-use crate::figures::Histogram;
 use crate::processor::thread_time;
 use crate::run::Run;
 
@@ -73,13 +72,7 @@ impl Blocks<'_> {
             }
             done += free.len() as u64;
         }
-        Ok(Run {
-            requests: times,
-            elapsed: start.elapsed(),
-            used: thread_time() - before,
-            driver: Duration::ZERO,
-            latencies: Histogram::default(),
-        })
+        Ok(Run::bare(times, start, thread_time() - before))
     }
 
     fn entry(&self, buffer: &mut [u8], at: u64) -> squeue::Entry {

@@ -119,17 +119,23 @@ fn nothing() -> Call {
     Box::new(|| Ok(()))
 }
 
-/// A block in a random place of the file, one call.
+/// A block in a random place of the file, one call; as many buffers in turn as there are requests
+/// in flight, for a device cannot have them all in the processor's nearest cache either.
 fn block(image: &Image, job: Job) -> Result<Call> {
     let file = File::options().read(true).write(true).open(image.path())?;
-    let mut bytes = vec![0x5a; job.size as usize];
+    let size = job.size as usize;
+    let depth = usize::from(job.depth);
+    let mut bytes = vec![0x5a; size * depth];
     let mut places = Places::new(image.size(), job.size);
+    let mut turn = (0..depth).cycle();
     Ok(Box::new(move || {
         let at = places.choose();
+        let start = turn.next().unwrap_or_default() * size;
+        let buffer = &mut bytes[start..start + size];
         if job.write {
-            rustix::io::pwritev(&file, &[IoSlice::new(&bytes)], at)?;
+            rustix::io::pwritev(&file, &[IoSlice::new(buffer)], at)?;
         } else {
-            rustix::io::preadv(&file, &mut [IoSliceMut::new(&mut bytes)], at)?;
+            rustix::io::preadv(&file, &mut [IoSliceMut::new(buffer)], at)?;
         }
         Ok(())
     }))
