@@ -155,8 +155,7 @@ impl Side {
         done.with_context(|| format!("{}; it said: {}", backend.name(), backend.log()))
     }
 
-    /// [`Side::run`], and again if that fails: `vhost-device-rng` loses a kick now and then, and
-    /// waits for ever: on a busy machine more than one session in ten.
+    /// [`Side::run`], and again if that fails: it is not ours to mend.
     fn run_again(&self, job: Job, times: u64) -> Result<Run> {
         for _ in 1..TRIES_OF_A_PEER {
             match self.run(job, times) {

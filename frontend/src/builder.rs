@@ -478,7 +478,10 @@ impl FrontEnd {
             RingStep::Kick => connection.set_ring_kick(narrow, ring.kick_event().map(AsFd::as_fd)),
             RingStep::Enable => match self.features & feature::PROTOCOL_FEATURES {
                 0 => Ok(()),
-                _ => connection.set_ring_enable(wide, true),
+                _ => {
+                    connection.set_ring_enable(wide, true)?;
+                    connection.settle()
+                }
             },
         }
     }
@@ -487,4 +490,61 @@ impl FrontEnd {
 /// A ring's index as `SET_VRING_KICK` and its kin have it: one byte.
 fn small(index: u16) -> Result<u8, Error> {
     u8::try_from(index).map_err(|_| Error::Misuse("vhost-user names at most 256 rings"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixStream,
+    };
+
+    use super::*;
+    use crate::message::{
+        HEADER_SIZE, Header, NEED_REPLY, REPLY, VERSION, frame, long_words, request,
+    };
+
+    /// Plays a back-end with these protocol features until the front-end leaves; what it was asked.
+    fn serve(mut socket: UnixStream, protocol: u64) -> Vec<u32> {
+        let mut asked = Vec::new();
+        let mut header = [0; HEADER_SIZE];
+        while socket.read_exact(&mut header).is_ok() {
+            let Header {
+                request,
+                flags,
+                size,
+            } = Header::parse(header);
+            socket.read_exact(&mut vec![0; size as usize]).unwrap();
+            asked.push(request);
+            let answer = match request {
+                request::GET_FEATURES => feature::VERSION_1 | feature::PROTOCOL_FEATURES,
+                request::GET_PROTOCOL_FEATURES => protocol,
+                _ if flags & NEED_REPLY != 0 => 0,
+                _ => continue,
+            };
+            let answer = frame(request, VERSION | REPLY, &long_words(&[answer]));
+            socket.write_all(&answer).unwrap();
+        }
+        asked
+    }
+
+    /// What a back-end with these protocol features is asked in a start.
+    fn start(protocol: u64) -> Vec<u32> {
+        let (connection, socket) = Connection::pair().unwrap();
+        std::thread::scope(|scope| {
+            let served = scope.spawn(|| serve(socket, protocol));
+            let parked = FrontEnd::connect("").prepare().unwrap();
+            drop(parked.resume_on(connection).unwrap());
+            served.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_ring_is_enabled_before_its_first_kick_whether_that_is_acknowledged_or_not() {
+        let acknowledged = start(protocol::REPLY_ACK);
+        assert_eq!(acknowledged.last(), Some(&request::SET_VRING_ENABLE));
+        let silent = start(0);
+        let last = [request::SET_VRING_ENABLE, request::GET_FEATURES];
+        assert!(silent.ends_with(&last), "{silent:?}");
+    }
 }

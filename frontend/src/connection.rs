@@ -132,6 +132,15 @@ impl Connection {
         }
     }
 
+    /// Returns when the back-end has done what it was told. Acknowledgements have said so; without
+    /// them an answer comes after all that went before it.
+    pub fn settle(&self) -> Result<(), Error> {
+        match self.acknowledge {
+            true => Ok(()),
+            false => self.features().map(drop),
+        }
+    }
+
     /// Sends a request and waits for the answer's payload.
     pub fn ask(
         &self,

@@ -118,8 +118,7 @@ pub(crate) fn rounds(
     }
 }
 
-/// How often a peer is tried for one figure: `vhost-device-rng` loses a kick now and then, and
-/// waits for ever.
+/// How often a peer is tried for one figure.
 const TRIES: usize = 3;
 
 /// Measures a peer, whose failures are not ours: each but the last is told, and it is measured
@@ -174,16 +173,16 @@ mod tests {
             0 => Ok(Figures::default()),
             _ => {
                 fails -= 1;
-                bail!("a kick is lost")
+                bail!("it is silent")
             }
         });
         assert!(measured.is_ok() && report.failures.is_empty());
-        assert_eq!(report.again, ["work: a kick is lost"; TRIES - 1]);
+        assert_eq!(report.again, ["work: it is silent"; TRIES - 1]);
 
         let mut tries = 0;
         let measured = again("work", &mut report, || {
             tries += 1;
-            bail!("a kick is lost")
+            bail!("it is silent")
         });
         assert!(measured.is_err());
         assert_eq!(tries, TRIES);
