@@ -514,16 +514,19 @@ impl Ring {
         Ok(())
     }
 
-    fn wait_for_event(&mut self, left: Duration) -> Result<(), Error> {
+    /// Whether there was a call. Without calls it is over at once.
+    fn wait_for_event(&mut self, left: Duration) -> Result<bool, Error> {
         let Some(call) = self.call.as_ref().filter(|_| self.calls_wanted) else {
             // Nobody calls us: we poll, and let the device have the processor.
             std::thread::yield_now();
-            return self.look_for_error();
+            self.look_for_error()?;
+            return Ok(false);
         };
         let fds = [call.as_fd(), self.error.as_fd()];
-        readable(&fds, left).map_err(Error::system("poll"))?;
+        let called = readable(&fds, left).map_err(Error::system("poll"))?[0];
         self.take_calls()?;
-        self.look_for_error()
+        self.look_for_error()?;
+        Ok(called)
     }
 
     fn look_for_error(&self) -> Result<(), Error> {

@@ -129,3 +129,16 @@ fn who_waits_in_vain_is_told_what_both_sides_have_written() {
          kicked 1 times, last at 1"
     );
 }
+
+#[test]
+fn a_call_that_has_come_is_there_even_when_the_time_is_over() {
+    let mut ring = ring(EVENT_IDX);
+    ring.add(&[buffer()], &[]).unwrap();
+    assert!(!ring.want_call().unwrap());
+    ring.call_event().unwrap().signal().unwrap();
+    ring.wait_call(Duration::ZERO).unwrap();
+    assert!(matches!(
+        ring.wait_call(Duration::ZERO),
+        Err(Error::Deadline { .. })
+    ));
+}
