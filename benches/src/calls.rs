@@ -8,6 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
 use vudev_frontend::Ring;
 
+/// A limit is waited for in so many parts. The clock of a machine that stood still jumps over a
+/// whole part, of which nobody had anything; the next ones are for whoever was about to call.
+const PARTS: u32 = 10;
+
 /// The calls of some queues.
 #[derive(Debug)]
 pub(crate) struct Calls(OwnedFd);
@@ -37,14 +41,59 @@ impl Calls {
 
     /// Until there is one; an error after `limit`.
     pub(crate) fn sleep(&self, limit: Duration) -> Result<()> {
+        match in_parts(limit, |part| self.wait(part))? {
+            true => Ok(()),
+            false => bail!("nothing came back for {} s", limit.as_secs()),
+        }
+    }
+
+    /// Whether there is one, or a signal, before `limit`.
+    fn wait(&self, limit: Duration) -> Result<bool> {
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
         }; 4];
         match epoll::wait(&self.0, &mut events, Some(&Timespec::try_from(limit)?)) {
-            Ok(0) => bail!("nothing came back for {} s", limit.as_secs()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(count) => Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Waits until something comes, in parts of `limit`; whether it did.
+fn in_parts(limit: Duration, mut wait: impl FnMut(Duration) -> Result<bool>) -> Result<bool> {
+    for _ in 0..PARTS {
+        if wait(limit / PARTS)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stood_still_costs_a_part_of_the_limit() {
+        // It stands still in the first part, and what was about to come comes in the next.
+        let mut parts = 0;
+        let came = in_parts(Duration::from_secs(5), |_| {
+            parts += 1;
+            Ok(parts > 1)
+        });
+        assert!(came.unwrap());
+    }
+
+    #[test]
+    fn all_parts_together_are_the_limit() {
+        let mut waited = Duration::ZERO;
+        let came = in_parts(Duration::from_secs(5), |part| {
+            waited += part;
+            Ok(false)
+        });
+        assert!(!came.unwrap());
+        assert_eq!(waited, Duration::from_secs(5));
     }
 }
