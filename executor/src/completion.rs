@@ -107,7 +107,7 @@ impl Backend {
     /// Whether entries or completions wait for a turn.
     pub(crate) fn is_due(&mut self) -> bool {
         match self {
-            Self::Kernel(ring) => ring.wants_enter() || ring.has_completed(),
+            Self::Kernel(ring) => ring.is_due(),
             Self::Simulated(simulation) => simulation.is_due(),
         }
     }

@@ -323,6 +323,8 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
     use crate::{Bytes, File};
 
@@ -366,5 +368,50 @@ mod tests {
             })
             .unwrap();
         assert!(handle.stats().overflows > 0, "{:?}", handle.stats());
+    }
+    /// Memory that is looked at.
+    #[derive(Default)]
+    struct Memory {
+        looked: Cell<bool>,
+        waiter: Cell<Option<Waker>>,
+    }
+
+    impl Watched for Memory {
+        fn look(&self) -> bool {
+            self.looked.set(true);
+            self.waiter.take().into_iter().for_each(Waker::wake);
+            true
+        }
+
+        fn ask(&self) -> bool {
+            self.look()
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_completions_that_were_taken_keeps_nobody_from_looking() {
+        let ring = Ring::new(&Config::new(8)).unwrap();
+        ring.say_held_back();
+        let executor = Executor::new(ring);
+        executor.enable().unwrap();
+        executor.set_polling(Polling::Adaptive);
+        executor.handle().driver.idle.slept(Duration::ZERO);
+        let handle = executor.handle();
+        let memory = Rc::new(Memory::default());
+        handle.watch(memory.clone());
+        let looked = poll_fn(|cx| {
+            memory.waiter.set(Some(cx.waker().clone()));
+            match memory.looked.get() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        let looked = handle.timeout(Duration::from_secs(5), looked);
+        assert!(executor.run(looked).unwrap().is_some());
+        assert_eq!(
+            handle.stats().enters,
+            2,
+            "one a turn, as long as it says so"
+        );
     }
 }

@@ -117,6 +117,8 @@ pub struct Ring {
     operations: u32,
     reserved: u32,
     plain: Plain,
+    /// Whether the last enter has found nothing behind the kernel's word that there is something.
+    found_nothing: bool,
 }
 
 /// Whether what has one piece may go as a plain read or write: the kernel then need not fetch a
@@ -197,6 +199,7 @@ impl Ring {
             operations: config.operations,
             reserved: config.reserved,
             plain: Plain::new(config.allowed.as_ref()),
+            found_nothing: false,
         })
     }
 
@@ -335,6 +338,9 @@ impl Ring {
                 self.uring.submitter().submit_with_args(1, &arguments)
             }
         };
+        // The kernel holds a completion back first and says so then. An enter between the two takes
+        // it, and the word stands, for nothing, until there is another.
+        self.found_nothing = self.uring.submission().taskrun() && !self.has_completed();
         match entered {
             Ok(_) => Ok(()),
             // A timeout, a signal, or a full completion queue: reaping is the answer to each.
@@ -388,8 +394,18 @@ impl Ring {
         !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
     }
 
+    /// Whether there is something to do without waiting: for an enter, the kernel's word that was
+    /// for nothing aside, or to be reaped.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let submission = self.uring.submission();
+        let held_back = submission.taskrun() && !self.found_nothing;
+        let enters = held_back || !submission.is_empty() || submission.cq_overflow();
+        drop(submission);
+        enters || self.has_completed()
+    }
+
     /// Whether completions are there to be reaped.
-    pub(crate) fn has_completed(&mut self) -> bool {
+    fn has_completed(&mut self) -> bool {
         !self.uring.completion().is_empty()
     }
 
@@ -476,5 +492,41 @@ fn entry(operation: &Operation) -> squeue::Entry {
             opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
         }
         Operation::Shutdown { fd, how } => opcode::Shutdown::new(Fd(fd), how).build(),
+    }
+}
+
+#[cfg(test)]
+impl Ring {
+    /// Says in the kernel's place that it holds completions back, which stands until it does so.
+    #[expect(unsafe_code, reason = "writes where only the kernel does")]
+    pub(crate) fn say_held_back(&self) {
+        use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+        use std::ptr;
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        /// Words of `io_uring_params`, and which of them is `sq_off.flags`.
+        const PARAMETERS: usize = 30;
+        const FLAGS_OFFSET: usize = 14;
+        /// `IORING_SQ_TASKRUN`.
+        const TASKRUN: u32 = 1 << 2;
+        const PAGE: usize = 4096;
+        // Another ring tells where all have their flags.
+        let mut parameters = [0_u32; PARAMETERS];
+        // SAFETY: `parameters` is as long as the structure, and all zeros are valid.
+        let other = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, &raw mut parameters) };
+        let other = i32::try_from(other).expect("a descriptor");
+        // SAFETY: it is new, and nobody else's.
+        drop(unsafe { OwnedFd::from_raw_fd(other) });
+        let offset = parameters[FLAGS_OFFSET] as usize;
+        assert!(offset > 0 && offset.is_multiple_of(4) && offset < PAGE);
+        let (access, ring) = (libc::PROT_READ | libc::PROT_WRITE, self.uring.as_raw_fd());
+        // SAFETY: a new mapping, of the page that begins the ring's; the word is in it, aligned,
+        // and the kernel's accesses are atomic too.
+        unsafe {
+            let page = libc::mmap(ptr::null_mut(), PAGE, access, libc::MAP_SHARED, ring, 0);
+            assert_ne!(page, libc::MAP_FAILED);
+            AtomicU32::from_ptr(page.byte_add(offset).cast()).fetch_or(TASKRUN, Ordering::SeqCst);
+            libc::munmap(page, PAGE);
+        }
     }
 }
