@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-use crate::memory::{Descriptor, GuestBuffers, GuestMemory, MemoryError, Pieces, RingView};
+use crate::memory::{BufferList, Descriptor, GuestBuffers, GuestMemory, MemoryError, RingView};
 use crate::spec::{DESCRIPTOR_BYTES, descriptor_flag};
 
 /// The longest chain in an indirect table, where the queue is smaller. The specification draws the
@@ -135,10 +135,8 @@ impl Chain {
             position: sides.position,
             writable_bytes: sides.writable_bytes,
         };
-        let Sides {
-            readable, writable, ..
-        } = &mut *sides;
-        GuestBuffers::vacate(readable, writable);
+        sides.readable.vacate();
+        sides.writable.vacate();
         if let Some(ledger) = sides.ledger.take() {
             ledger.returned(sides);
         }
@@ -256,18 +254,18 @@ impl Ledger {
     }
 
     #[inline]
-    fn one_less(&self) {
+    pub(crate) fn one_less(&self) {
         debug_assert!(self.held.get() > 0, "a chain is settled once");
         self.held.set(self.held.get().saturating_sub(1));
     }
 
     #[inline]
-    fn taken(&self) {
+    pub(crate) fn taken(&self) {
         self.held.set(self.held.get() + 1);
     }
 
     #[cold]
-    fn chain_dropped(&self, head: u16) {
+    pub(crate) fn chain_dropped(&self, head: u16) {
         self.one_less();
         let before = self.dropped.get();
         self.dropped.set(before.saturating_add(1));
@@ -281,9 +279,9 @@ impl Ledger {
     }
 }
 
-/// Takes the chain that begins at `head`. Each descriptor is copied once, and the copy checked.
+/// Takes the chain that begins at `head`.
 #[inline]
-pub(crate) fn walk(
+pub(crate) fn take(
     ring: &RingView,
     memory: &Rc<GuestMemory>,
     indirect: bool,
@@ -296,22 +294,7 @@ pub(crate) fn walk(
     let Sides {
         readable, writable, ..
     } = &mut *sides;
-    let mut walk = Walk {
-        memory,
-        pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),
-        bytes: 0,
-        readable: readable.list(memory),
-        writable: writable.list(memory),
-    };
-    let table = ring.table();
-    let fetch = |index| Ok(table.descriptor(index));
-    if let Some(descriptor) = walk.table(ring.size(), ring.size(), head, fetch)? {
-        if !indirect {
-            return Err(ChainError::IndirectNotNegotiated);
-        }
-        walk.indirect_table(ring.size(), descriptor)?;
-    }
-    walk.check_pieces()?;
+    walk(ring, memory, indirect, head, readable, writable)?;
     readable.lie_in(memory);
     writable.lie_in(memory);
     // All bytes together are as many as 32 bits can say.
@@ -322,16 +305,52 @@ pub(crate) fn walk(
     Ok(Chain(sides))
 }
 
-/// A chain on its way, filled where it is.
-struct Walk<'a> {
+/// Lists the buffers of the chain that begins at `head`. Each descriptor is copied once, and the
+/// copy checked.
+#[inline]
+pub(crate) fn walk(
+    ring: &RingView,
+    memory: &GuestMemory,
+    indirect: bool,
+    head: u16,
+    readable: &mut impl BufferList,
+    writable: &mut impl BufferList,
+) -> Result<(), ChainError> {
+    let mut walk = Walk {
+        memory,
+        pieces_max: PIECES_PER_DESCRIPTOR * usize::from(ring.size().max(INDIRECT_MAX)),
+        bytes: 0,
+        in_pieces: false,
+        readable,
+        writable,
+    };
+    let table = ring.table();
+    let fetch = |index| Ok(table.descriptor(index));
+    if let Some(descriptor) = walk.table(ring.size(), ring.size(), head, fetch)? {
+        if !indirect {
+            return Err(ChainError::IndirectNotNegotiated);
+        }
+        walk.indirect_table(ring.size(), descriptor)?;
+    }
+    match walk.in_pieces {
+        true => walk.check_pieces(),
+        false => Ok(()),
+    }
+}
+
+/// A chain on its way.
+struct Walk<'a, R, W> {
     memory: &'a GuestMemory,
     pieces_max: usize,
     bytes: u32,
-    readable: &'a mut Pieces,
-    writable: &'a mut Pieces,
+    /// Whether a buffer lies in more than one region. Without one there are no more pieces than
+    /// descriptors, which are not too many.
+    in_pieces: bool,
+    readable: &'a mut R,
+    writable: &'a mut W,
 }
 
-impl Walk<'_> {
+impl<R: BufferList, W: BufferList> Walk<'_, R, W> {
     /// Follows the chain within one table of `len` entries. Gives the indirect descriptor that it
     /// ends with, if it does: one may follow direct ones (2.7.5.3.2).
     #[inline]
@@ -428,27 +447,41 @@ impl Walk<'_> {
             .bytes
             .checked_add(len)
             .ok_or(ChainError::TooManyBytes)?;
-        let side = if flags & descriptor_flag::WRITE != 0 {
-            &mut self.writable
+        let in_one = if flags & descriptor_flag::WRITE != 0 {
+            push(self.memory, self.writable, address, len)
         } else if self.writable.is_empty() {
-            &mut self.readable
+            push(self.memory, self.readable, address, len)
         } else {
             return Err(ChainError::ReadableAfterWritable { index });
         };
-        // What lies in one region is one piece more at most, and there are not that many.
-        if side.push_whole(self.memory, address, len) {
+        if in_one? {
             return Ok(());
         }
-        side.push_pieces(self.memory, address, len.into())?;
+        self.in_pieces = true;
         self.check_pieces()
     }
 
     #[inline]
     fn check_pieces(&self) -> Result<(), ChainError> {
         let limit = self.pieces_max;
-        if self.readable.count() + self.writable.count() > limit {
+        if self.readable.pieces() + self.writable.pieces() > limit {
             return Err(ChainError::TooManyPieces { limit });
         }
         Ok(())
     }
+}
+
+/// Adds a range to a list; whether it lies in one region.
+#[inline(always)]
+fn push(
+    memory: &GuestMemory,
+    list: &mut impl BufferList,
+    address: u64,
+    len: u32,
+) -> Result<bool, MemoryError> {
+    if list.push_whole(memory, address, len) {
+        return Ok(true);
+    }
+    list.push_pieces(memory, address, len)?;
+    Ok(false)
 }

@@ -18,4 +18,4 @@ pub use memory::{
     Framed, GuestBuffers, GuestMemory, Headed, LastByte, MemoryError, REGIONS_MAX, Region,
     RegionLayout, ShortBuffers, install_sigbus_guard,
 };
-pub use queue::{Queue, QueueControl, QueueError, QueueParts, RingAddresses, RingError};
+pub use queue::{Queue, QueueControl, QueueError, QueueParts, RingAddresses, RingError, Taken};

@@ -121,6 +121,10 @@ pub(super) fn check(header: &Header, frame: usize, features: u64) -> Result<Head
 /// `num_buffers`. `None` if the driver cannot take the frame.
 pub(super) fn fit(header: &Header, offloads: u64) -> Option<Header> {
     let mut fitted = *header;
+    // A frame that asks for nothing, as most do.
+    if header[..2] == [0, gso::NONE] {
+        return Some(fitted);
+    }
     // 5.1.6.4.1: no flags without GUEST_CSUM, and the kernel says DATA_VALID to everyone.
     if offloads & feature::GUEST_CSUM == 0 {
         if header[0] & flag::NEEDS_CSUM != 0 {

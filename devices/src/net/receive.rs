@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
-use vudev_executor::{File, IoBuffers as _, Notify};
-use vudev_virtio::{Chain, Framed, Queue, QueueError};
+use vudev_executor::{File, Notify};
+use vudev_virtio::{Framed, Queue, QueueError, Taken};
 
 use super::Net;
 use super::filter::LOOKED_AT;
@@ -29,6 +29,9 @@ type Frame = Framed<HEADER_SIZE, 1>;
 
 /// Buffers are not added to a read beyond so many pieces: what is left is for the last chain's.
 const PIECES_WANTED_MAX: usize = PIECES_MAX / 2;
+
+/// What is wrong with buffers that are given back empty.
+const UNUSABLE: &str = "too small for a header, or in too many pieces";
 
 /// Frames that are read without the ring before all others have their turn, even if the guest wants
 /// none of them.
@@ -50,7 +53,7 @@ impl Net {
         let mergeable = queue.features() & feature::MRG_RXBUF != 0;
         let mut window = Window::new(mergeable);
         let ended = self.receive_into(&mut queue, &mut window, pair).await;
-        window.put_back(&queue);
+        queue.put_back_all(window.frame_mut());
         ended
     }
 
@@ -66,23 +69,33 @@ impl Net {
             let tap = match self.taps.get(usize::from(pair)) {
                 Some(tap) if self.link.get() && self.is_attached(pair) => tap,
                 _ => {
-                    window.put_back(queue);
+                    queue.put_back_all(window.frame_mut());
                     queue.until_stop(switched.notified()).await;
                     continue;
                 }
             };
             if !window.is_filled(self, queue)? && !window.fill(self, queue).await? {
-                window.put_back(queue);
+                queue.put_back_all(window.frame_mut());
                 continue;
             }
-            let waiting = match in_a_row < FRAMES_IN_A_ROW_MAX {
-                true => self.at_once(&self.reads_at_once, || tap.try_read(window.frame_mut())),
-                false => None,
-            };
-            in_a_row = if waiting.is_some() { in_a_row + 1 } else { 0 };
+            if in_a_row == FRAMES_IN_A_ROW_MAX {
+                in_a_row = 0;
+                let turn = queue.handle().yield_now();
+                if queue.until_recall(turn).await.is_none() {
+                    queue.put_back_all(window.frame_mut());
+                }
+                continue;
+            }
+            let waiting = self.at_once(&self.reads_at_once, || tap.try_read(window.frame_mut()));
             let (result, end) = match waiting {
-                Some(result) => (result, None),
-                None => read(tap, window, queue, self.longest_frame(), switched).await,
+                Some(result) => {
+                    in_a_row += 1;
+                    (result, None)
+                }
+                None => {
+                    in_a_row = 0;
+                    read(tap, window, queue, self.longest_frame(), switched).await
+                }
             };
             let recalled = match result {
                 Ok(bytes) => {
@@ -93,17 +106,16 @@ impl Net {
                 Err(_) if end.is_some() => false,
                 Err(error) => self.not_read(&error, tap, queue, pair).await,
             };
-            match end.transpose()? {
-                Some(Some(chain)) => window.take(chain, self, queue),
-                Some(None) => window.put_back(queue),
-                None if recalled => window.put_back(queue),
-                None => {}
+            // A chain that it was cut short for is taken next.
+            if recalled || end.transpose()? == Some(false) {
+                queue.put_back_all(window.frame_mut());
             }
         }
         Ok(())
     }
 
     /// Hands a frame to the guest, if it is one that it wants and can take.
+    #[inline]
     fn deliver(&self, bytes: usize, window: &mut Window, queue: &Queue) {
         let Some(payload) = bytes.checked_sub(HEADER_SIZE) else {
             return;
@@ -160,26 +172,26 @@ impl Net {
 }
 
 /// Reads a frame into the window. A stop, a recall or `switched` cuts it short, and so does a
-/// chain where there is no room for the longest frame: the second answer. Even then a frame may
-/// have come.
+/// chain where there is no room for the longest frame: the second answer, true of a chain. Even
+/// then a frame may have come.
 async fn read(
     tap: &File,
     window: &mut Window,
     queue: &mut Queue,
     longest: usize,
     switched: &Notify,
-) -> (io::Result<usize>, Option<Result<Option<Chain>, QueueError>>) {
+) -> (io::Result<usize>, Option<Result<bool, QueueError>>) {
     let takes_more = window.takes_more(longest);
     let frame = window.frame.take().expect(FRAME_IS_HERE);
     let end = async {
         if !takes_more {
             queue.until_recall(switched.notified()).await;
-            return Ok(None);
+            return Ok(false);
         }
-        let next = pin!(queue.next_until_recall());
+        let next = pin!(queue.available_until_recall());
         match select(next, pin!(switched.notified())).await {
             Either::Left((next, _)) => next,
-            Either::Right(_) => Ok(None),
+            Either::Right(_) => Ok(false),
         }
     };
     let ((result, frame), end) = cut_short_by(end, tap.read(frame)).await;
@@ -202,8 +214,6 @@ struct Window {
     most: usize,
     /// Whether it was never waited for in vain that had given as much before.
     trusted: bool,
-    /// So many of the chains, from the first on, were taken before one that was given back since.
-    stranded: usize,
 }
 
 impl Window {
@@ -214,7 +224,6 @@ impl Window {
             ceiling: usize::MAX,
             most: 0,
             trusted: true,
-            stranded: 0,
         }
     }
 
@@ -231,15 +240,22 @@ impl Window {
         self.frame().room()
     }
 
+    fn has_none(&self) -> bool {
+        self.frame().chains() == 0
+    }
+
     /// Takes the buffers that there are until the longest frame fits; whether it does, or fits as
     /// far as it ever will.
+    #[inline]
     fn is_filled(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         let mut has_more = true;
         while has_more && self.takes_more(longest) {
-            match queue.try_next()? {
-                Some(chain) => self.take(chain, net, queue),
-                None => has_more = false,
+            match queue.take_into(self.frame_mut())? {
+                Taken::Chain => {}
+                Taken::Unfit => net.drops.unusable.count(&UNUSABLE),
+                Taken::Elsewhere => queue.put_back_all(self.frame_mut()),
+                Taken::None => has_more = false,
             }
         }
         let room = self.room();
@@ -254,8 +270,8 @@ impl Window {
     async fn fill(&mut self, net: &Net, queue: &mut Queue) -> Result<bool, QueueError> {
         let longest = net.longest_frame();
         loop {
-            let next = if self.frame().is_empty() {
-                queue.next().await?
+            let available = if self.has_none() {
+                queue.available_until_recall().await?
             } else {
                 let trusted = self.trusted && self.most >= longest.min(self.ceiling);
                 let patience = match trusted {
@@ -263,7 +279,7 @@ impl Window {
                     false => PATIENCE,
                 };
                 let handle = queue.handle().clone();
-                let next = pin!(queue.next_until_recall());
+                let next = pin!(queue.available_until_recall());
                 match select(next, pin!(handle.sleep(patience))).await {
                     Either::Left((next, _)) => next?,
                     Either::Right(_) => {
@@ -273,10 +289,9 @@ impl Window {
                     }
                 }
             };
-            let Some(chain) = next else {
+            if !available {
                 return Ok(false);
-            };
-            self.take(chain, net, queue);
+            }
             if self.is_filled(net, queue)? {
                 return Ok(true);
             }
@@ -285,81 +300,39 @@ impl Window {
 
     fn is_enough(&self, longest: usize, queue: &Queue) -> bool {
         let frame = self.frame();
-        let has_all = frame.len() >= usize::from(queue.size());
+        let has_all = frame.chains() >= usize::from(queue.size());
         let full = frame.pieces() >= PIECES_WANTED_MAX;
-        !frame.is_empty()
+        !self.has_none()
             && (!self.mergeable || has_all || full || frame.room() >= longest.min(self.ceiling))
     }
 
     /// Whether another chain is of use to a frame of `longest` bytes.
     fn takes_more(&self, longest: usize) -> bool {
         let frame = self.frame();
-        frame.is_empty()
+        self.has_none()
             || self.mergeable && frame.room() < longest && frame.pieces() < PIECES_WANTED_MAX
-    }
-
-    /// Adds a chain. One that cannot hold even a header, or is in too many pieces, is given back.
-    #[inline]
-    fn take(&mut self, chain: Chain, net: &Net, queue: &Queue) {
-        let frame = self.frame_mut();
-        if chain.writable.len() >= HEADER_SIZE
-            && frame.pieces() + chain.writable.iovecs().len() <= PIECES_MAX
-        {
-            return frame.push_back(chain);
-        }
-        net.drops
-            .unusable
-            .count(&"too small for a header, or in too many pieces");
-        self.stranded = self.frame().len();
-        queue.complete(chain, 0);
     }
 
     /// The first bytes of the frame, as far as there are any.
     fn begin(&self) -> [u8; LOOKED_AT] {
         let mut begin = [0; HEADER_SIZE + LOOKED_AT];
-        let mut done = 0;
-        for buffers in self.frame().guest() {
-            done += buffers.peek(&mut begin[done..]);
-            if done == begin.len() {
-                break;
-            }
-        }
+        self.frame().peek(&mut begin);
         let mut frame = [0; LOOKED_AT];
         frame.copy_from_slice(&begin[HEADER_SIZE..]);
         frame
     }
 
     /// Gives the driver a frame in the first chains, and them.
+    #[inline]
     fn complete(&mut self, header: &mut [u8; HEADER_SIZE], payload: usize, queue: &Queue) {
-        let mut left = HEADER_SIZE + payload;
-        let chains = self.frame_mut().take_for(left);
-        let count = chains.len();
+        let bytes = HEADER_SIZE + payload;
+        let frame = self.frame_mut();
+        let count = frame.chains_for(bytes);
         let [.., low, high] = header;
         // A queue has fewer chains.
         [*low, *high] = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
-        let mut header = Some(header);
-        queue.complete_together(chains.map(|mut chain| {
-            let filled = left.min(chain.writable.len());
-            left -= filled;
-            if let Some(header) = header.take() {
-                // Every chain has room for one.
-                let _ = chain.writable.write(header);
-            }
-            (chain, u32::try_from(filled).unwrap_or(u32::MAX))
-        }));
-        self.stranded = self.stranded.saturating_sub(count);
-    }
-
-    /// Gives all buffers back as if they had never been taken, but for those that this is too late
-    /// for: they come back empty.
-    fn put_back(&mut self, queue: &Queue) {
-        let stranded = std::mem::take(&mut self.stranded);
-        let mut taken = self.frame_mut().take_all();
-        while let Some(chain) = taken.pop_back() {
-            match taken.len() < stranded {
-                true => queue.complete(chain, 0),
-                false => queue.put_back(chain),
-            }
-        }
+        // Every chain has room for one.
+        let _ = frame.write_front(header);
+        queue.complete_first(frame, count, bytes);
     }
 }

@@ -48,12 +48,35 @@ pub struct GuestBuffers {
 
 /// A list of pieces.
 #[derive(Default)]
-pub(crate) struct Pieces {
+pub(super) struct Pieces {
     iovecs: Vec<iovec>,
     /// Iovecs before this one are used up.
     first: usize,
     /// Bytes left: at most [`LEN_MAX`].
     len: usize,
+}
+
+/// Where the buffers of one side of a chain are listed as it is walked.
+pub(crate) trait BufferList {
+    /// Whether the chain has none here.
+    fn is_empty(&self) -> bool;
+
+    /// How many pieces of memory those of the chain are.
+    fn pieces(&self) -> usize;
+
+    /// Adds a range of `memory`, which has bytes, if they lie in one region; whether they do. It is
+    /// one piece more then, at most. The caller has made sure that there are fewer than 2^32 bytes
+    /// together.
+    fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool;
+
+    /// As [`BufferList::push_whole`], wherever the range lies: the whole of it, or nothing and an
+    /// error.
+    fn push_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        address: u64,
+        len: u32,
+    ) -> Result<(), MemoryError>;
 }
 
 /// A byte of guest memory, split off by [`GuestBuffers::split_last`].
@@ -282,7 +305,7 @@ impl GuestBuffers {
 
     /// The list to add pieces of `memory` to, and of no other: then [`GuestBuffers::lie_in`] it.
     #[inline]
-    pub(crate) fn list(&mut self, memory: &GuestMemory) -> &mut Pieces {
+    pub(super) fn list(&mut self, memory: &GuestMemory) -> &mut Pieces {
         self.pieces.get_or_insert_with(|| memory.pool.lend())
     }
 
@@ -300,20 +323,17 @@ impl GuestBuffers {
         }
     }
 
-    /// Empties both sides of what nobody uses any more. Their lists stay for the next to stand
-    /// here, unless they are large: one that was lent and got no bytes may be, too.
+    /// Empties this side of what nobody uses any more. Its list stays for the next to stand here,
+    /// unless it is large.
     #[inline]
-    pub(crate) fn vacate(readable: &mut Self, writable: &mut Self) {
-        let memory = (readable.memory.take(), writable.memory.take());
-        for side in [readable, writable] {
-            match &mut side.pieces {
-                Some(pieces) if pieces.iovecs.capacity() <= KEPT_IOVECS_MAX => pieces.clear(),
-                None => {}
-                large => match memory.0.as_ref().or(memory.1.as_ref()) {
-                    Some(memory) => memory.take_back(large),
-                    None => *large = None,
-                },
-            }
+    pub(crate) fn vacate(&mut self) {
+        // What lies in no memory has no bytes, and a list that is empty if there is one.
+        let Some(memory) = self.memory.take() else {
+            return;
+        };
+        match &mut self.pieces {
+            Some(pieces) if pieces.iovecs.capacity() <= KEPT_IOVECS_MAX => pieces.clear(),
+            large => memory.take_back(large),
         }
     }
 
@@ -367,23 +387,35 @@ impl GuestBuffers {
     }
 }
 
+impl BufferList for GuestBuffers {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn pieces(&self) -> usize {
+        self.pieces.as_ref().map_or(0, |pieces| pieces.iovecs.len())
+    }
+
+    #[inline]
+    fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool {
+        self.list(memory).push_whole(memory, address, len)
+    }
+
+    fn push_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        address: u64,
+        len: u32,
+    ) -> Result<(), MemoryError> {
+        self.list(memory).push_pieces(memory, address, len.into())
+    }
+}
+
 impl Pieces {
-    /// Whether no byte is left.
+    /// [`BufferList::push_whole`].
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// How many there are, those that are used up among them.
-    #[inline]
-    pub(crate) fn count(&self) -> usize {
-        self.iovecs.len()
-    }
-
-    /// Adds a range of `memory` at the end, if it has bytes and they lie in one region; whether
-    /// they do. The caller has made sure that there are fewer than 2^32 bytes together.
-    #[inline]
-    pub(crate) fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool {
+    pub(super) fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool {
         let Some((host, offset)) = memory.in_one(address, len.into()) else {
             return false;
         };
@@ -392,11 +424,10 @@ impl Pieces {
         true
     }
 
-    /// As [`Pieces::push_whole`], wherever the range lies: the whole of it, or nothing and an
-    /// error.
+    /// [`BufferList::push_pieces`].
     #[cold]
     #[inline(never)]
-    pub(crate) fn push_pieces(
+    pub(super) fn push_pieces(
         &mut self,
         memory: &GuestMemory,
         address: u64,
@@ -444,7 +475,7 @@ impl Pieces {
 impl GuestMemory {
     /// What is copied, here or there: nothing else in this file touches the bytes.
     #[inline]
-    fn bytes(&self, host: usize, len: usize) -> VolatileSlice<'_, DirtyLog> {
+    pub(super) fn bytes(&self, host: usize, len: usize) -> VolatileSlice<'_, DirtyLog> {
         #[cfg(feature = "testing")]
         crate::testing::copies::count(len);
         self.host_slice(host, len)
@@ -460,14 +491,11 @@ impl GuestMemory {
     }
 }
 
-/// Adds the piece that is mapped at `host`, `offset` behind the beginning of its region. Where it
-/// goes on where the last one ended, in the same region, the two become one: how a driver frames
-/// its bytes has no meaning (2.7.4.2), and the kernel likes few iovecs.
+/// Adds the piece that is mapped at `host`, `offset` behind the beginning of its region.
 #[inline]
 fn push_piece(iovecs: &mut Vec<iovec>, host: *mut u8, offset: usize, count: usize) {
-    if offset > 0
-        && let Some(last) = iovecs.last_mut()
-        && ptr::addr_eq(last.iov_base.wrapping_byte_add(last.iov_len), host)
+    if let Some(last) = iovecs.last_mut()
+        && extends(last, host, offset)
     {
         last.iov_len += count;
         return;
@@ -476,6 +504,14 @@ fn push_piece(iovecs: &mut Vec<iovec>, host: *mut u8, offset: usize, count: usiz
         iov_base: host.cast(),
         iov_len: count,
     });
+}
+
+/// Whether the piece that is mapped at `host`, `offset` behind the beginning of its region, goes on
+/// where the last one ended, in the same region: the two become one then. How a driver frames its
+/// bytes has no meaning (2.7.4.2), and the kernel likes few iovecs.
+#[inline]
+pub(super) fn extends(last: &iovec, host: *mut u8, offset: usize) -> bool {
+    offset > 0 && ptr::addr_eq(last.iov_base.wrapping_byte_add(last.iov_len), host)
 }
 
 impl Drop for GuestBuffers {
@@ -553,15 +589,13 @@ mod tests {
     }
 
     #[test]
-    fn no_large_list_stays_where_a_chain_stood_not_even_where_it_had_nothing() {
+    fn no_large_list_stays_where_a_chain_stood() {
         let memory = Guest::new(1 << 16).memory();
-        for large in [false, true] {
-            drop(scattered(&memory, if large { 200 } else { 20 }));
-            let mut side = GuestBuffers::default();
-            assert!(side.list(&memory).iovecs.capacity() >= 20, "a spare one");
-            side.lie_in(&memory);
-            GuestBuffers::vacate(&mut GuestBuffers::default(), &mut side);
-            assert_eq!(side.pieces.is_none(), large);
+        for count in [20, 200] {
+            let mut side = scattered(&memory, count);
+            side.vacate();
+            assert!(side.is_empty() && side.memory().is_none());
+            assert_eq!(side.pieces.is_some(), count == 20);
         }
     }
 

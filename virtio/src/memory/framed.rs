@@ -1,26 +1,20 @@
 //! Guest buffers with bytes of the device's own, as one run for the kernel: what a frame with a
 //! header of ours is moved by. Out of one chain's ([`Headed`]), or into those of several
-//! ([`Framed`]). Not the guest's view: where a chain begins and ends is the device's to remember.
-
-use std::collections::VecDeque;
-use std::mem;
-use std::ptr;
+//! ([`Framed`]).
 
 use libc::iovec;
 use vudev_executor::IoBuffers;
 
-use super::GuestBuffers;
+use super::run::Run;
+use super::{GuestBuffers, ShortBuffers};
 use crate::chain::Chain;
 
-/// What has guest buffers, and keeps them as they are while nobody else has it: a chain, or buffers
-/// by themselves. Not for others to implement, since the kernel is promised that; so it has no name
-/// outside.
+/// What has guest buffers to be read, and keeps them as they are while nobody else has it: a chain,
+/// or buffers by themselves. Not for others to implement, since the kernel is promised that; so it
+/// has no name outside.
 pub trait Holder: 'static {
     /// What goes out of the guest.
     fn readable(&self) -> &GuestBuffers;
-
-    /// What comes into it.
-    fn writable(&self) -> &GuestBuffers;
 }
 
 impl Holder for Chain {
@@ -28,19 +22,10 @@ impl Holder for Chain {
     fn readable(&self) -> &GuestBuffers {
         &self.readable
     }
-
-    #[inline]
-    fn writable(&self) -> &GuestBuffers {
-        &self.writable
-    }
 }
 
 impl Holder for GuestBuffers {
     fn readable(&self) -> &GuestBuffers {
-        self
-    }
-
-    fn writable(&self) -> &GuestBuffers {
         self
     }
 }
@@ -117,48 +102,35 @@ fn iovec_of(bytes: &mut [u8]) -> iovec {
 }
 
 /// `HEAD` bytes of ours, what is writable of several chains, and `TAIL` bytes of ours, in this
-/// order: the buffers of a `read`. The chains are held until they are taken out, to be completed or
-/// put back. `Held` is a [`Chain`], or [`GuestBuffers`] by themselves.
-pub struct Framed<const HEAD: usize, const TAIL: usize, Held = Chain> {
+/// order: the buffers of a `read`. The queue puts its chains in ([`Queue::take_into`]), and takes
+/// them out to be completed or put back ([`Queue::complete_first`], [`Queue::put_back_all`]). What
+/// is readable of them nobody sees. Chains that are dropped with this are counted and warned of, as
+/// each by itself would be.
+///
+/// [`Queue::take_into`]: crate::Queue::take_into
+/// [`Queue::complete_first`]: crate::Queue::complete_first
+/// [`Queue::put_back_all`]: crate::Queue::put_back_all
+pub struct Framed<const HEAD: usize, const TAIL: usize> {
     head: Box<[u8; HEAD]>,
-    guest: VecDeque<Held>,
+    run: Run,
+    #[expect(dead_code, reason = "the kernel writes there")]
     tail: Box<[u8; TAIL]>,
-    /// So many of the guest's first bytes are left out, if there are as many.
-    skip: usize,
-    /// So many are.
-    skipped: usize,
-    /// The guest's bytes that are not left out.
-    room: usize,
-    /// All of the above. What lies together is one piece, for the kernel likes few: a driver cuts
-    /// its buffers from larger pages.
-    iovecs: Vec<iovec>,
 }
 
-/// How many iovecs so many bytes of ours are.
-const fn pieces_of(bytes: usize) -> usize {
-    if bytes > 0 { 1 } else { 0 }
-}
-
-impl<const HEAD: usize, const TAIL: usize, Held: Holder> Framed<HEAD, TAIL, Held> {
+impl<const HEAD: usize, const TAIL: usize> Framed<HEAD, TAIL> {
     /// Zeros, and no chains.
     pub fn new() -> Self {
         Self::skipping(0)
     }
 
-    /// Zeros, and no chains. Of those that come the first `skip` bytes are left out: what belongs
-    /// there is written when it is known.
+    /// Zeros, and no chains. Of the first of those that come `skip` bytes are left out: what
+    /// belongs there is written when it is known ([`Framed::write_front`]). A chain with fewer
+    /// bytes does not come in.
     pub fn skipping(skip: usize) -> Self {
-        let mut this = Self {
-            head: Box::new([0; HEAD]),
-            guest: VecDeque::new(),
-            tail: Box::new([0; TAIL]),
-            skip,
-            skipped: 0,
-            room: 0,
-            iovecs: Vec::new(),
-        };
-        this.take_all();
-        this
+        let (mut head, mut tail) = (Box::new([0; HEAD]), Box::new([0; TAIL]));
+        let own = |bytes: &mut [u8]| (!bytes.is_empty()).then(|| iovec_of(bytes));
+        let run = Run::between(own(&mut head[..]), own(&mut tail[..]), skip);
+        Self { head, run, tail }
     }
 
     /// Our bytes in front.
@@ -166,193 +138,74 @@ impl<const HEAD: usize, const TAIL: usize, Held: Holder> Framed<HEAD, TAIL, Held
         &self.head
     }
 
-    /// What is writable of the chains, in order, with what is left out.
-    #[inline]
-    pub fn guest(&self) -> impl Iterator<Item = &GuestBuffers> {
-        self.guest.iter().map(Held::writable)
-    }
-
     /// How many chains there are.
     #[inline]
-    pub fn len(&self) -> usize {
-        self.guest.len()
-    }
-
-    /// Whether there are none.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.guest.is_empty()
+    pub fn chains(&self) -> usize {
+        self.run.len()
     }
 
     /// How many bytes of the guest's there are, without those that are left out, and without ours.
     #[inline]
     pub fn room(&self) -> usize {
-        self.room
+        self.run.room()
     }
 
     /// How many pieces of memory there are, with ours: an operation moves at most 1024.
     #[inline]
     pub fn pieces(&self) -> usize {
-        self.iovecs.len()
+        self.run.iovecs().len()
     }
 
-    /// Adds a chain behind those that are there.
-    pub fn push_back(&mut self, held: Held) {
-        let buffers = held.writable();
-        self.room += buffers.len();
-        for &piece in buffers.iovecs() {
-            let end = self.iovecs.len() - pieces_of(TAIL);
-            if end > pieces_of(HEAD)
-                && let Some(last) = self.iovecs.get_mut(end - 1)
-                && ptr::addr_eq(
-                    last.iov_base.wrapping_byte_add(last.iov_len),
-                    piece.iov_base,
-                )
-            {
-                last.iov_len += piece.iov_len;
-                continue;
-            }
-            self.iovecs.insert(end, piece);
-        }
-        self.guest.push_back(held);
-        if self.skipped < self.skip {
-            self.cut(0);
-        }
-    }
-
-    /// Takes out the first chains, as many as have so many bytes together, what is left out of them
-    /// counted too; all, if they have fewer. Those that nobody asks of the iterator are dropped.
+    /// How many of the first chains have so many bytes, what is left out of them counted too; all,
+    /// if they have fewer.
     #[inline]
-    pub fn take_for(&mut self, bytes: usize) -> Front<'_, Held> {
-        let first = self.guest.front().map_or(0, |it| it.writable().len());
-        let (count, length) = match first >= bytes && bytes > 0 {
-            true => (1, first),
-            false => self.count_for(bytes),
-        };
-        let skipped = self.skipped.min(length);
-        self.skipped -= skipped;
-        self.cut(length - skipped);
-        let guest = &mut self.guest;
-        Front { guest, count }
+    pub fn chains_for(&self, bytes: usize) -> usize {
+        self.run.chains_for(bytes)
     }
 
-    /// How many chains have so many bytes, and how many bytes these have.
-    fn count_for(&self, bytes: usize) -> (usize, usize) {
-        let (mut count, mut length) = (0, 0);
-        for held in &self.guest {
-            if length >= bytes {
-                break;
-            }
-            count += 1;
-            length += held.writable().len();
-        }
-        (count, length)
-    }
-
-    /// Takes all out, in order.
-    pub fn take_all(&mut self) -> VecDeque<Held> {
-        self.iovecs.clear();
-        (self.skipped, self.room) = (0, 0);
-        if HEAD > 0 {
-            self.iovecs.push(iovec_of(&mut self.head[..]));
-        }
-        if TAIL > 0 {
-            self.iovecs.push(iovec_of(&mut self.tail[..]));
-        }
-        mem::take(&mut self.guest)
-    }
-
-    /// Takes so many bytes, which are there, off the front of the guest's iovecs, and then those
-    /// that are to be left out. They are not there if a [`Front`] was forgotten before it gave all
-    /// chains out: nothing is known of the iovecs then.
+    /// Copies to the bytes that are left out.
+    ///
+    /// # Errors
+    ///
+    /// When there are fewer, as where there is no chain; nothing is written then.
     #[inline]
-    fn cut(&mut self, bytes: usize) {
-        assert!(bytes <= self.room, "a front of chains was forgotten");
-        let more = (self.skip - self.skipped).min(self.room - bytes);
-        self.skipped += more;
-        let left = bytes + more;
-        self.room -= left;
-        match self.iovecs.get_mut(pieces_of(HEAD)) {
-            Some(front) if left < front.iov_len => {
-                front.iov_base = front.iov_base.wrapping_byte_add(left);
-                front.iov_len -= left;
-            }
-            _ => self.cut_pieces(left),
-        }
+    pub fn write_front<const N: usize>(&self, from: &[u8; N]) -> Result<(), ShortBuffers> {
+        self.run.write_front(from)
     }
 
-    /// [`Framed::cut`] of at least the first piece.
-    #[inline(never)]
-    fn cut_pieces(&mut self, bytes: usize) {
-        let mut left = bytes;
-        let mut gone = 0;
-        for piece in &mut self.iovecs[pieces_of(HEAD)..] {
-            if left < piece.iov_len {
-                piece.iov_base = piece.iov_base.wrapping_byte_add(left);
-                piece.iov_len -= left;
-                break;
-            }
-            left -= piece.iov_len;
-            gone += 1;
-        }
-        self.iovecs.drain(pieces_of(HEAD)..pieces_of(HEAD) + gone);
+    /// Copies from the guest's first bytes, with those that are left out, as much as there is; how
+    /// much that was.
+    pub fn peek(&self, into: &mut [u8]) -> usize {
+        self.run.peek(into)
+    }
+
+    #[inline]
+    pub(crate) fn run(&mut self) -> &mut Run {
+        &mut self.run
     }
 }
 
-/// The first chains of a [`Framed`], on their way out: those that nobody asks for are dropped.
-#[must_use = "chains that nobody asks for are dropped, and their guest waits in vain"]
-pub struct Front<'f, Held> {
-    guest: &'f mut VecDeque<Held>,
-    count: usize,
-}
-
-impl<Held> Iterator for Front<'_, Held> {
-    type Item = Held;
-
-    #[inline]
-    fn next(&mut self) -> Option<Held> {
-        self.count = self.count.checked_sub(1)?;
-        self.guest.pop_front()
-    }
-
-    #[inline]
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.count, Some(self.count))
-    }
-}
-
-impl<Held> ExactSizeIterator for Front<'_, Held> {}
-
-impl<Held> Drop for Front<'_, Held> {
-    #[inline]
-    fn drop(&mut self) {
-        self.for_each(drop);
-    }
-}
-
-impl<const HEAD: usize, const TAIL: usize, Held: Holder> Default for Framed<HEAD, TAIL, Held> {
+impl<const HEAD: usize, const TAIL: usize> Default for Framed<HEAD, TAIL> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 #[expect(unsafe_code, reason = "promises the kernel valid iovecs")]
-// SAFETY: head and tail are on the heap and owned, and no reference to them outlives a borrow of
-// `self`; after every `&mut` borrow of one `take_all` points at both anew. A chain's iovecs come in
-// when it does, and its bytes are cut off before it goes, in order, since the run is as long as all
-// buffers but for what was cut off (`room`). So each byte of the run lies in a buffer that is in
-// `guest`, wherever that is moved to, and is valid by the buffer's own contract; two that lie
-// together are as valid in one iovec as in two.
-unsafe impl<const HEAD: usize, const TAIL: usize, Held: Holder> IoBuffers
-    for Framed<HEAD, TAIL, Held>
-{
+// SAFETY: head and tail are on the heap and owned, and nobody borrows them mutably after `skipping`
+// has pointed at them. The other iovecs stand in a vector that only `&mut self` changes. Each byte
+// of them lies in a range of a region that was checked when a chain was walked, and was cut off
+// when that chain went, since the run is as long as all its chains but for what is left out; as
+// long as there is one, `Run` holds the memory that all of them lie in, which keeps every region
+// mapped, readable and writable.
+unsafe impl<const HEAD: usize, const TAIL: usize> IoBuffers for Framed<HEAD, TAIL> {
     #[inline]
     fn iovecs(&self) -> &[iovec] {
-        &self.iovecs
+        self.run.iovecs()
     }
 
     #[inline]
     fn bytes(&self) -> usize {
-        HEAD + self.room + TAIL
+        HEAD + self.run.room() + TAIL
     }
 }

@@ -9,6 +9,7 @@ mod framed;
 mod guard;
 mod region;
 mod ring_view;
+mod run;
 mod words;
 
 use std::cell::Cell;
@@ -18,12 +19,13 @@ use std::rc::Rc;
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
-pub(crate) use self::buffers::Pieces;
+pub(crate) use self::buffers::BufferList;
 pub use self::buffers::{GuestBuffers, LastByte, ShortBuffers};
 pub use self::framed::{Framed, Headed};
 pub use self::guard::install_sigbus_guard;
 pub use self::region::{Region, RegionLayout};
 pub(crate) use self::ring_view::{Descriptor, RingView};
+pub(crate) use self::run::{Run, Unread};
 
 use self::buffers::Pool;
 use self::region::DirtyLog;

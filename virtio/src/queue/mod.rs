@@ -19,7 +19,7 @@ use vudev_executor::{Call, Handle, Kick};
 
 use self::shared::Shared;
 use crate::chain::{Chain, ChainError};
-use crate::memory::{GuestMemory, MemoryError};
+use crate::memory::{Framed, GuestMemory, MemoryError};
 
 /// Where the parts of a split ring lie, in guest addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,29 @@ pub enum QueueError {
     Call(#[source] io::Error),
 }
 
+impl QueueError {
+    #[cold]
+    fn chain(head: u16, source: ChainError) -> Self {
+        let source = Box::new(source);
+        Self::Chain { head, source }
+    }
+}
+
+/// What [`Queue::take_into`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// There is no chain now, or this turn's share is used up.
+    None,
+    /// A chain is the frame's last.
+    Chain,
+    /// A chain was completed empty: it has fewer bytes than the frame leaves out of a first one, or
+    /// is in more pieces than an operation moves with the others.
+    Unfit,
+    /// There is a chain, and it lies in other memory than those of the frame, or they are of another
+    /// queue: they are to be put back first.
+    Elsewhere,
+}
+
 /// The device's end of a queue.
 #[must_use = "a queue that nobody serves stalls its guest"]
 pub struct Queue {
@@ -154,16 +177,17 @@ impl Queue {
         poll_fn(|cx| self.shared.poll_next(cx)).await
     }
 
-    /// As [`Queue::next`], with chains in hand: `None` as well when the memory under the queue was
-    /// replaced, as [`Queue::until_recall`] says.
+    /// Waits, with chains in hand, until there is a next one, which is not taken; false once a stop
+    /// was asked for, and when the memory under the queue was replaced, as [`Queue::until_recall`]
+    /// says.
     ///
     /// # Errors
     ///
     /// As for [`Queue::next`].
-    pub async fn next_until_recall(&mut self) -> Result<Option<Chain>, QueueError> {
+    pub async fn available_until_recall(&mut self) -> Result<bool, QueueError> {
         let mut recalled = pin!(self.shared.recalled.notified());
-        poll_fn(|cx| match self.shared.poll_next(cx) {
-            Poll::Pending => recalled.as_mut().poll(cx).map(|()| Ok(None)),
+        poll_fn(|cx| match self.shared.poll_available(cx) {
+            Poll::Pending => recalled.as_mut().poll(cx).map(|()| Ok(false)),
             ready => ready,
         })
         .await
@@ -171,12 +195,13 @@ impl Queue {
 
     /// The next chain, if there is one now and this turn's share is not used up; `None` says
     /// nothing about a stop. Once it gave a chain, no kicks are asked for until there is a wait in
-    /// [`Queue::next`] or [`Queue::next_until_recall`], or this is dropped; and a kick ends no
+    /// [`Queue::next`] or [`Queue::available_until_recall`], or this is dropped; and a kick ends no
     /// other wait. A device that only tries is never woken.
     ///
     /// # Errors
     ///
     /// As for [`Queue::next`]; called again, it gives `None`.
+    #[inline]
     pub fn try_next(&mut self) -> Result<Option<Chain>, QueueError> {
         self.shared.try_take()
     }
@@ -184,15 +209,44 @@ impl Queue {
     /// Gives a chain back to the guest, `written` bytes of its writable part filled, counted from
     /// its first byte without a gap. A count beyond the writable part is taken for all of it. In
     /// any order. The guest is told once, at the turn's end, if it wants to be.
+    #[inline]
     pub fn complete(&self, chain: Chain, written: u32) {
         self.shared.complete(chain, written);
     }
 
-    /// [`Queue::complete`] of several chains at once: the driver sees all of them or none. For what
-    /// only makes sense together, as a frame over several receive buffers does. `chains` must not
-    /// use the queue: it is borrowed meanwhile.
-    pub fn complete_together(&self, chains: impl IntoIterator<Item = (Chain, u32)>) {
-        self.shared.complete_together(chains);
+    /// [`Queue::try_next`] into `frame`, behind the chains that it has.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::try_next`].
+    #[inline]
+    pub fn take_into<const HEAD: usize, const TAIL: usize>(
+        &mut self,
+        frame: &mut Framed<HEAD, TAIL>,
+    ) -> Result<Taken, QueueError> {
+        self.shared.take_into(frame.run())
+    }
+
+    /// [`Queue::complete`] of the first `count` chains of `frame`, into which the kernel has written
+    /// `bytes` bytes, those that it was to leave out counted too: each is full but for the last. The
+    /// driver sees all of them or none, for a frame makes sense only as a whole.
+    #[inline]
+    pub fn complete_first<const HEAD: usize, const TAIL: usize>(
+        &self,
+        frame: &mut Framed<HEAD, TAIL>,
+        count: usize,
+        bytes: usize,
+    ) {
+        self.shared.complete_first(frame.run(), count, bytes);
+    }
+
+    /// [`Queue::put_back`] of all chains of `frame`. What this is too late for, because a later
+    /// chain was completed, comes back empty.
+    pub fn put_back_all<const HEAD: usize, const TAIL: usize>(
+        &self,
+        frame: &mut Framed<HEAD, TAIL>,
+    ) {
+        self.shared.put_back_all(frame.run());
     }
 
     /// Un-takes a chain, as if it had never been taken: the newest first. For buffers that wait

@@ -11,9 +11,9 @@ use std::time::Duration;
 use vudev_executor::{Call, Handle, Kick, Latch, Notify, Sleep, TurnEnd, Watched};
 
 use super::split::SplitRing;
-use super::{QueueError, QueueParts};
+use super::{QueueError, QueueParts, Taken};
 use crate::chain::{Chain, Ledger, Settled};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Run};
 use crate::spec::QUEUE_SIZE_MAX;
 
 /// How many chains a queue gives out in one turn: enough that the turn's own cost is spread thin,
@@ -116,6 +116,30 @@ impl Shared {
         self: &Rc<Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Chain>, QueueError>> {
+        self.poll_until(cx, || self.try_take())
+    }
+
+    /// As [`Shared::poll_next`], but the chain stays where it is.
+    pub(super) fn poll_available(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, QueueError>> {
+        let found = self.poll_until(cx, || {
+            let has_next = self.ring.borrow_mut().has_next();
+            has_next
+                .map(|has_next| has_next.then_some(()))
+                .map_err(|error| self.fail(error))
+        });
+        found.map_ok(|found| found.is_some())
+    }
+
+    /// What an `attempt` at the ring gives; `None` once stop was said.
+    #[inline]
+    fn poll_until<T>(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        attempt: impl Fn() -> Result<Option<T>, QueueError>,
+    ) -> Poll<Result<Option<T>, QueueError>> {
         if self.stop.is_set() {
             return Poll::Ready(Ok(None));
         }
@@ -129,8 +153,8 @@ impl Shared {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.try_take() {
-                Ok(Some(chain)) => return Poll::Ready(Ok(Some(chain))),
+            match attempt() {
+                Ok(Some(found)) => return Poll::Ready(Ok(Some(found))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -174,16 +198,36 @@ impl Shared {
         let taken = self.ring.borrow_mut().take();
         match taken {
             Ok(Some(chain)) => {
-                if self.ledger.held() == 1 {
-                    // What was recalled before it was not this one.
-                    self.recalled.forget();
-                }
-                self.spend();
+                self.has_taken();
                 Ok(Some(chain))
             }
             Ok(None) => Ok(None),
             Err(error) => Err(self.fail(error)),
         }
+    }
+
+    /// [`Shared::try_take`] into a run.
+    #[inline]
+    pub(super) fn take_into(self: &Rc<Self>, run: &mut Run) -> Result<Taken, QueueError> {
+        if self.retired.get() || self.budget.get() == 0 {
+            return Ok(Taken::None);
+        }
+        let taken = self.ring.borrow_mut().take_into(run);
+        match taken {
+            Ok(Taken::Chain | Taken::Unfit) => self.has_taken(),
+            Ok(Taken::None | Taken::Elsewhere) => {}
+            Err(error) => return Err(self.fail(error)),
+        }
+        taken
+    }
+
+    #[inline]
+    fn has_taken(self: &Rc<Self>) {
+        if self.ledger.held() == 1 {
+            // What was recalled before it was not this one.
+            self.recalled.forget();
+        }
+        self.spend();
     }
 
     #[inline]
@@ -200,20 +244,24 @@ impl Shared {
         }
     }
 
-    /// Several at once: the driver sees all of them or none.
-    pub(super) fn complete_together(
-        self: &Rc<Self>,
-        chains: impl IntoIterator<Item = (Chain, u32)>,
-    ) {
-        let mut ring = self.ring.borrow_mut();
-        for (chain, written) in chains {
-            if let Some(settled) = self.settle(chain)
-                && !ring.memory_lost()
-            {
-                ring.stage(settled.head, written.min(settled.writable_bytes));
-            }
+    /// The first chains of a run, with so many bytes filled: the driver sees all of them or none.
+    #[inline]
+    pub(super) fn complete_first(self: &Rc<Self>, run: &mut Run, count: usize, bytes: usize) {
+        if !run.is_of(&self.ledger) {
+            return self.not_ours();
         }
-        if !ring.memory_lost() {
+        let mut ring = self.ring.borrow_mut();
+        let lost = ring.memory_lost();
+        let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
+        run.shift(count, |link| {
+            self.ledger.one_less();
+            let written = left.min(link.bytes);
+            left -= written;
+            if !lost {
+                ring.stage(link.head, written);
+            }
+        });
+        if !lost {
             ring.publish();
             self.book_turn();
         }
@@ -223,19 +271,37 @@ impl Shared {
         let Some(settled) = self.settle(chain) else {
             return;
         };
-        let mut ring = self.ring.borrow_mut();
-        if ring.put_back(settled.position) || ring.memory_lost() {
-            return;
+        if !self.is_put_back(settled.head, settled.position) {
+            // A bug of the device's.
+            log::error!(
+                "queue {}: chain {} put back out of order, completed empty",
+                self.index,
+                settled.head
+            );
         }
-        // A bug of the device's. A later chain is out or used, so the index cannot go back; the
-        // guest gets its buffer empty instead of never.
-        log::error!(
-            "queue {}: chain {} put back out of order, completed empty",
-            self.index,
-            settled.head
-        );
-        ring.complete(settled.head, 0);
+    }
+
+    /// [`Shared::put_back`] of all chains of a run.
+    pub(super) fn put_back_all(self: &Rc<Self>, run: &mut Run) {
+        if !run.is_of(&self.ledger) {
+            return self.not_ours();
+        }
+        run.take_back(|link| {
+            self.ledger.one_less();
+            self.is_put_back(link.head, link.position);
+        });
+    }
+
+    /// Un-takes a chain if it is the newest one. Else the index cannot go back, for a later chain
+    /// is out or used: the guest gets its buffer empty instead of never.
+    fn is_put_back(self: &Rc<Self>, head: u16, position: u16) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        if ring.put_back(position) || ring.memory_lost() {
+            return true;
+        }
+        ring.complete(head, 0);
         self.book_turn();
+        false
     }
 
     /// Ends the chain's account with this queue. `None`, and it is lost, if it is another's.
@@ -244,13 +310,14 @@ impl Shared {
         if chain.is_of(&self.ledger) {
             return Some(chain.settle());
         }
-        debug_assert!(false, "a chain goes back to the queue that it came from");
-        log::error!(
-            "queue {}: chain {} of another queue",
-            self.index,
-            chain.head()
-        );
+        self.not_ours();
         None
+    }
+
+    #[cold]
+    fn not_ours(&self) {
+        debug_assert!(false, "a chain goes back to the queue that it came from");
+        log::error!("queue {}: a chain of another queue", self.index);
     }
 
     pub(super) fn set_memory(&self, memory: Rc<GuestMemory>) -> Result<(), QueueError> {
