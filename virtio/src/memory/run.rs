@@ -197,6 +197,10 @@ impl Run {
             gone += link.bytes as usize;
             each(link);
         }
+        if gone == 0 {
+            // None went, for each has bytes. What is left out is so still, and once is enough.
+            return;
+        }
         if self.chains.is_empty() {
             return self.clear();
         }

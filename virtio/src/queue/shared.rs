@@ -214,7 +214,9 @@ impl Shared {
         }
         let taken = self.ring.borrow_mut().take_into(run);
         match taken {
-            Ok(Taken::Chain | Taken::Unfit) => self.has_taken(),
+            Ok(Taken::Chain) => self.has_taken(),
+            // Nobody holds it: what was recalled are others.
+            Ok(Taken::Unfit) => self.spend(),
             Ok(Taken::None | Taken::Elsewhere) => {}
             Err(error) => return Err(self.fail(error)),
         }
