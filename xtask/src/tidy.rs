@@ -44,6 +44,7 @@ const UNSAFE_FILES: &[&str] = &[
     "virtio/src/memory/guard.rs",
     "virtio/src/memory/region.rs",
     "virtio/src/memory/ring_view.rs",
+    "virtio/src/memory/run.rs",
     "frontend/src/memory.rs",
     // VFIO's system calls, and registers of a device that are mapped.
     "transports/src/vvu/ioctls.rs",

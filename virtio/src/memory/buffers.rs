@@ -4,13 +4,13 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::mem;
-use std::ptr;
 use std::rc::Rc;
 
 use libc::iovec;
 use vm_memory::VolatileSlice;
 use vudev_executor::IoBuffers;
 
+use super::list::{BufferList, extends};
 use super::region::DirtyLog;
 use super::{GuestMemory, MemoryError};
 
@@ -54,29 +54,6 @@ pub(super) struct Pieces {
     first: usize,
     /// Bytes left: at most [`LEN_MAX`].
     len: usize,
-}
-
-/// Where the buffers of one side of a chain are listed as it is walked.
-pub(crate) trait BufferList {
-    /// Whether the chain has none here.
-    fn is_empty(&self) -> bool;
-
-    /// How many pieces of memory those of the chain are.
-    fn pieces(&self) -> usize;
-
-    /// Adds a range of `memory`, which has bytes, if they lie in one region; whether they do. It is
-    /// one piece more then, at most. The caller has made sure that there are fewer than 2^32 bytes
-    /// together.
-    fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool;
-
-    /// As [`BufferList::push_whole`], wherever the range lies: the whole of it, or nothing and an
-    /// error.
-    fn push_pieces(
-        &mut self,
-        memory: &GuestMemory,
-        address: u64,
-        len: u32,
-    ) -> Result<(), MemoryError>;
 }
 
 /// A byte of guest memory, split off by [`GuestBuffers::split_last`].
@@ -505,14 +482,6 @@ fn push_piece(iovecs: &mut Vec<iovec>, host: *mut u8, offset: usize, count: usiz
         iov_base: host.cast(),
         iov_len: count,
     });
-}
-
-/// Whether the piece that is mapped at `host`, `offset` behind the beginning of its region, goes on
-/// where the last one ended, in the same region: the two become one then. How a driver frames its
-/// bytes has no meaning (2.7.4.2), and the kernel likes few iovecs.
-#[inline]
-pub(super) fn extends(last: &iovec, host: *mut u8, offset: usize) -> bool {
-    offset > 0 && ptr::addr_eq(last.iov_base.wrapping_byte_add(last.iov_len), host)
 }
 
 impl Drop for GuestBuffers {

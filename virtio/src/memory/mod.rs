@@ -7,6 +7,7 @@
 mod buffers;
 mod framed;
 mod guard;
+mod list;
 mod region;
 mod ring_view;
 mod run;
@@ -19,13 +20,13 @@ use std::rc::Rc;
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
-pub(crate) use self::buffers::BufferList;
 pub use self::buffers::{GuestBuffers, LastByte, ShortBuffers};
 pub use self::framed::{Framed, Headed};
 pub use self::guard::install_sigbus_guard;
+pub(crate) use self::list::{BufferList, Unread};
 pub use self::region::{Region, RegionLayout};
 pub(crate) use self::ring_view::{Descriptor, RingView};
-pub(crate) use self::run::{Run, Unread};
+pub(crate) use self::run::Run;
 
 use self::buffers::Pool;
 use self::region::DirtyLog;

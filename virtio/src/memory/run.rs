@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use libc::iovec;
 
-use super::buffers::extends;
-use super::{BufferList, GuestMemory, MemoryError, ShortBuffers};
+use super::list::{BufferList, extends};
+use super::{GuestMemory, MemoryError, ShortBuffers};
 use crate::chain::Ledger;
 
 /// `UIO_MAXIOV`: how many pieces one operation moves.
@@ -425,37 +425,5 @@ impl Extension<'_> {
             iov_len: count,
         };
         self.run.iovecs.insert(end, piece);
-    }
-}
-
-/// The readable buffers of a chain of which only the writable ones are of use: they are checked as
-/// all are.
-#[derive(Default)]
-pub(crate) struct Unread {
-    pieces: usize,
-}
-
-impl BufferList for Unread {
-    fn is_empty(&self) -> bool {
-        self.pieces == 0
-    }
-
-    fn pieces(&self) -> usize {
-        self.pieces
-    }
-
-    fn push_whole(&mut self, memory: &GuestMemory, address: u64, len: u32) -> bool {
-        let is_whole = memory.in_one(address, len.into()).is_some();
-        self.pieces += usize::from(is_whole);
-        is_whole
-    }
-
-    fn push_pieces(
-        &mut self,
-        memory: &GuestMemory,
-        address: u64,
-        len: u32,
-    ) -> Result<(), MemoryError> {
-        memory.pieces(address, len.into(), |_, _, _| self.pieces += 1)
     }
 }

@@ -122,8 +122,8 @@ pub enum Taken {
     /// A chain was completed empty: it has fewer bytes than the frame leaves out of a first one, or
     /// is in more pieces than an operation moves with the others.
     Unfit,
-    /// There is a chain, and it lies in other memory than those of the frame, or they are of another
-    /// queue: they are to be put back first.
+    /// There is a chain, and it lies in other memory than those of the frame, or they are of
+    /// another queue: they are to be put back first.
     Elsewhere,
 }
 
@@ -227,9 +227,9 @@ impl Queue {
         self.shared.take_into(frame.run())
     }
 
-    /// [`Queue::complete`] of the first `count` chains of `frame`, into which the kernel has written
-    /// `bytes` bytes, those that it was to leave out counted too: each is full but for the last. The
-    /// driver sees all of them or none, for a frame makes sense only as a whole.
+    /// [`Queue::complete`] of the first `count` chains of `frame`, into which the kernel has
+    /// written `bytes` bytes, those that it was to leave out counted too: each is full but for the
+    /// last. The driver sees all of them or none, for a frame makes sense only as a whole.
     #[inline]
     pub fn complete_first<const HEAD: usize, const TAIL: usize>(
         &self,
