@@ -357,6 +357,8 @@ impl Extension<'_> {
     fn undo(&mut self) {
         let end = self.run.end();
         self.run.iovecs.drain(self.begin..end);
+        // What has come in is not more: one guest with giant chains does not hold memory for ever.
+        self.run.iovecs.shrink_to(PIECES_MAX);
         let last = self.begin.checked_sub(1);
         if let Some(last) = last.and_then(|last| self.run.iovecs.get_mut(last)) {
             last.iov_len = self.last_len;
@@ -425,5 +427,30 @@ impl Extension<'_> {
             iov_len: count,
         };
         self.run.iovecs.insert(end, piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{GUEST_BASE, Guest};
+
+    #[test]
+    fn what_a_chain_in_too_many_pieces_was_listed_in_is_not_kept() {
+        let memory = Guest::new(1 << 20).memory();
+        let ledger = Ledger::new(0);
+        let mut run = Run::between(None, None, 0);
+        let mut list = run.extend();
+        for at in 0..10_000 {
+            assert!(list.push_whole(&memory, GUEST_BASE + 2 * at, 1));
+        }
+        assert_eq!(list.pieces(), 10_000);
+        assert!(!list.finish(0, 0, &memory, &ledger));
+        assert_eq!(run.iovecs.len(), 0);
+        assert!(
+            run.iovecs.capacity() <= PIECES_MAX,
+            "{}",
+            run.iovecs.capacity()
+        );
     }
 }
