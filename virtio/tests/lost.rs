@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use rustix::fs::MemfdFlags;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
-use vudev_executor::Executor;
+use vudev_executor::{Executor, IoBuffers as _};
 use vudev_virtio::testing::{GUEST_BASE, Guest};
 use vudev_virtio::{
     Framed, GuestMemory, QueueError, Region, RegionLayout, Taken, install_sigbus_guard,
@@ -137,6 +137,46 @@ fn regions_come_and_go_without_using_up_the_watch() {
         let guest = Guest::new(4096);
         let memory: Rc<GuestMemory> = guest.memory();
         assert!(!memory.is_lost());
+    }
+}
+
+#[test]
+fn a_frame_takes_nothing_from_lost_memory_and_stays_as_it_was() {
+    install_sigbus_guard().unwrap();
+    let executor = Executor::with_operations(16).unwrap();
+    // The ring is lost, before the second chain was seen or after; or only what is behind it, and
+    // the chain is walked to its end.
+    for (seen, left) in [(1, 0), (2, 0), (2, 4096)] {
+        let guest = Guest::new(MEMORY);
+        let ring = guest.ring(16);
+        let (mut queue, control) = ring.start(executor.handle(), 0);
+        let mut frame = Framed::<1, 1>::skipping(4);
+        for _ in 0..seen {
+            ring.add(&[], &[20]);
+        }
+        assert_eq!(queue.take_into(&mut frame).unwrap(), Taken::Chain);
+        for _ in seen..3 {
+            ring.add(&[], &[20]);
+        }
+        let pieces = |frame: &Framed<1, 1>| -> Vec<_> {
+            let piece = |it: &libc::iovec| (it.iov_base, it.iov_len);
+            frame.iovecs().iter().map(piece).collect()
+        };
+        let before = pieces(&frame);
+        rustix::fs::ftruncate(guest.file(), left).unwrap();
+        if left > 0 {
+            guest.read(GUEST_BASE + left, 1);
+        }
+        let error = queue.take_into(&mut frame).unwrap_err();
+        assert!(matches!(error, QueueError::MemoryLost), "{error}");
+        assert_eq!((pieces(&frame), frame.chains()), (before, 1));
+        assert_eq!((frame.room(), control.in_flight()), (16, 1));
+        assert_eq!((control.is_retired(), ring.errors()), (true, 1));
+        assert_eq!(queue.take_into(&mut frame).unwrap(), Taken::None);
+        // What it has goes back into nothing.
+        queue.put_back_all(&mut frame);
+        assert_eq!((frame.chains(), control.in_flight()), (0, 0));
+        assert_eq!(control.dropped(), 0);
     }
 }
 
