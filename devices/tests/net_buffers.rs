@@ -17,7 +17,7 @@ use vudev_frontend::{Buffer, Token};
 mod common;
 
 use common::card::{HEADER, RECEIVE, come, frame, start};
-use common::{Rig, run};
+use common::{Rig, run_with};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -106,7 +106,7 @@ proptest! {
     fn what_comes_is_whole_whatever_the_buffers_and_whatever_becomes_of_them(
         steps in proptest::collection::vec(step(), 0..60),
     ) {
-        run(async |handle| {
+        run_with(16, async |handle| {
             let (mut net, wire) = start(&handle, feature::MRG_RXBUF);
             let mut driver = Driver::default();
             for step in &steps {

@@ -324,7 +324,7 @@ fn open_by_another_ring(hands: &Hands) -> i64 {
         Ok(ring) => ring,
         Err(errno) => return errno,
     };
-    ring.submit(&Entry {
+    ring.submit_to_end(&Entry {
         operation: OPENAT,
         file: libc::AT_FDCWD,
         first: text(c"/"),

@@ -93,6 +93,16 @@ impl RawRing {
 
     /// Puts one more beside the executor's entries and submits it; the result of its completion.
     pub fn submit(&self, entry: &Entry) -> i64 {
+        self.submit_and_wait(entry, 0)
+    }
+
+    /// [`RawRing::submit`] of what certainly ends, on a ring that nobody else uses: the kernel may
+    /// give it to a worker, and it is waited for then.
+    pub(super) fn submit_to_end(&self, entry: &Entry) -> i64 {
+        self.submit_and_wait(entry, 1)
+    }
+
+    fn submit_and_wait(&self, entry: &Entry, completions: i64) -> i64 {
         let tail = self.word(SUBMISSION_TAIL).load(Ordering::Acquire);
         let index = tail & self.word(SUBMISSION_MASK).load(Ordering::Relaxed);
         let before = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
@@ -115,7 +125,7 @@ impl RawRing {
         // What the executor has staged goes first.
         let head = self.word(SUBMISSION_HEAD).load(Ordering::Acquire);
         let staged = i64::from(tail.wrapping_add(1).wrapping_sub(head));
-        let arguments = [self.fd.into(), staged, 0, 1, 0, 0];
+        let arguments = [self.fd.into(), staged, completions, 1, 0, 0];
         let entered = call(libc::SYS_io_uring_enter, &arguments);
         let after = self.word(COMPLETION_TAIL).load(Ordering::Acquire);
         if entered < 0 {
