@@ -13,7 +13,8 @@
 //! poll.
 //!
 //! Frames in are measured from where they wait in the tap and the driver gives the buffers for
-//! them: who makes them is not measured, nor how the queue was started.
+//! them: who makes them is not measured, nor how the queue was started. By the clock the loop, too,
+//! is on another processor than their maker.
 
 use std::cell::{LazyCell, RefCell};
 use std::fs::File;
@@ -26,7 +27,7 @@ use criterion::{Criterion, Throughput};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::CpuSet;
 use vudev_benches::contest::{Contest, ProcessorTime, Report};
-use vudev_benches::processor::{Usage, move_to, one_of, own_set};
+use vudev_benches::processor::{Usage, move_to, one_of, others_of, own_set};
 use vudev_devices::net::tap;
 use vudev_frontend::net::{HEADER_SIZE, Header, feature};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT, Token};
@@ -139,6 +140,16 @@ impl Clock {
             Self::Processor => one_of(everywhere),
         };
         Ok(move_to(&set, &[])?)
+    }
+
+    /// Receive buffers that the device is told of at a time. By the clock it works while the driver
+    /// lays out the next ones, as with a driver that refills while frames come. On one processor
+    /// that would be a switch to it and back, whose cost is not a frame's.
+    fn told(self) -> usize {
+        match self {
+            Self::Wall => 64,
+            Self::Processor => usize::MAX,
+        }
     }
 
     fn name(self) -> &'static str {
@@ -276,7 +287,7 @@ impl Ours {
         let meter = || Meter::start(self.clock, worker);
         match way {
             Way::Out => driver.send(times, meter),
-            Way::In => driver.receive(frame, &self.wire, times, meter),
+            Way::In => driver.receive(frame, &self.wire, times, self.clock.told(), meter),
         }
     }
 }
@@ -338,7 +349,7 @@ impl Driver {
         let free = (0..count.into()).map(lay_out).collect::<Result<_>>()?;
         let mut this = Self { front, free };
         if way == Way::In {
-            this.post(frame.held())?;
+            this.post(frame.held(), usize::MAX)?;
         }
         Ok(this)
     }
@@ -375,6 +386,7 @@ impl Driver {
         frame: &Frame,
         wire: &Wire,
         times: u64,
+        told: usize,
         meter: impl Fn() -> Result<Meter>,
     ) -> Result<Duration> {
         let header = frame.header.bytes();
@@ -386,7 +398,7 @@ impl Driver {
             self.take_back(frame, 1)?;
             (0..batch).for_each(|_| wire.send(&header, &frame.bytes));
             let meter = meter()?;
-            self.post((1 + batch) * frame.buffers())?;
+            self.post((1 + batch) * frame.buffers(), told)?;
             self.take_back(frame, batch)?;
             took += meter.elapsed()?;
             left -= batch;
@@ -394,11 +406,14 @@ impl Driver {
         Ok(took)
     }
 
-    /// Gives the device so many receive buffers.
-    fn post(&mut self, count: u64) -> Result<()> {
+    /// Gives the device so many receive buffers, and tells it of so many at a time.
+    fn post(&mut self, count: u64, told: usize) -> Result<()> {
         let ring = self.front.ring(RECEIVE);
-        for token in self.free.drain(..usize::try_from(count)?) {
+        for (index, token) in self.free.drain(..usize::try_from(count)?).enumerate() {
             ring.send(token)?;
+            if index % told == told - 1 {
+                ring.kick()?;
+            }
         }
         ring.kick()?;
         Ok(())
@@ -471,7 +486,7 @@ impl Bare {
         clock.place(&self.everywhere)?;
         let (wall, processor) = match way {
             Way::Out => self.write(frame, times)?,
-            Way::In => self.read(frame, times)?,
+            Way::In => self.read(frame, clock, times)?,
         };
         Ok(match clock {
             Clock::Wall => wall,
@@ -492,8 +507,13 @@ impl Bare {
         Ok((start.elapsed(), used.elapsed()))
     }
 
-    /// In batches as the driver's, which wait in the tap before the clock runs.
-    fn read(&self, frame: &Frame, times: u64) -> Result<(Duration, Duration)> {
+    /// In batches as the driver's, which wait in the tap before the clock runs. By the clock their
+    /// maker is on another processor, as a device's driver is.
+    fn read(&self, frame: &Frame, clock: Clock, times: u64) -> Result<(Duration, Duration)> {
+        let (maker, reader) = match clock {
+            Clock::Wall => (one_of(&self.everywhere), others_of(&self.everywhere)),
+            Clock::Processor => (one_of(&self.everywhere), one_of(&self.everywhere)),
+        };
         let (header, length) = (frame.header.bytes(), HEADER_SIZE + frame.bytes.len());
         let size = usize::try_from(frame.buffer_size())?;
         let mut buffers = vec![vec![0; size]; QUEUE_SIZE.into()];
@@ -504,7 +524,9 @@ impl Bare {
         let mut left = times;
         while left > 0 {
             let batch = left.min(frame.batch());
+            move_to(&maker, &[])?;
             (0..batch).for_each(|_| self.wire.send(&header, &frame.bytes));
+            move_to(&reader, &[])?;
             let (start, used) = (Instant::now(), ProcessorTime::start());
             for (pieces, _) in pieces.chunks_exact_mut(at_once).zip(0..batch) {
                 ensure!(tap.read_vectored(pieces)? == length);

@@ -98,6 +98,17 @@ pub fn one_of(set: &CpuSet) -> CpuSet {
     one
 }
 
+/// The processors of `set` but the first, if there are others.
+pub fn others_of(set: &CpuSet) -> CpuSet {
+    let mut others = *set;
+    if set.count() > 1
+        && let Some(first) = (0..CpuSet::MAX_CPU).find(|&cpu| set.is_set(cpu))
+    {
+        others.unset(first);
+    }
+    others
+}
+
 fn threads(process: u32) -> io::Result<Vec<i32>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{process}/task"))? {
