@@ -40,8 +40,12 @@ pub const ADAPTIVE_LIMIT: Duration = Duration::from_micros(50);
 /// a driver takes between two requests is shorter when it and we are not both woken for each.
 const BRISK: Duration = Duration::from_micros(200);
 
-/// What was polled for in vain so often in a row costs one spell in 1024.
+/// What was polled for in vain so often in a row costs one spell in 1024; or more of long ones.
 const MISSES_MAX: u32 = 10;
+
+/// What is polled in vain is such a part of the time at most, so that spells of two wake-ups, which
+/// polling makes shorter once it succeeds, are tried to be avoided every few milliseconds.
+const SHARE_IN_VAIN: u32 = 64;
 
 /// Looks between two looks at the clock: a microsecond or so.
 const LOOKS_PER_CLOCK: u32 = 32;
@@ -66,6 +70,8 @@ struct Habit {
     misses: u32,
     /// Spells to sleep through at once, since polling has failed of late.
     skip: u32,
+    /// How long the last one was that was measured.
+    spell: Duration,
 }
 
 impl Idle {
@@ -154,12 +160,19 @@ impl Idle {
     fn polled(&self, found: bool) {
         self.polls.set(self.polls.get() + 1);
         self.finds.set(self.finds.get() + u64::from(found));
-        let Habit { brisk, misses, .. } = self.habit.get();
-        let misses = if found { 0 } else { MISSES_MAX.min(misses + 1) };
+        let habit = self.habit.get();
+        let misses = if found {
+            0
+        } else {
+            MISSES_MAX.min(habit.misses + 1)
+        };
+        let price = SHARE_IN_VAIN * ADAPTIVE_LIMIT;
+        let enough = price.as_nanos() / habit.spell.as_nanos().max(1);
+        let skip = u32::try_from(enough).unwrap_or(u32::MAX);
         self.habit.set(Habit {
-            brisk,
             misses,
-            skip: (1 << misses) - 1,
+            skip: skip.min((1 << misses) - 1),
+            ..habit
         });
     }
 
@@ -171,6 +184,7 @@ impl Idle {
         self.habit.set(Habit {
             brisk,
             skip,
+            spell,
             ..habit
         });
     }
@@ -260,10 +274,15 @@ mod tests {
 
     #[test]
     fn polling_in_vain_becomes_rare_and_one_find_forgives_all() {
-        let idle = adaptive();
         // A driver that runs only while we sleep, on the same processor.
-        let polled = polled_in_vain(&idle, 100_000, SHORT);
+        let switch = Duration::from_micros(3);
+        let polled = polled_in_vain(&adaptive(), 100_000, switch);
         assert!((100..120).contains(&polled), "{polled}");
+        // One that has to be woken up on another.
+        let idle = adaptive();
+        let polled = polled_in_vain(&idle, 100_000, SHORT);
+        // 50 µs of each 3.2 ms.
+        assert!((1800..1900).contains(&polled), "{polled}");
         while idle.window() == Duration::ZERO {
             sleep(&idle, SHORT);
         }
