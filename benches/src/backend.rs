@@ -70,7 +70,9 @@ impl Backend {
         let mut all = vec![options, &build.options];
         all.retain(|options| !options.is_empty());
         let command = VudevCommand::of(&build.program).device(device, &all.join(","), &socket);
-        let vudev = command.start()?;
+        let mut vudev = command.start()?;
+        // A device polls where it was started on several processors, and looks at that itself.
+        vudev.wait_until_jailed(1)?;
         let works = *vudev.devices()?.first().context("vudev has no device")?;
         Ok(Self {
             name,

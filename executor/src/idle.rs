@@ -50,6 +50,10 @@ const SHARE_IN_VAIN: u32 = 64;
 /// Looks between two looks at the clock: a microsecond or so.
 const LOOKS_PER_CLOCK: u32 = 32;
 
+/// What is found so long after the last look at the clock came while somebody else had the
+/// processor: the driver, as like as not, which polling only kept waiting.
+const AWAY: Duration = Duration::from_micros(5);
+
 /// What is looked at, and the habit of it.
 #[derive(Default)]
 pub(crate) struct Idle {
@@ -156,12 +160,16 @@ impl Idle {
         !waits
     }
 
-    /// What came of polling.
-    fn polled(&self, found: bool) {
+    /// Counts a spell that was polled in.
+    fn count(&self, found: bool) {
         self.polls.set(self.polls.get() + 1);
         self.finds.set(self.finds.get() + u64::from(found));
+    }
+
+    /// Whether polling has paid.
+    fn polled(&self, paid: bool) {
         let habit = self.habit.get();
-        let misses = if found {
+        let misses = if paid {
             0
         } else {
             MISSES_MAX.min(habit.misses + 1)
@@ -193,20 +201,31 @@ impl Idle {
 /// Looks for something to do for as long as `window`, without a system call; whether there is, be
 /// it the next timer, after `deadline`.
 pub(crate) fn poll(driver: &Driver, window: Duration, deadline: Option<Duration>) -> bool {
+    // What is there already needed no polling, and says nothing about it: on a processor that is
+    // shared with the driver, that had it meanwhile.
+    if finds(driver) {
+        driver.idle.count(true);
+        return true;
+    }
     let start = driver.now();
-    let found = loop {
-        if (0..LOOKS_PER_CLOCK).any(|_| finds(driver)) {
-            break true;
+    let mut before = start;
+    let (found, paid) = loop {
+        let found = (0..LOOKS_PER_CLOCK).any(|_| finds(driver));
+        let now = driver.now();
+        if found {
+            break (true, now.saturating_duration_since(before) < AWAY);
         }
-        let passed = driver.now().saturating_duration_since(start);
+        let passed = now.saturating_duration_since(start);
         if deadline.is_some_and(|deadline| passed >= deadline) {
-            break true;
+            break (true, true);
         }
         if passed >= window {
-            break false;
+            break (false, false);
         }
+        before = now;
     };
-    driver.idle.polled(found);
+    driver.idle.count(found);
+    driver.idle.polled(paid);
     found
 }
 
@@ -221,7 +240,10 @@ fn finds(driver: &Driver) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::Executor;
 
     const SHORT: Duration = Duration::from_micros(60);
     const LONG: Duration = Duration::from_millis(1);
@@ -270,6 +292,57 @@ mod tests {
             assert_eq!(idle.window(), ADAPTIVE_LIMIT);
             idle.polled(true);
         }
+    }
+
+    /// Has news at a look, which takes so long.
+    struct News {
+        at: Cell<u32>,
+        takes: Duration,
+    }
+
+    impl Watched for News {
+        fn look(&self) -> bool {
+            self.at.set(self.at.get() - 1);
+            let news = self.at.get() == 0;
+            let start = Instant::now();
+            while news && start.elapsed() < self.takes {}
+            news
+        }
+
+        fn ask(&self) -> bool {
+            unreachable!("nobody sleeps")
+        }
+    }
+
+    /// A loop whose spells are short, and that will look at news.
+    fn before_news(at: u32, takes: Duration) -> Executor {
+        let executor = Executor::with_operations(8).expect("a ring");
+        let idle = &executor.handle().driver().idle;
+        idle.set_polling(Polling::Adaptive);
+        idle.slept(SHORT);
+        let at = Cell::new(at);
+        idle.watch(Rc::new(News { at, takes }));
+        executor
+    }
+
+    #[test]
+    fn what_came_while_somebody_else_had_the_processor_does_not_speak_for_polling() {
+        let executor = before_news(2, 2 * AWAY);
+        let driver = executor.handle().driver();
+        assert_eq!(driver.idle.window(), ADAPTIVE_LIMIT);
+        assert!(poll(driver, LONG, None));
+        assert_eq!(driver.idle.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_there_at_the_first_look_does_not_speak_for_polling() {
+        let executor = before_news(1, Duration::ZERO);
+        let driver = executor.handle().driver();
+        driver.idle.polled(false);
+        assert_eq!(driver.idle.window(), Duration::ZERO);
+        assert!(poll(driver, LONG, None));
+        assert_eq!(driver.idle.window(), Duration::ZERO);
+        assert_eq!((driver.idle.polls.get(), driver.idle.finds.get()), (1, 1));
     }
 
     #[test]

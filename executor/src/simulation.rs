@@ -30,6 +30,8 @@ const STUCK_MS: i32 = 10_000;
 const PUT_OFF: Duration = Duration::from_millis(2);
 /// How much simulated time one turn takes.
 const TURN: Duration = Duration::from_micros(1);
+/// And how much one look at memory.
+const LOOK: Duration = Duration::from_nanos(40);
 
 pub(crate) struct Simulation {
     faults: Faults,
@@ -134,9 +136,9 @@ impl Simulation {
         self.staged || !self.ready.is_empty()
     }
 
-    /// One turn passes, in which others may do something.
+    /// A moment passes, in which others may do something.
     pub(crate) fn pause(&mut self) {
-        self.elapsed += TURN;
+        self.elapsed += LOOK;
         self.play();
     }
 

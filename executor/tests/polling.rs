@@ -271,9 +271,30 @@ fn adaptive_polling_goes_on_while_it_finds_work_and_ends_soon_after() {
 }
 
 #[test]
+fn what_is_there_before_the_loop_polls_does_not_speak_for_polling() {
+    // Two of three come while somebody else has the processor, before the first look; the third
+    // only while we sleep.
+    let count = Cell::new(0);
+    let shared = played(1, 3000, |_| {
+        count.set(count.get() + 1);
+        if count.get() % 3 == 0 { u32::MAX } else { 1 }
+    });
+    // 50 µs of each 3.2 ms, in 100 ms of sleeps.
+    let in_vain = shared.polls - shared.finds;
+    assert!(in_vain < 50 && shared.finds > 20, "{shared:?}");
+    // Where the third comes soon, it pays again and again.
+    count.set(0);
+    let apart = played(1, 3000, |_| {
+        count.set(count.get() + 1);
+        if count.get() % 3 == 0 { 20 } else { 1 }
+    });
+    assert_eq!((apart.polls, apart.finds), (3000, 3000), "{apart:?}");
+}
+
+#[test]
 fn a_seed_replays_polling_too() {
     // Now found, now not.
-    let looks = |random| u32::try_from(random % 120).unwrap();
+    let looks = |random| u32::try_from(random % 3000).unwrap();
     let first = played(7, 300, looks);
     assert_eq!(first, played(7, 300, looks));
     assert!(first.finds > 0 && first.finds < first.polls, "{first:?}");

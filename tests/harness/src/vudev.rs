@@ -152,12 +152,23 @@ impl Vudev {
         for socket in sockets {
             wait_until_listening(socket, &mut self.process, START_LIMIT)?;
         }
-        let deadline = Instant::now() + START_LIMIT;
+        self.wait_until(|vudev| Ok(vudev.devices()?.len() >= devices))?;
         // One on a function is ready when it says so: nothing can be seen of it.
-        let on_functions = devices - sockets.len();
-        let ready = |log: &str| log.matches(": ready at ").count();
-        while self.devices()?.len() < devices || (on_functions > 0 && ready(&self.log()?) < devices)
-        {
+        match devices > sockets.len() {
+            true => self.wait_until_jailed(devices),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until so many devices have said that they are ready. Who changes a device's process
+    /// from outside waits for this: before it, a device may not have looked at what it was given.
+    pub fn wait_until_jailed(&mut self, devices: usize) -> Result<()> {
+        self.wait_until(|vudev| Ok(vudev.log()?.matches(": ready at ").count() >= devices))
+    }
+
+    fn wait_until(&mut self, is_so: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while !is_so(self)? {
             if let Some(status) = self.process.wait_at_most(LOOK_AGAIN)? {
                 bail!(
                     "vudev ended with {} before its devices started",
