@@ -306,6 +306,13 @@ impl Handle {
         self.driver.idle.watch(memory);
     }
 
+    /// Whether the loop, polling, has lately waited for who gives it work on another processor: a
+    /// driver that sleeps until it is called, say. Who calls it early waits for it less.
+    #[inline]
+    pub fn is_ahead(&self) -> bool {
+        self.driver.idle.is_ahead()
+    }
+
     /// The loop's counters.
     pub fn stats(&self) -> Stats {
         self.driver.stats()

@@ -54,12 +54,17 @@ const LOOKS_PER_CLOCK: u32 = 32;
 /// processor: the driver, as like as not, which polling only kept waiting.
 const AWAY: Duration = Duration::from_micros(5);
 
+/// Who has polled for so long before work was found has waited for who woke up meanwhile.
+const AHEAD: Duration = Duration::from_micros(3);
+
 /// What is looked at, and the habit of it.
 #[derive(Default)]
 pub(crate) struct Idle {
     watched: RefCell<Vec<Rc<dyn Watched>>>,
     polling: Cell<Polling>,
     habit: Cell<Habit>,
+    /// [`Idle::is_ahead`].
+    ahead: Cell<bool>,
     /// Counters of [`crate::Stats`].
     pub(crate) polls: Cell<u64>,
     pub(crate) finds: Cell<u64>,
@@ -82,6 +87,7 @@ impl Idle {
     pub(crate) fn set_polling(&self, polling: Polling) {
         self.polling.set(polling);
         self.habit.take();
+        self.ahead.take();
     }
 
     pub(crate) fn watch(&self, memory: Rc<dyn Watched>) {
@@ -160,6 +166,13 @@ impl Idle {
         !waits
     }
 
+    /// Whether the loop has lately polled for a while until somebody on another processor gave it
+    /// work, and not in vain since.
+    #[inline]
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.ahead.get()
+    }
+
     /// Counts a spell that was polled in.
     fn count(&self, found: bool) {
         self.polls.set(self.polls.get() + 1);
@@ -226,6 +239,10 @@ pub(crate) fn poll(driver: &Driver, window: Duration, deadline: Option<Duration>
     };
     driver.idle.count(found);
     driver.idle.polled(paid);
+    let waited = before.saturating_duration_since(start) >= AHEAD;
+    if waited || !paid {
+        driver.idle.ahead.set(paid);
+    }
     found
 }
 
@@ -332,6 +349,7 @@ mod tests {
         assert_eq!(driver.idle.window(), ADAPTIVE_LIMIT);
         assert!(poll(driver, LONG, None));
         assert_eq!(driver.idle.window(), Duration::ZERO);
+        assert!(!driver.idle.is_ahead());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use vudev_executor::{Executor, Handle, Notify, Polling, Watched};
+use vudev_executor::{Executor, Faults, Handle, Notify, Polling, Watched};
 use vudev_virtio::spec::{feature, ring_flag};
 use vudev_virtio::testing::{Guest, Ring};
 use vudev_virtio::{Chain, Queue, QueueControl};
@@ -164,4 +164,93 @@ fn a_queue_that_was_dropped_keeps_no_memory_while_its_loop_is_busy() {
             assert_eq!(kept.strong_count(), 0);
         },
     );
+}
+
+/// A driver that gives a batch of chains in a look of the loop's.
+struct Refill {
+    ring: Ring,
+    looks_left: Cell<u32>,
+    served: Cell<u16>,
+    all_served: Notify,
+}
+
+impl Refill {
+    const BATCH: u16 = 32;
+
+    fn serve(&self) {
+        self.served.set(self.served.get() + 1);
+        if self.served.get().is_multiple_of(Self::BATCH) {
+            self.all_served.notify();
+        }
+    }
+
+    /// A batch, so many looks from now, and how many calls it took.
+    async fn calls(self: &Rc<Self>, handle: &Handle, looks: u32) -> u64 {
+        self.looks_left.set(looks);
+        handle.watch(self.clone());
+        // Nothing here wakes the loop.
+        self.all_served.notified().await;
+        handle.yield_now().await;
+        while self.ring.used().is_some() {}
+        self.ring.calls()
+    }
+}
+
+impl Watched for Refill {
+    fn look(&self) -> bool {
+        let left = self.looks_left.get().saturating_sub(1);
+        let acts = self.looks_left.replace(left) == 1;
+        for _ in 0..if acts { Self::BATCH } else { 0 } {
+            let head = self.ring.lay_out(&[], &[1]);
+            self.ring.publish(head);
+        }
+        // It is the queue that has news, in the next one.
+        left == 0 && !acts
+    }
+
+    fn ask(&self) -> bool {
+        unreachable!("the loop sleeps only when it has waited in vain");
+    }
+}
+
+#[test]
+fn a_driver_that_was_waited_for_is_called_before_its_batch_is_done() {
+    // On a played clock, on which a look takes 40 ns.
+    let executor = Executor::simulated(1, Faults::default());
+    let handle = executor.handle().clone();
+    let window = Duration::from_micros(100);
+    executor.set_polling(Polling::For(window));
+    // Whoever wants a call for each chain shows all of them.
+    let ring = Guest::new(1 << 20).ring_with(64, WITHOUT_EVENT_IDX);
+    // Without a kick, which stands in a played ring: the queue's timer ends a sleep.
+    let mut parts = ring.parts(&handle, 0);
+    parts.kick = None;
+    let (queue, control) = Queue::start(&handle, parts).unwrap();
+    let driver = Rc::new(Refill {
+        ring,
+        looks_left: Cell::default(),
+        served: Cell::default(),
+        all_served: Notify::new(),
+    });
+    let serving = driver.clone();
+    let answer = async move |_: &mut Chain| {
+        serving.serve();
+        1
+    };
+    let test = async {
+        let server = handle.spawn(queue.serve(64, answer));
+        handle.yield_now().await;
+        // Nobody has waited yet: one call a turn.
+        assert_eq!(driver.calls(&handle, 2).await, 1);
+        // It comes after 12 µs: when half is done, half of what is left, and at the end.
+        assert_eq!(driver.calls(&handle, 300).await, 3);
+        // Called early it is back before anybody waits, and is still called so.
+        assert_eq!(driver.calls(&handle, 2).await, 3);
+        // Who is polled for in vain has something else to do, or no processor for it.
+        handle.sleep(2 * window).await;
+        assert_eq!(driver.calls(&handle, 2).await, 1);
+        control.stop();
+        server.await.unwrap();
+    };
+    executor.run(test).unwrap();
 }

@@ -243,6 +243,11 @@ impl Shared {
             // 2.7.8.2: the driver may believe it, so it never exceeds what could be written.
             ring.complete(settled.head, written.min(settled.writable_bytes));
             self.book_turn();
+            // A driver that wakes up on another processor does so while the rest is worked at.
+            if ring.is_half_used() && self.handle.is_ahead() {
+                drop(ring);
+                self.call_if_wanted();
+            }
         }
     }
 
@@ -431,6 +436,17 @@ impl Shared {
         }
     }
 
+    /// For what was used since the driver was last considered.
+    fn call_if_wanted(&self) {
+        let wanted = {
+            let mut ring = self.ring.borrow_mut();
+            !ring.memory_lost() && ring.wants_call()
+        };
+        if wanted && !self.retired.get() {
+            self.signal_call();
+        }
+    }
+
     fn signal_call(&self) {
         self.has_called.set(true);
         let signalled = self.call.borrow().as_ref().map(Call::signal);
@@ -467,12 +483,6 @@ impl TurnEnd for Shared {
     fn turn_end(self: Rc<Self>) {
         self.turn_booked.set(false);
         self.budget.set(CHAINS_PER_TURN);
-        let wanted = {
-            let mut ring = self.ring.borrow_mut();
-            !ring.memory_lost() && ring.wants_call()
-        };
-        if wanted && !self.retired.get() {
-            self.signal_call();
-        }
+        self.call_if_wanted();
     }
 }

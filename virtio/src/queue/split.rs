@@ -10,6 +10,9 @@ use crate::chain::{self, Chain, Ledger};
 use crate::memory::{GuestMemory, RingView, Run, Unread};
 use crate::spec::{feature, ring_flag};
 
+/// How many used chains are worth a call before the turn's end.
+const EARLY_MIN: u16 = 8;
+
 /// One split ring, from the device's side.
 pub(super) struct SplitRing {
     view: RingView,
@@ -265,6 +268,14 @@ impl SplitRing {
         if !self.memory.is_lost() {
             self.want_kicks();
         }
+    }
+
+    /// Whether as much was used since the driver was last considered as is still to be taken.
+    #[inline]
+    pub(super) fn is_half_used(&self) -> bool {
+        let used = self.next_used.wrapping_sub(self.considered);
+        let left = self.seen_available.wrapping_sub(self.next_available);
+        used >= EARLY_MIN && left > 0 && used >= left
     }
 
     /// Whether the driver wants a call for what was used since it was last considered.
