@@ -10,7 +10,11 @@ use proptest::prelude::*;
 use vudev_executor::{Executor, Handle, IoBuffers as _};
 use vudev_virtio::spec::descriptor_flag;
 use vudev_virtio::testing::{GUEST_BASE, Guest, RawDescriptor, Ring};
-use vudev_virtio::{Chain, GuestBuffers, GuestMemory, Queue, QueueControl, Region, RegionLayout};
+use vudev_virtio::{Chain, GuestBuffers, GuestMemory, Queue, QueueControl};
+
+mod regions;
+
+use regions::{Edges, Places, map};
 
 const SIZE: u16 = 32;
 /// Of each chain's descriptors in the ring's own table: the first is its head.
@@ -22,7 +26,7 @@ const BYTES: u64 = 1 << 20;
 const TABLES: u64 = GUEST_BASE + 0x1_0000;
 /// Where buffers are, over the edges of regions.
 const BUFFERS: u64 = GUEST_BASE + 0x3_0000;
-const EDGES: [u64; 4] = [0, 0x3_0200, 0x3_0300, BYTES];
+const EDGES: Edges = [0, 0x3_0200, 0x3_0300, BYTES];
 
 /// How far into the buffers' part, and how many bytes.
 type Range = (u64, u32);
@@ -84,36 +88,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn memory(guest: &Guest) -> Rc<GuestMemory> {
-    let region = |edge: &[u64]| {
-        let layout = RegionLayout {
-            guest_address: GUEST_BASE + edge[0],
-            user_address: GUEST_BASE + edge[0],
-            size: edge[1] - edge[0],
-            offset: edge[0],
-        };
-        Region::map(layout, guest.file().try_clone().unwrap()).unwrap()
-    };
-    Rc::new(GuestMemory::new(EDGES.windows(2).map(region).collect()).unwrap())
-}
-
 /// Where the bytes of these ranges are mapped.
 fn mapped(memory: &Rc<GuestMemory>, ranges: &[Range]) -> Vec<usize> {
-    let begin = |&edge: &u64| {
-        let first = memory.buffers(&[(GUEST_BASE + edge, 1)]).unwrap();
-        first.iovecs()[0].iov_base.addr()
-    };
-    let begins: Vec<usize> = EDGES[..3].iter().map(begin).collect();
-    let host = |at: u64| {
-        let region = EDGES[..3].iter().rposition(|&edge| edge <= at).unwrap();
-        begins[region] + usize::try_from(at - EDGES[region]).unwrap()
-    };
+    let places = Places::of(memory, &EDGES);
     let bytes = |&(at, len): &Range| at..at + u64::from(len);
-    let offset = BUFFERS - GUEST_BASE;
     ranges
         .iter()
         .flat_map(bytes)
-        .map(|at| host(offset + at))
+        .map(|at| places.host(BUFFERS + at).1)
         .collect()
 }
 
@@ -174,7 +156,7 @@ impl Scene {
     fn new(handle: &Handle) -> Self {
         let guest = Guest::new(BYTES);
         let ring = guest.ring(SIZE);
-        let memory = memory(&guest);
+        let memory = map(&guest, &EDGES);
         let mut parts = ring.parts(handle, 0);
         parts.memory = memory.clone();
         let (queue, control) = Queue::start(handle, parts).unwrap();
@@ -413,7 +395,7 @@ impl Scene {
                 Step::Add(reads, writes) => self.add(&[reads.clone(), writes.clone()]),
                 Step::Take => self.take(),
                 Step::NewMemory => {
-                    let new = memory(&self.guest);
+                    let new = map(&self.guest, &EDGES);
                     self.control.set_memory(new.clone()).unwrap();
                     let old = std::mem::replace(&mut self.memory, new);
                     self.old.push(Rc::downgrade(&old));

@@ -10,7 +10,11 @@ use proptest::prelude::*;
 use vudev_executor::{Executor, Handle, IoBuffers as _};
 use vudev_virtio::spec::descriptor_flag::{INDIRECT, NEXT, WRITE};
 use vudev_virtio::testing::{GUEST_BASE, Guest, RawDescriptor, Ring};
-use vudev_virtio::{Framed, GuestMemory, Queue, QueueControl, Region, RegionLayout, Taken};
+use vudev_virtio::{Framed, GuestMemory, Queue, QueueControl, Taken};
+
+mod regions;
+
+use regions::{Edges, Places, map};
 
 const SIZE: u16 = 64;
 /// Of each chain's descriptors in the ring's own table: the first is its head.
@@ -23,7 +27,7 @@ const TABLES: u64 = GUEST_BASE + 0x1_0000;
 /// Where buffers are, over the edges of regions.
 const BUFFERS: u64 = GUEST_BASE + 0x3_0000;
 const BUFFERS_BYTES: u16 = 0x400;
-const EDGES: [u64; 4] = [0, 0x3_0100, 0x3_0180, BYTES];
+const EDGES: Edges = [0, 0x3_0100, 0x3_0180, BYTES];
 
 /// A descriptor: so far behind where the last one ended, or there if it is `None`; so many bytes.
 type Buffer = (Option<u64>, u32);
@@ -65,49 +69,27 @@ fn step() -> impl Strategy<Value = Step> {
 /// Memory in three regions, and where these are mapped.
 struct Mapped {
     memory: Weak<GuestMemory>,
-    begins: [usize; 3],
+    places: Places,
     /// How often the queue that goes on in it has it.
     of_queue: usize,
 }
 
 impl Mapped {
     fn new(guest: &Guest) -> (Rc<GuestMemory>, Self) {
-        let region = |edge: &[u64]| {
-            let layout = RegionLayout {
-                guest_address: GUEST_BASE + edge[0],
-                user_address: GUEST_BASE + edge[0],
-                size: edge[1] - edge[0],
-                offset: edge[0],
-            };
-            Region::map(layout, guest.file().try_clone().unwrap()).unwrap()
-        };
-        let memory = GuestMemory::new(EDGES.windows(2).map(region).collect()).unwrap();
-        let memory = Rc::new(memory);
-        let begins = [0, 1, 2].map(|region| {
-            let first = memory.buffers(&[(GUEST_BASE + EDGES[region], 1)]).unwrap();
-            first.iovecs()[0].iov_base.addr()
-        });
+        let memory = map(guest, &EDGES);
         let mapped = Self {
             memory: Rc::downgrade(&memory),
-            begins,
+            places: Places::of(&memory, &EDGES),
             of_queue: 0,
         };
         (memory, mapped)
-    }
-
-    /// The region of a guest address, and where the byte is mapped.
-    fn host(&self, address: u64) -> (usize, usize) {
-        let at = address - GUEST_BASE;
-        let region = EDGES[..3].iter().rposition(|&edge| edge <= at).unwrap();
-        let offset = usize::try_from(at - EDGES[region]).unwrap();
-        (region, self.begins[region] + offset)
     }
 
     /// Address and length of the pieces that these bytes are.
     fn pieces(&self, bytes: impl Iterator<Item = u64>) -> Vec<(usize, usize)> {
         let mut pieces: Vec<(usize, usize)> = Vec::new();
         let mut next = None;
-        for (region, host) in bytes.map(|address| self.host(address)) {
+        for (region, host) in bytes.map(|address| self.places.host(address)) {
             match pieces.last_mut() {
                 Some(last) if next == Some((region, host)) => last.1 += 1,
                 _ => pieces.push((host, 1)),
