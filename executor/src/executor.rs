@@ -166,6 +166,7 @@ impl Executor {
     fn sleep(&self) -> io::Result<()> {
         let driver = &self.handle.driver;
         let wait = self.next_deadline();
+        driver.idle.sleeps();
         if !driver.idle.learns() || driver.awaits_disk() {
             return driver.turn(wait);
         }
@@ -306,8 +307,9 @@ impl Handle {
         self.driver.idle.watch(memory);
     }
 
-    /// Whether the loop, polling, has lately waited for who gives it work on another processor: a
-    /// driver that sleeps until it is called, say. Who calls it early waits for it less.
+    /// Whether the loop, polling, has waited for a while until memory that it watches had news, and
+    /// has not slept since: a driver on another processor, say, had to wake up. Who calls it early
+    /// waits for it less.
     #[inline]
     pub fn is_ahead(&self) -> bool {
         self.driver.idle.is_ahead()

@@ -47,8 +47,9 @@ const MISSES_MAX: u32 = 10;
 /// polling makes shorter once it succeeds, are tried to be avoided every few milliseconds.
 const SHARE_IN_VAIN: u32 = 64;
 
-/// Looks between two looks at the clock: a microsecond or so.
-const LOOKS_PER_CLOCK: u32 = 32;
+/// Looks at one memory between two looks at the clock: a microsecond or so, and about as long for
+/// many, of which each is looked at as much less often.
+const LOOKS_PER_CLOCK: usize = 32;
 
 /// What is found so long after the last look at the clock came while somebody else had the
 /// processor: the driver, as like as not, which polling only kept waiting.
@@ -75,7 +76,7 @@ pub(crate) struct Idle {
 struct Habit {
     /// Whether the last one was short.
     brisk: bool,
-    /// Spells polled through in vain since one was not.
+    /// Spells in which polling did not pay since it did.
     misses: u32,
     /// Spells to sleep through at once, since polling has failed of late.
     skip: u32,
@@ -166,8 +167,8 @@ impl Idle {
         !waits
     }
 
-    /// Whether the loop has lately polled for a while until somebody on another processor gave it
-    /// work, and not in vain since.
+    /// Whether the loop has polled for a while until memory that it watches had news, and since
+    /// then neither polled in vain nor slept.
     #[inline]
     pub(crate) fn is_ahead(&self) -> bool {
         self.ahead.get()
@@ -177,6 +178,17 @@ impl Idle {
     fn count(&self, found: bool) {
         self.polls.set(self.polls.get() + 1);
         self.finds.set(self.finds.get() + u64::from(found));
+    }
+
+    /// Looks between two looks at the clock.
+    fn looks_per_clock(&self) -> usize {
+        (LOOKS_PER_CLOCK / self.watched.borrow().len().max(1)).max(1)
+    }
+
+    /// The loop sleeps: from now on nobody knows whom it waits for.
+    #[inline]
+    pub(crate) fn sleeps(&self) {
+        self.ahead.set(false);
     }
 
     /// Whether polling has paid.
@@ -214,19 +226,26 @@ impl Idle {
 /// Looks for something to do for as long as `window`, without a system call; whether there is, be
 /// it the next timer, after `deadline`.
 pub(crate) fn poll(driver: &Driver, window: Duration, deadline: Option<Duration>) -> bool {
+    let idle = &driver.idle;
     // What is there already needed no polling, and says nothing about it: on a processor that is
     // shared with the driver, that had it meanwhile.
-    if finds(driver) {
-        driver.idle.count(true);
+    if finds(driver).is_some() {
+        idle.count(true);
         return true;
     }
+    let looks = idle.looks_per_clock();
     let start = driver.now();
     let mut before = start;
     let (found, paid) = loop {
-        let found = (0..LOOKS_PER_CLOCK).any(|_| finds(driver));
+        let found = (0..looks).find_map(|_| finds(driver));
         let now = driver.now();
-        if found {
-            break (true, now.saturating_duration_since(before) < AWAY);
+        if let Some(found) = found {
+            let paid = now.saturating_duration_since(before) < AWAY;
+            let waited = before.saturating_duration_since(start) >= AHEAD;
+            if paid && waited && found == Found::News {
+                idle.ahead.set(true);
+            }
+            break (true, paid);
         }
         let passed = now.saturating_duration_since(start);
         if deadline.is_some_and(|deadline| passed >= deadline) {
@@ -237,22 +256,33 @@ pub(crate) fn poll(driver: &Driver, window: Duration, deadline: Option<Duration>
         }
         before = now;
     };
-    driver.idle.count(found);
-    driver.idle.polled(paid);
-    let waited = before.saturating_duration_since(start) >= AHEAD;
-    if waited || !paid {
-        driver.idle.ahead.set(paid);
+    idle.count(found);
+    idle.polled(paid);
+    if !paid {
+        idle.ahead.set(false);
     }
     found
 }
 
+/// What a look found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// In memory that is watched.
+    News,
+    /// Something of the ring's.
+    Due,
+}
+
 /// One look; without success a moment passes.
-fn finds(driver: &Driver) -> bool {
-    let found = driver.idle.look() || driver.is_due();
-    if !found {
-        driver.pause();
+fn finds(driver: &Driver) -> Option<Found> {
+    if driver.idle.look() {
+        return Some(Found::News);
     }
-    found
+    if driver.is_due() {
+        return Some(Found::Due);
+    }
+    driver.pause();
+    None
 }
 
 #[cfg(test)]
@@ -331,6 +361,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn many_memories_are_looked_at_as_much_less_often_between_two_looks_at_the_clock() {
+        let idle = Idle::default();
+        for (memories, looks) in [(0, 32), (1, 32), (16, 2), (64, 1)] {
+            while idle.watched.borrow().len() < memories {
+                let at = Cell::new(u32::MAX);
+                let takes = Duration::ZERO;
+                idle.watch(Rc::new(News { at, takes }));
+            }
+            assert_eq!(idle.looks_per_clock(), looks, "{memories}");
+        }
+    }
+
     /// A loop whose spells are short, and that will look at news.
     fn before_news(at: u32, takes: Duration) -> Executor {
         let executor = Executor::with_operations(8).expect("a ring");
@@ -346,6 +389,7 @@ mod tests {
     fn what_came_while_somebody_else_had_the_processor_does_not_speak_for_polling() {
         let executor = before_news(2, 2 * AWAY);
         let driver = executor.handle().driver();
+        driver.idle.ahead.set(true);
         assert_eq!(driver.idle.window(), ADAPTIVE_LIMIT);
         assert!(poll(driver, LONG, None));
         assert_eq!(driver.idle.window(), Duration::ZERO);

@@ -136,10 +136,14 @@ impl Simulation {
         self.staged || !self.ready.is_empty()
     }
 
-    /// A moment passes, in which others may do something.
+    /// A moment passes. In each turn's worth of them others may do something.
     pub(crate) fn pause(&mut self) {
+        let turns = |elapsed: Duration| elapsed.as_nanos() / TURN.as_nanos();
+        let before = turns(self.elapsed);
         self.elapsed += LOOK;
-        self.play();
+        if turns(self.elapsed) > before {
+            self.play();
+        }
     }
 
     pub(crate) fn next_completion(&mut self) -> Option<Completion> {

@@ -163,7 +163,9 @@ impl Vudev {
     /// Waits until so many devices have said that they are ready. Who changes a device's process
     /// from outside waits for this: before it, a device may not have looked at what it was given.
     pub fn wait_until_jailed(&mut self, devices: usize) -> Result<()> {
-        self.wait_until(|vudev| Ok(vudev.log()?.matches(": ready at ").count() >= devices))
+        let said = |log: &str| log.matches(": ready at ").count();
+        self.wait_until(|vudev| Ok(said(&vudev.log()?) >= devices))
+            .with_context(|| format!("it said: {}", self.log().unwrap_or_default()))
     }
 
     fn wait_until(&mut self, is_so: impl Fn(&Self) -> Result<bool>) -> Result<()> {

@@ -10,7 +10,8 @@ use crate::chain::{self, Chain, Ledger};
 use crate::memory::{GuestMemory, RingView, Run, Unread};
 use crate::spec::{feature, ring_flag};
 
-/// How many used chains are worth a call before the turn's end.
+/// How many used chains are worth a call before the turn's end: fewer are mostly done sooner than
+/// anybody wakes up.
 const EARLY_MIN: u16 = 8;
 
 /// One split ring, from the device's side.
