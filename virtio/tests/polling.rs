@@ -218,7 +218,7 @@ fn a_driver_that_was_waited_for_is_called_before_its_batch_is_done() {
     // Whoever wants a call for each chain shows all of them; with event indices nobody asks for
     // another after the first.
     for (features, early) in [
-        (WITHOUT_EVENT_IDX, [1, 2, 2, 1]),
+        (WITHOUT_EVENT_IDX, [1, 3, 3, 1]),
         (feature::FRAMEWORK, [1, 0, 0, 0]),
     ] {
         assert_eq!(calls_of_batches(features, |_| ()), early);

@@ -50,8 +50,6 @@ pub(super) struct Shared {
     budget: Cell<u16>,
     /// Whether this queue's work at the turn's end is booked already.
     turn_booked: Cell<bool>,
-    /// Whether this turn has had its call before the end.
-    early_called: Cell<bool>,
     /// Whether the driver was called, or would have been with a descriptor.
     has_called: Cell<bool>,
 }
@@ -100,7 +98,6 @@ impl Shared {
             left: Cell::new(false),
             budget: Cell::new(CHAINS_PER_TURN),
             turn_booked: Cell::new(false),
-            early_called: Cell::new(false),
             has_called: Cell::new(false),
         }))
     }
@@ -247,7 +244,7 @@ impl Shared {
             ring.complete(settled.head, written.min(settled.writable_bytes));
             self.book_turn();
             // A driver that wakes up on another processor does so while the rest is worked at.
-            if ring.is_half_used() && self.handle.is_ahead() && !self.early_called.replace(true) {
+            if ring.is_half_used() && self.handle.is_ahead() {
                 drop(ring);
                 self.call_if_wanted();
             }
@@ -485,7 +482,6 @@ impl TurnEnd for Shared {
     /// One call for all that was used in the turn and is not told yet, if the driver wants it.
     fn turn_end(self: Rc<Self>) {
         self.turn_booked.set(false);
-        self.early_called.set(false);
         self.budget.set(CHAINS_PER_TURN);
         self.call_if_wanted();
     }

@@ -11,7 +11,7 @@ use crate::memory::{GuestMemory, RingView, Run, Unread};
 use crate::spec::{feature, ring_flag};
 
 /// How many used chains are worth a call before the turn's end: fewer are mostly done sooner than
-/// anybody wakes up.
+/// anybody wakes up, and a driver that refills its ring without end gets one for so many at most.
 const EARLY_MIN: u16 = 8;
 
 /// One split ring, from the device's side.
