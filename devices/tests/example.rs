@@ -94,7 +94,7 @@ fn thirty_two_requests_cost_two_enters_at_most_and_one_call() {
         for _ in 0..32 {
             ring.next_used(handle).await;
         }
-        // The call comes with the end of the turn.
+        // The call comes with the end of the turn at the latest.
         handle.yield_now().await;
         let after = handle.stats();
         assert!(after.enters - before.enters <= 2);

@@ -315,6 +315,13 @@ impl Handle {
         self.driver.idle.is_ahead()
     }
 
+    /// Whether anybody has something to do before the loop would sleep, as far as memory tells: a
+    /// task, or the ring. Not what is watched.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.driver.tasks.is_ready() || self.driver.is_due()
+    }
+
     /// The loop's counters.
     pub fn stats(&self) -> Stats {
         self.driver.stats()

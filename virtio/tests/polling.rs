@@ -1,16 +1,18 @@
 //! A queue whose loop polls: the driver is not asked to kick while somebody looks, and is asked
-//! before nobody does. The driver acts in a look of the loop's, as it would meanwhile.
+//! before nobody does. The driver acts in a look of the loop's, as it would meanwhile; or in the
+//! call that tells it of what is done, as it does on the same processor.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use vudev_executor::{Executor, Faults, Handle, Notify, Polling, Watched};
+use futures_util::future::select;
+use vudev_executor::{Call, CallTarget, Executor, Faults, Handle, Notify, Polling, Watched};
 use vudev_virtio::spec::{feature, ring_flag};
 use vudev_virtio::testing::{Guest, Ring};
 use vudev_virtio::{Chain, Queue, QueueControl};
@@ -273,4 +275,89 @@ fn calls_of_batches(features: u64, before_each: impl Fn(&Ring)) -> [u64; 4] {
         calls
     };
     executor.run(test).unwrap()
+}
+
+/// A driver that gives its next chain in the call for the last one.
+struct Prompt {
+    ring: Ring,
+    left: Cell<u32>,
+    /// Turns in which the loop did not wait.
+    turns: Cell<u32>,
+    all_served: Notify,
+}
+
+impl Prompt {
+    const CHAINS: u32 = 64;
+
+    fn add(&self) {
+        let left = self.left.get();
+        if left == 0 {
+            return self.all_served.notify();
+        }
+        self.left.set(left - 1);
+        assert_eq!(self.ring.used().is_some(), left < Self::CHAINS);
+        let head = self.ring.lay_out(&[], &[1]);
+        self.ring.publish(head);
+    }
+}
+
+impl Watched for Prompt {
+    fn look(&self) -> bool {
+        self.turns.set(self.turns.get() + 1);
+        false
+    }
+
+    fn ask(&self) -> bool {
+        false
+    }
+}
+
+/// How many turns it takes to serve it, beside `others`.
+fn turns_of_a_prompt_driver(others: impl AsyncFnOnce(Handle)) -> u32 {
+    let executor = Executor::with_operations(16).unwrap();
+    let handle = executor.handle().clone();
+    let driver = Rc::new(Prompt {
+        ring: Guest::new(1 << 20).ring_with(64, WITHOUT_EVENT_IDX),
+        left: Cell::new(Prompt::CHAINS),
+        turns: Cell::default(),
+        all_served: Notify::new(),
+    });
+    let mut parts = driver.ring.parts(&handle, 0);
+    let told = driver.clone();
+    let doorbell = CallTarget::doorbell(move || told.add());
+    parts.call = Some(Call::new(&handle, doorbell).unwrap());
+    let (queue, control) = Queue::start(&handle, parts).unwrap();
+    let test = async {
+        let server = handle.spawn(queue.serve(4, async |_| 1));
+        driver.add();
+        driver.ring.kick();
+        handle.watch(driver.clone());
+        let served = pin!(driver.all_served.notified());
+        let beside = pin!(others(handle.clone()));
+        select(served, beside).await;
+        control.stop();
+        server.await.unwrap();
+    };
+    executor.run(test).unwrap();
+    driver.turns.get()
+}
+
+#[test]
+fn a_driver_that_answers_its_call_is_served_in_the_same_turn_eight_times() {
+    let alone = async |_| pending().await;
+    let turns = turns_of_a_prompt_driver(alone);
+    let expected = Prompt::CHAINS / 8;
+    // And the one in which the queue's watch begins.
+    assert!((expected..=expected + 1).contains(&turns), "{turns}");
+}
+
+#[test]
+fn a_driver_that_answers_its_call_waits_for_others_who_have_something_to_do() {
+    let busy = async |handle: Handle| {
+        loop {
+            handle.yield_now().await;
+        }
+    };
+    let turns = turns_of_a_prompt_driver(busy);
+    assert!(turns >= Prompt::CHAINS, "{turns}");
 }

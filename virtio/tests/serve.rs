@@ -77,6 +77,26 @@ fn each_chain_is_completed_as_it_finishes() {
 }
 
 #[test]
+fn a_handler_that_wakes_itself_when_it_begins_is_not_forgotten() {
+    with_queue(async |handle, ring, queue, control| {
+        let yielding = handle.clone();
+        let server = handle.spawn(queue.serve(8, async move |_: &mut Chain| {
+            yielding.yield_now().await;
+            1
+        }));
+        // Each alone and without a kick, so that nothing else wakes the queue's task.
+        for _ in 0..3 {
+            turns(handle).await;
+            let head = ring.lay_out(&[], &[1]);
+            ring.publish(head);
+            assert_eq!(ring.next_used(handle).await.head, head);
+        }
+        control.stop();
+        server.await.unwrap();
+    });
+}
+
+#[test]
 fn no_more_run_at_once_than_the_depth_says() {
     with_queue(async |handle, ring, queue, control| {
         let gates = Rc::new(Gates::default());

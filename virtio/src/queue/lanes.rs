@@ -26,8 +26,11 @@ pub(super) async fn serve<H: AsyncFn(&mut Chain) -> u32>(
     let mut lanes = Lanes::new(depth, |chain| request(handler, chain));
     let mut end = None;
     poll_fn(|cx| {
-        lanes.ready.parent.register(cx.waker());
-        lanes.poll_woken(queue);
+        let waits = lanes.busy > 0;
+        if waits {
+            lanes.ready.parent.register(cx.waker());
+            lanes.poll_woken(queue);
+        }
         while end.is_none()
             && let Some(lane) = lanes.free()
         {
@@ -36,6 +39,13 @@ pub(super) async fn serve<H: AsyncFn(&mut Chain) -> u32>(
                 Poll::Ready(Ok(None)) => end = Some(Ok(())),
                 Poll::Ready(Err(error)) => end = Some(Err(error)),
                 Poll::Pending => break,
+            }
+        }
+        if !waits && lanes.busy > 0 {
+            // Of those that began just now one may have been woken already.
+            lanes.ready.parent.register(cx.waker());
+            if lanes.ready.is_any() {
+                cx.waker().wake_by_ref();
             }
         }
         match &mut end {
@@ -102,9 +112,8 @@ impl<F: Future<Output = (Chain, u32)>, M: Fn(Chain) -> F> Lanes<F, M> {
     /// Polls the lanes whose wakers fired before now: one that wakes itself waits for the next
     /// round, like everyone else.
     fn poll_woken(&mut self, queue: &Rc<Shared>) {
-        let ready = self.ready.clone();
-        for (word, bits) in ready.words.iter().enumerate() {
-            let mut bits = bits.swap(0, Ordering::AcqRel);
+        for word in 0..self.ready.words.len() {
+            let mut bits = self.ready.words[word].swap(0, Ordering::AcqRel);
             while bits != 0 {
                 let bit = bits.trailing_zeros() as usize;
                 bits &= bits - 1;
@@ -134,6 +143,13 @@ impl<F: Future<Output = (Chain, u32)>, M: Fn(Chain) -> F> Lanes<F, M> {
 struct Ready {
     words: Box<[AtomicU64]>,
     parent: AtomicWaker,
+}
+
+impl Ready {
+    fn is_any(&self) -> bool {
+        let mut words = self.words.iter();
+        words.any(|word| word.load(Ordering::Acquire) != 0)
+    }
 }
 
 struct LaneWaker {

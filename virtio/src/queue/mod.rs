@@ -208,8 +208,9 @@ impl Queue {
 
     /// Gives a chain back to the guest, `written` bytes of its writable part filled, counted from
     /// its first byte without a gap. A count beyond the writable part is taken for all of it. In
-    /// any order. The guest is told at the turn's end, if it wants to be; and in this call,
-    /// where it is waited for ([`Handle::is_ahead`]) and half of what it gave is done.
+    /// any order. The guest is told, if it wants to be, when nothing is left to take
+    /// ([`Queue::next`]) or at the turn's end; and in this call, where it is waited for
+    /// ([`Handle::is_ahead`]) and half of what it gave is done.
     #[inline]
     pub fn complete(&self, chain: Chain, written: u32) {
         self.shared.complete(chain, written);

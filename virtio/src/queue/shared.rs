@@ -20,6 +20,10 @@ use crate::spec::QUEUE_SIZE_MAX;
 /// few enough that a guest which never lets its ring run dry leaves the other tasks their turn.
 pub(super) const CHAINS_PER_TURN: u16 = 128;
 
+/// What a call in the middle of a turn costs of that: the driver may run in it, on this processor,
+/// and the other tasks wait meanwhile.
+const CALL_COST: u16 = CHAINS_PER_TURN / 8;
+
 /// How often a queue without a kick is looked at. A front-end that gives none asks for polling; a
 /// millisecond is the longest a console's user does not notice, and costs a thousandth of a CPU.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -143,11 +147,11 @@ impl Shared {
         if self.stop.is_set() {
             return Poll::Ready(Ok(None));
         }
-        if self.retired.get() {
-            self.wait_here(cx);
-            return Poll::Pending;
-        }
         loop {
+            if self.retired.get() {
+                self.wait_here(cx);
+                return Poll::Pending;
+            }
             if self.budget.get() == 0 {
                 // The turn's end renews it.
                 cx.waker().wake_by_ref();
@@ -158,12 +162,28 @@ impl Shared {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
+            if self.calls_before_it_waits() {
+                continue;
+            }
             match self.poll_news(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Whether the driver was called for what is done, now that there is nothing left to take, and
+    /// may have given something meanwhile: one on the same processor runs in that call. Not if
+    /// others have something to do, whose turn it is then.
+    #[inline]
+    fn calls_before_it_waits(&self) -> bool {
+        if !self.call_if_wanted() {
+            return false;
+        }
+        let budget = self.budget.get().saturating_sub(CALL_COST);
+        self.budget.set(budget);
+        !self.handle.is_due()
     }
 
     /// Waits for what makes another look at the ring worth it.
@@ -244,7 +264,7 @@ impl Shared {
             ring.complete(settled.head, written.min(settled.writable_bytes));
             self.book_turn();
             // A driver that wakes up on another processor does so while the rest is worked at.
-            if ring.is_half_used() && self.handle.is_ahead() {
+            if self.handle.is_ahead() && ring.is_half_used() {
                 drop(ring);
                 self.call_if_wanted();
             }
@@ -436,15 +456,17 @@ impl Shared {
         }
     }
 
-    /// For what was used since the driver was last considered.
-    fn call_if_wanted(&self) {
+    /// For what was used since the driver was last considered; whether it was called.
+    fn call_if_wanted(&self) -> bool {
         let wanted = {
             let mut ring = self.ring.borrow_mut();
             !ring.memory_lost() && ring.wants_call()
         };
-        if wanted && !self.retired.get() {
+        let calls = wanted && !self.retired.get();
+        if calls {
             self.signal_call();
         }
+        calls
     }
 
     fn signal_call(&self) {
