@@ -12,8 +12,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use vudev_devices::Console;
 use vudev_devices::console::detached;
 use vudev_executor::Handle;
@@ -22,6 +20,7 @@ use vudev_virtio::Device;
 
 mod common;
 
+use common::terminal::terminal;
 use common::{Rig, run, wait_until};
 
 const RECEIVE: usize = 0;
@@ -352,20 +351,6 @@ fn chains_in_the_wrong_direction_come_back_and_move_nothing() {
         print(&mut console, b"fine").await;
         assert_eq!(drain(&mut screen), b"fine");
     });
-}
-
-/// A terminal in raw mode: the side of its user, and that of a program.
-fn terminal() -> (File, OwnedFd) {
-    let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&user).unwrap();
-    unlockpt(&user).unwrap();
-    let name = ptsname(&user, Vec::new()).unwrap();
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let program = rustix::fs::open(&name, flags, rustix::fs::Mode::empty()).unwrap();
-    let mut settings = tcgetattr(&program).unwrap();
-    settings.make_raw();
-    tcsetattr(&program, OptionalActions::Now, &settings).unwrap();
-    (user.into(), program)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use vudev_executor::{File, Handle, Notify, Vectored};
+use vudev_executor::{File, Handle, IoBuffers, Notify, Vectored};
 use vudev_virtio::{Chain, Queue, QueueError};
 
 use super::framing::{Framer, Framing, Outgoing, Source};
@@ -54,6 +54,9 @@ pub(super) struct Output {
     /// Nobody is to get it, and so nobody misses it.
     is_sink: bool,
     manner: Manner,
+    /// Whether writes are tried that do not wait. Not of a terminal that is not ours alone, since
+    /// they wait all the same, nor of what once could not tell.
+    at_once: Cell<bool>,
     /// Taken while it is in use; made anew after a queue that did not end in time.
     framer: Cell<Option<Framer>>,
     /// The chain that a stop came in the middle of.
@@ -93,6 +96,7 @@ impl Output {
             framer: Cell::new(Framer::new(&manner.framing, manner.timestamps)),
             begun: Cell::new(None),
             stalled: Cell::new(None),
+            at_once: Cell::new(manner.piece_max == usize::MAX),
             losses: Losses::new(manner.label.clone()),
             emergency: Emergency::default(),
             manner,
@@ -267,16 +271,10 @@ impl Output {
         file: &File,
         outgoing: &mut O,
     ) -> Moved {
-        let mut write = file.write(outgoing.hand_out());
-        // It is polled before the stop is looked at, so it has begun: only then can it be
-        // cancelled. Either way its answer counts: bytes may have moved before the end came.
-        let ended = self.within(queue, limit, &mut write).await;
-        let (end, (result, buffers)) = match ended {
-            Ok(output) => (None, output),
-            Err(end) => {
-                write.cancel();
-                (Some(end), write.await)
-            }
+        let buffers = outgoing.hand_out();
+        let (end, (result, buffers)) = match self.write_at_once(file, &buffers) {
+            Some(result) => (None, (result, buffers)),
+            None => self.write_on_ring(queue, limit, file.write(buffers)).await,
         };
         outgoing.take_back(buffers, *result.as_ref().unwrap_or(&0));
         match (result, end) {
@@ -292,6 +290,41 @@ impl Output {
             (Err(error), None) if is_passing(&error) => Moved::Nothing,
             (Err(error), None) => Moved::Error(error),
             (Ok(_), None) => Moved::Nothing,
+        }
+    }
+
+    /// What a write that does not wait came to; `None` if it is one for the ring: there is no room
+    /// now, or the kernel cannot tell.
+    fn write_at_once(&self, file: &File, buffers: &impl IoBuffers) -> Option<io::Result<usize>> {
+        if !self.at_once.get() {
+            return None;
+        }
+        let result = file.try_write(buffers);
+        match result.as_ref().err().and_then(Errno::from_io_error) {
+            Some(Errno::AGAIN | Errno::INTR) => None,
+            Some(Errno::OPNOTSUPP) => {
+                self.at_once.set(false);
+                None
+            }
+            Some(_) | None => Some(result),
+        }
+    }
+
+    /// What a write came to that may wait, and what has ended it before its time.
+    async fn write_on_ring<B>(
+        &self,
+        queue: Option<&Queue>,
+        limit: Option<Duration>,
+        mut write: impl Vectored<B>,
+    ) -> (Option<Moved>, (io::Result<usize>, B)) {
+        // It is polled before the stop is looked at, so it has begun: only then can it be
+        // cancelled. Either way its answer counts: bytes may have moved before the end came.
+        match self.within(queue, limit, &mut write).await {
+            Ok(output) => (None, output),
+            Err(end) => {
+                write.cancel();
+                (Some(end), write.await)
+            }
         }
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod card;
 pub(crate) mod costs;
 pub(crate) mod disk;
 pub(crate) mod limited;
+pub(crate) mod terminal;
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
