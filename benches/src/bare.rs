@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::calls::Calls;
+use crate::calls::{Calls, Wait, spin};
 use crate::processor::thread_time;
 use crate::run::Run;
 
@@ -39,19 +39,19 @@ pub fn alone(times: u64, call: &mut Call) -> io::Result<Run> {
 }
 
 /// So many calls by another thread, which is told of one at a time: by an eventfd, or it `polls`
-/// for it. It calls by an eventfd when it is done, for which this one sleeps, as a driver does.
+/// for it. It calls by an eventfd when it is done; until then this one waits, as a driver does.
 ///
 /// # Errors
 ///
 /// The call's, and when nothing comes back.
-pub fn handed_over(times: u64, polls: bool, call: &mut Call) -> Result<Run> {
+pub fn handed_over(times: u64, polls: bool, wait: Wait, call: &mut Call) -> Result<Run> {
     let there = Both::new()?;
     let calls = Calls::new()?;
     calls.add(&there.call)?;
     let start = Instant::now();
     let (driver, used) = std::thread::scope(|scope| {
         let device = scope.spawn(|| there.serve(times, polls, call));
-        let driver = there.drive(times, polls, &calls);
+        let driver = there.drive(times, polls, wait, &calls);
         there.over.store(true, Ordering::Release);
         let woken = signal(&there.kick);
         let used = device.join().ok().context("the bare thread has failed")?;
@@ -87,7 +87,7 @@ impl Both {
     }
 
     /// Processor time of this thread.
-    fn drive(&self, times: u64, polls: bool, calls: &Calls) -> Result<Duration> {
+    fn drive(&self, times: u64, polls: bool, wait: Wait, calls: &Calls) -> Result<Duration> {
         let before = thread_time();
         for number in 1..=times {
             if self.over.load(Ordering::Acquire) {
@@ -97,8 +97,16 @@ impl Both {
             if !polls {
                 signal(&self.kick)?;
             }
-            while self.done.load(Ordering::Acquire) < number {
-                calls.sleep(LIMIT)?;
+            let is_done = || self.done.load(Ordering::Acquire) >= number;
+            match wait {
+                Wait::Asleep => {
+                    while !is_done() {
+                        calls.sleep(LIMIT)?;
+                    }
+                }
+                Wait::Spinning => {
+                    spin(LIMIT, || Ok(is_done() || self.over.load(Ordering::Acquire)))?;
+                }
             }
         }
         Ok(thread_time() - before)
@@ -169,16 +177,24 @@ mod tests {
 
     use super::*;
 
+    /// Whether the thread polls, and how the driver waits.
+    const WAYS: [(bool, Wait); 4] = [
+        (false, Wait::Asleep),
+        (false, Wait::Spinning),
+        (true, Wait::Asleep),
+        (true, Wait::Spinning),
+    ];
+
     #[test]
     fn a_bare_thread_makes_each_call_once_whether_it_polls_or_sleeps() {
-        for polls in [false, true] {
+        for (polls, wait) in WAYS {
             let made = Arc::new(AtomicU64::new(0));
             let counted = Arc::clone(&made);
             let mut call: Call = Box::new(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             });
-            let run = handed_over(1000, polls, &mut call).unwrap();
+            let run = handed_over(1000, polls, wait, &mut call).unwrap();
             assert_eq!(made.load(Ordering::Relaxed), 1000);
             assert_eq!(run.requests, 1000);
             assert!(run.driver > Duration::ZERO && run.used > Duration::ZERO);
@@ -187,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_call_that_fails_ends_the_bare_thread_with_its_error() {
-        for polls in [false, true] {
+        for (polls, wait) in WAYS {
             let mut left = 3;
             let mut call: Call = Box::new(move || {
                 left -= 1;
@@ -196,7 +212,7 @@ mod tests {
                     _ => Ok(()),
                 }
             });
-            let error = handed_over(10, polls, &mut call).unwrap_err();
+            let error = handed_over(10, polls, wait, &mut call).unwrap_err();
             assert_eq!(error.to_string(), "no more of it");
         }
     }

@@ -1,8 +1,9 @@
-//! A driver's sleep until one of its queues is called. One system call, which a driver is measured
-//! with: a front-end's own waits look at more.
+//! How a driver waits: it sleeps until one of its queues is called, by one system call, for a
+//! front-end's own waits look at more; or it spins.
 
+use std::hint::spin_loop;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
@@ -11,6 +12,33 @@ use vudev_frontend::Ring;
 /// A limit is waited for in so many parts. The clock of a machine that stood still jumps over a
 /// whole part, of which nobody had anything; the next ones are for whoever was about to call.
 const PARTS: u32 = 10;
+
+/// Looks between two looks at the clock.
+const LOOKS_PER_CLOCK: usize = 1 << 12;
+
+/// How a driver waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until it is called.
+    Asleep,
+    /// It asks for a call too, and looks until there is something, as Linux's driver of a console
+    /// does for a terminal, which prints under a lock.
+    Spinning,
+}
+
+/// Looks until there is something; an error after `limit`.
+pub(crate) fn spin(limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        for _ in 0..LOOKS_PER_CLOCK {
+            if look()? {
+                return Ok(());
+            }
+            spin_loop();
+        }
+    }
+    bail!("nothing came back for {} s", limit.as_secs())
+}
 
 /// The calls of some queues.
 #[derive(Debug)]
@@ -84,6 +112,19 @@ mod tests {
             Ok(parts > 1)
         });
         assert!(came.unwrap());
+    }
+
+    #[test]
+    fn who_spins_ends_with_what_is_there_or_with_its_limit() {
+        let mut looks = 0;
+        let third = || {
+            looks += 1;
+            Ok(looks == 3)
+        };
+        spin(Duration::from_secs(5), third).unwrap();
+        assert_eq!(looks, 3);
+        let error = spin(Duration::ZERO, || Ok(false)).unwrap_err();
+        assert_eq!(error.to_string(), "nothing came back for 0 s");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 pub mod backend;
 pub mod bare;
-mod calls;
+pub mod calls;
 pub mod contest;
 pub mod disk;
 pub mod figures;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use vudev_frontend::{Buffer, FrontEnd, LIMIT};
 
-use crate::calls::Calls;
+use crate::calls::{Calls, Wait, spin};
 use crate::figures::Histogram;
 use crate::run::{Run, Watch};
 
@@ -20,7 +20,8 @@ pub struct Chain {
 }
 
 /// Sends each of `chains` again as soon as it is back, until `times` were, to the device of the
-/// process `worker`. Each is to come back with `written` bytes, if anybody knows how many.
+/// process `worker`, and waits for them so. Each is to come back with `written` bytes, if anybody
+/// knows how many.
 ///
 /// # Errors
 ///
@@ -29,6 +30,7 @@ pub fn pump(
     front: &mut FrontEnd,
     queue: u16,
     chains: &[Chain],
+    wait: Wait,
     times: u64,
     written: Option<u32>,
     worker: u32,
@@ -69,9 +71,11 @@ pub fn pump(
                 next.push(used.token);
             }
             if next.is_empty() && !ring.want_call()? {
-                calls
-                    .sleep(LIMIT)
-                    .with_context(|| ring.describe().unwrap_or_default())?;
+                let waited = match wait {
+                    Wait::Asleep => calls.sleep(LIMIT),
+                    Wait::Spinning => spin(LIMIT, || Ok(ring.has_used()?)),
+                };
+                waited.with_context(|| ring.describe().unwrap_or_default())?;
             }
         }
         now = Instant::now();

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::{Backend, Build};
 use crate::bare::{self, Call};
+use crate::calls::Wait;
 use crate::contest::{Contest, Report};
 use crate::peer;
 use crate::run::Run;
@@ -59,6 +60,8 @@ pub struct Job {
     pub bytes: u32,
     /// Buffers in flight; 0 where credit says how many.
     pub depth: usize,
+    /// How the driver waits for them.
+    pub wait: Wait,
     /// Promised: bytes a second, against the peer's.
     pub rate_min: Option<f64>,
 }
@@ -67,9 +70,12 @@ impl Stream {
     /// As a job is called in figures.
     pub fn title(&self, job: Job) -> String {
         let Job { bytes, depth, .. } = job;
-        match depth {
-            0 => format!("{} {bytes} bytes", self.name),
-            _ => format!("{} {bytes} bytes at depth {depth}", self.name),
+        let name = self.name;
+        match (depth, job.wait) {
+            (0, _) => format!("{name} {bytes} bytes"),
+            // The rule is who has one in flight and spins for it, or several and sleeps.
+            (1, Wait::Asleep) => format!("{name} {bytes} bytes at depth 1, asleep"),
+            _ => format!("{name} {bytes} bytes at depth {depth}"),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! A console's output, from the guest to the host: writes one at a time, as a terminal's driver
-//! makes them, and sixteen, to a standard output that goes nowhere. Input is not measured: a human
-//! types it.
+//! A console's output, from the guest to the host, to a standard output that goes nowhere: writes
+//! one at a time, for which Linux's driver of a terminal spins, and another sleeps, and sixteen.
+//! Input is not measured: a human types it.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,6 +14,7 @@ use vudev_harness::Terminal;
 use super::{Bare, Job, Stream};
 use crate::backend::{Backend, Build};
 use crate::bare::Call;
+use crate::calls::Wait;
 use crate::pump::{Chain, pump};
 use crate::run::Run;
 
@@ -21,10 +22,11 @@ use crate::run::Run;
 pub static CONSOLE: Stream = Stream {
     name: "console",
     jobs: &[
-        job(64, 1, None),
-        job(64, 16, None),
-        job(4096, 1, Some(20.0)),
-        job(4096, 16, Some(20.0)),
+        job(64, 1, Wait::Spinning, None),
+        job(64, 16, Wait::Asleep, None),
+        job(4096, 1, Wait::Spinning, Some(20.0)),
+        job(4096, 1, Wait::Asleep, None),
+        job(4096, 16, Wait::Asleep, Some(20.0)),
     ],
     peer: "vhost-device-console",
     ours,
@@ -37,10 +39,11 @@ pub static CONSOLE: Stream = Stream {
     },
 };
 
-const fn job(bytes: u32, depth: usize, rate_min: Option<f64>) -> Job {
+const fn job(bytes: u32, depth: usize, wait: Wait, rate_min: Option<f64>) -> Job {
     Job {
         bytes,
         depth,
+        wait,
         rate_min,
     }
 }
@@ -74,7 +77,8 @@ fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {
     // The peer says that it has written what it has read.
     let written = (backend.name() != CONSOLE.peer).then_some(0);
     let worker = backend.worker();
-    pump(&mut front, TRANSMIT, &chains, times, written, worker)
+    let wait = job.wait;
+    pump(&mut front, TRANSMIT, &chains, wait, times, written, worker)
 }
 
 /// To where the device's output goes.

@@ -11,6 +11,7 @@ use vudev_frontend::{Buffer, FrontEnd};
 use super::{Bare, Job, Stream};
 use crate::backend::{Backend, Build};
 use crate::bare::Call;
+use crate::calls::Wait;
 use crate::pump::{Chain, pump};
 use crate::run::Run;
 
@@ -39,6 +40,7 @@ const fn job(bytes: u32) -> Job {
     Job {
         bytes,
         depth: DEPTH as usize,
+        wait: Wait::Asleep,
         rate_min: Some(3.0),
     }
 }
@@ -66,7 +68,15 @@ fn run(backend: &Backend, _: &Path, job: Job, times: u64) -> Result<Run> {
     };
     let chains = (0..job.depth).map(chain).collect::<Result<Vec<_>>>()?;
     let written = Some(job.bytes);
-    pump(&mut front, 0, &chains, times, written, backend.worker())
+    pump(
+        &mut front,
+        0,
+        &chains,
+        job.wait,
+        times,
+        written,
+        backend.worker(),
+    )
 }
 
 fn bare(_: Job) -> Result<Call> {

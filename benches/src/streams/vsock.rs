@@ -15,6 +15,7 @@ use vudev_frontend::{FrontEnd, LIMIT, Vsock};
 use super::{Bare, Job, Stream};
 use crate::backend::{Backend, Build};
 use crate::bare::Call;
+use crate::calls::Wait;
 use crate::figures::Histogram;
 use crate::run::{Run, Watch};
 
@@ -37,6 +38,7 @@ const fn job(bytes: u32) -> Job {
     Job {
         bytes,
         depth: 0,
+        wait: Wait::Asleep,
         rate_min: Some(3.0),
     }
 }

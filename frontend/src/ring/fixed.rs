@@ -41,6 +41,11 @@ impl Ring {
     /// Asks for a call at the next used chain. True when one came meanwhile, and is not called for.
     pub fn want_call(&mut self) -> Result<bool, Error> {
         self.ask_for_call()?;
+        self.has_used()
+    }
+
+    /// Whether [`Ring::take_used`] has one to give.
+    pub fn has_used(&self) -> Result<bool, Error> {
         Ok(self.used_index()? != self.next_used)
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use anyhow::Result;
 use vudev_benches::bare::{self, Blocks, Call, Places};
+use vudev_benches::calls::Wait;
 use vudev_benches::disk::{Image, Storage};
 use vudev_benches::load::Job;
 use vudev_benches::run::Run;
@@ -39,7 +40,7 @@ pub(crate) fn of_disk(
         Storage::Null => nothing(),
     };
     if job.depth == 1 {
-        return one_at_a_time(effort, !pinned, &mut call).map(Some);
+        return one_at_a_time(effort, !pinned, Wait::Asleep, &mut call).map(Some);
     }
     if storage == Storage::Null {
         return Ok(None);
@@ -65,7 +66,7 @@ pub(crate) fn of_stream(
 ) -> Result<Figures> {
     let mut call = (stream.bare.call)(job)?;
     if job.depth == 1 {
-        return one_at_a_time(effort, true, &mut call);
+        return one_at_a_time(effort, true, job.wait, &mut call);
     }
     let requests = (stream.bare.requests)(job) as f64;
     let alone = many(effort, &mut call)?;
@@ -83,12 +84,14 @@ fn many(effort: &Effort, call: &mut Call) -> Result<Figures> {
 
 /// A thread that sleeps, or one that polls where it may, whichever is faster: who polls while
 /// others want its processor loses it.
-fn one_at_a_time(effort: &Effort, may_poll: bool, call: &mut Call) -> Result<Figures> {
-    let sleeping = figures(effort, |times| bare::handed_over(times, false, call))?;
+fn one_at_a_time(effort: &Effort, may_poll: bool, wait: Wait, call: &mut Call) -> Result<Figures> {
+    let mut handed_over =
+        |polls| figures(effort, |times| bare::handed_over(times, polls, wait, call));
+    let sleeping = handed_over(false)?;
     if !may_poll || std::thread::available_parallelism()?.get() == 1 {
         return Ok(sleeping);
     }
-    let polling = figures(effort, |times| bare::handed_over(times, true, call))?;
+    let polling = handed_over(true)?;
     Ok(match polling.rate > sleeping.rate {
         true => polling,
         false => sleeping,
