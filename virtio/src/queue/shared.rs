@@ -144,10 +144,11 @@ impl Shared {
         cx: &mut Context<'_>,
         attempt: impl Fn() -> Result<Option<T>, QueueError>,
     ) -> Poll<Result<Option<T>, QueueError>> {
-        if self.stop.is_set() {
-            return Poll::Ready(Ok(None));
-        }
         loop {
+            // Either may come in the call below.
+            if self.stop.is_set() {
+                return Poll::Ready(Ok(None));
+            }
             if self.retired.get() {
                 self.wait_here(cx);
                 return Poll::Pending;
@@ -175,7 +176,8 @@ impl Shared {
 
     /// Whether the driver was called for what is done, now that there is nothing left to take, and
     /// may have given something meanwhile: one on the same processor runs in that call. Not if
-    /// others have something to do, whose turn it is then.
+    /// others have something to do, whose turn it is then; a queue that has ended meanwhile does
+    /// not wait, for its end wakes only who waits already.
     #[inline]
     fn calls_before_it_waits(&self) -> bool {
         if !self.call_if_wanted() {
@@ -183,7 +185,7 @@ impl Shared {
         }
         let budget = self.budget.get().saturating_sub(CALL_COST);
         self.budget.set(budget);
-        !self.handle.is_due()
+        self.is_over() || !self.handle.is_due()
     }
 
     /// Waits for what makes another look at the ring worth it.
