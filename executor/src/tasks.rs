@@ -92,6 +92,8 @@ fn wake(waker: usize) {
 /// The tasks of an executor. No foreign code runs while they are borrowed.
 struct Table {
     lists: RefCell<Lists>,
+    /// Tasks of the batch that runs, behind the one whose turn it is.
+    behind: Cell<usize>,
     root_woken: Cell<bool>,
     closed: Cell<bool>,
 }
@@ -191,6 +193,7 @@ impl Tasks {
     pub(crate) fn new() -> Self {
         let table = Rc::new(Table {
             lists: RefCell::default(),
+            behind: Cell::new(0),
             root_woken: Cell::new(false),
             closed: Cell::new(false),
         });
@@ -207,9 +210,11 @@ impl Tasks {
         self.table.root_woken.replace(false)
     }
 
-    /// Whether a task is ready, or the root.
+    /// Whether a task is ready, or the root: of a batch that runs those too whose turn is to come.
     pub(crate) fn is_ready(&self) -> bool {
-        self.table.root_woken.get() || !self.table.lists.borrow().ready.is_empty()
+        self.table.behind.get() > 0
+            || self.table.root_woken.get()
+            || !self.table.lists.borrow().ready.is_empty()
     }
 
     pub(crate) fn spawn<F>(&self, future: F) -> Task<F::Output>
@@ -251,6 +256,7 @@ impl Tasks {
         };
         while let Some(&task) = rest.batch.get(rest.done) {
             rest.done += 1;
+            self.table.behind.set(rest.batch.len() - rest.done);
             self.run(task);
         }
         true
@@ -307,6 +313,7 @@ struct Rest<'a> {
 
 impl Drop for Rest<'_> {
     fn drop(&mut self) {
+        self.table.behind.set(0);
         if self.done < self.batch.len() {
             let mut lists = self.table.lists.borrow_mut();
             lists.ready.extend_from_slice(&self.batch[self.done..]);

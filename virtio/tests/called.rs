@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -62,5 +62,52 @@ fn a_stop_in_the_middle_of_a_call_is_heard() {
         };
         let ended = ended.unwrap();
         ended.expect("it ends").unwrap();
+    }
+}
+
+/// Turns of a task that has something to do in each, beside a driver that gives its next chain in
+/// the call for the last one.
+fn turns_beside_a_prompt_driver(chains: u32, comes_first: bool) -> u32 {
+    let (executor, handle) = executor();
+    let (ring, left) = (Rc::new(ring()), Rc::new(Cell::new(chains)));
+    let (driver, given) = (ring.clone(), left.clone());
+    let (queue, control) = start(&handle, &ring, move || {
+        if given.get() > 0 {
+            given.set(given.get() - 1);
+            assert!(driver.used().is_some());
+            add(&driver);
+        }
+    });
+    let yielding = handle.clone();
+    let other = async move {
+        let mut turns = 0;
+        while left.get() > 0 {
+            turns += 1;
+            yielding.yield_now().await;
+        }
+        turns
+    };
+    let test = async {
+        add(&ring);
+        let serve = queue.serve(4, async |_| 1);
+        let (server, other) = if comes_first {
+            let other = handle.spawn(other);
+            (handle.spawn(serve), other)
+        } else {
+            (handle.spawn(serve), handle.spawn(other))
+        };
+        let turns = other.await;
+        control.stop();
+        server.await.unwrap();
+        turns
+    };
+    executor.run(test).unwrap()
+}
+
+#[test]
+fn tasks_of_the_same_turn_do_not_wait_for_a_driver_that_answers_its_call() {
+    for comes_first in [true, false] {
+        let turns = turns_beside_a_prompt_driver(64, comes_first);
+        assert!(turns >= 64, "{comes_first}: {turns}");
     }
 }
