@@ -315,11 +315,16 @@ impl Handle {
         self.driver.idle.is_ahead()
     }
 
-    /// Whether anybody has something to do before the loop would sleep, as far as memory tells: a
-    /// task, or the ring. Not what is watched.
+    /// Whether anybody else has something to do before the loop would sleep: a task, the ring, or a
+    /// timer. Not what is watched. Looks at memory, and where there are timers at the clock.
     #[inline]
     pub fn is_due(&self) -> bool {
-        self.driver.tasks.is_ready() || self.driver.is_due()
+        self.driver.tasks.is_ready() || self.driver.is_due() || self.is_timer_due()
+    }
+
+    fn is_timer_due(&self) -> bool {
+        let timers = self.driver.timers.borrow();
+        !timers.is_empty() && timers.wait(self.driver.now()) == Some(Duration::ZERO)
     }
 
     /// The loop's counters.

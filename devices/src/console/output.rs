@@ -54,8 +54,8 @@ pub(super) struct Output {
     /// Nobody is to get it, and so nobody misses it.
     is_sink: bool,
     manner: Manner,
-    /// Whether writes are tried that do not wait. Not of a terminal that is not ours alone, since
-    /// they wait all the same, nor of what once could not tell.
+    /// Whether writes are tried that do not wait. Not of a terminal that is not ours alone, which is
+    /// asked first and not trusted to heed the flag, nor of what once could not tell.
     at_once: Cell<bool>,
     /// Taken while it is in use; made anew after a queue that did not end in time.
     framer: Cell<Option<Framer>>,

@@ -179,12 +179,14 @@ impl Shared {
     /// others have something to do, whose turn it is then; a queue that has ended meanwhile does
     /// not wait, for its end wakes only who waits already.
     #[inline]
-    fn calls_before_it_waits(&self) -> bool {
+    fn calls_before_it_waits(self: &Rc<Self>) -> bool {
         if !self.call_if_wanted() {
             return false;
         }
         let budget = self.budget.get().saturating_sub(CALL_COST);
         self.budget.set(budget);
+        // Whose end renews it.
+        self.book_turn();
         self.is_over() || !self.handle.is_due()
     }
 
