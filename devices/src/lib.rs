@@ -12,6 +12,7 @@ pub mod block;
 pub mod console;
 mod counter;
 pub mod net;
+mod no_wait;
 mod passing;
 pub mod rng;
 pub mod vsock;

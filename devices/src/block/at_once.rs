@@ -20,6 +20,8 @@ use rustix::param::page_size;
 use vudev_executor::{File, Handle};
 use vudev_virtio::GuestBuffers;
 
+use crate::no_wait::NoWait;
+
 /// A write that takes longer has waited: one of a megabyte takes a quarter.
 const WAITED: Duration = Duration::from_millis(1);
 
@@ -30,7 +32,7 @@ const REST: u32 = 15;
 /// How this is done with one file.
 pub(super) struct AtOnce {
     handle: Handle,
-    reads: Cell<bool>,
+    reads: NoWait,
     writes: Cell<Writes>,
     /// Whether a write may wait, if need be: not where it may wait for somebody far away, or for
     /// another process.
@@ -69,7 +71,7 @@ impl AtOnce {
     pub(super) fn new(handle: &Handle, file: &File) -> Self {
         Self {
             handle: handle.clone(),
-            reads: Cell::new(true),
+            reads: NoWait::of_file(),
             writes: Cell::new(Writes::NeverWait),
             local: is_local(file),
             rested: Cell::new(None),
@@ -80,14 +82,8 @@ impl AtOnce {
 
     /// How many bytes were read; `None` where the ring is to be asked.
     pub(super) fn read(&self, file: &File, into: &mut GuestBuffers, offset: u64) -> Option<usize> {
-        if !self.reads.get() {
-            return None;
-        }
-        let read = file.try_read_at(into, offset);
-        if cannot_say(&read) {
-            self.reads.set(false);
-        }
-        read.ok()
+        let read = self.reads.attempt(|| file.try_read_at(into, offset));
+        read?.ok()
     }
 
     /// How many bytes were written; `None` where the ring is to be asked.

@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use vudev_executor::{File, Handle, IoBuffers, Notify, Vectored};
+use vudev_executor::{File, Handle, Notify, Vectored};
 use vudev_virtio::{Chain, Queue, QueueError};
 
 use super::framing::{Framer, Framing, Outgoing, Source};
 use super::link::{Connection, Link};
 use super::losses::Losses;
 use super::{Overflow, until};
+use crate::no_wait::NoWait;
 use crate::passing::{PAUSE, is_memory_lost, is_passing};
 
 /// How many bytes go at once to a terminal that is not ours alone ([`super::terminal`]). A write
@@ -54,9 +55,8 @@ pub(super) struct Output {
     /// Nobody is to get it, and so nobody misses it.
     is_sink: bool,
     manner: Manner,
-    /// Whether writes are tried that do not wait. Not of a terminal that is not ours alone, which is
-    /// asked first and not trusted to heed the flag, nor of what once could not tell.
-    at_once: Cell<bool>,
+    /// How writes are tried before the ring is asked.
+    no_wait: NoWait,
     /// Taken while it is in use; made anew after a queue that did not end in time.
     framer: Cell<Option<Framer>>,
     /// The chain that a stop came in the middle of.
@@ -89,6 +89,7 @@ struct Emergency {
 
 impl Output {
     pub(super) fn new(handle: &Handle, link: &Rc<Link>, manner: Manner) -> Self {
+        let is_shared_terminal = manner.piece_max < usize::MAX;
         Self {
             handle: handle.clone(),
             link: Rc::clone(link),
@@ -96,7 +97,11 @@ impl Output {
             framer: Cell::new(Framer::new(&manner.framing, manner.timestamps)),
             begun: Cell::new(None),
             stalled: Cell::new(None),
-            at_once: Cell::new(manner.piece_max == usize::MAX),
+            no_wait: match is_shared_terminal {
+                // A write waits there all the same.
+                true => NoWait::never(),
+                false => NoWait::of_file(),
+            },
             losses: Losses::new(manner.label.clone()),
             emergency: Emergency::default(),
             manner,
@@ -272,7 +277,8 @@ impl Output {
         outgoing: &mut O,
     ) -> Moved {
         let buffers = outgoing.hand_out();
-        let (end, (result, buffers)) = match self.write_at_once(file, &buffers) {
+        let written = self.no_wait.attempt(|| file.try_write(&buffers));
+        let (end, (result, buffers)) = match written {
             Some(result) => (None, (result, buffers)),
             None => self.write_on_ring(queue, limit, file.write(buffers)).await,
         };
@@ -290,23 +296,6 @@ impl Output {
             (Err(error), None) if is_passing(&error) => Moved::Nothing,
             (Err(error), None) => Moved::Error(error),
             (Ok(_), None) => Moved::Nothing,
-        }
-    }
-
-    /// What a write that does not wait came to; `None` if it is one for the ring: there is no room
-    /// now, or the kernel cannot tell.
-    fn write_at_once(&self, file: &File, buffers: &impl IoBuffers) -> Option<io::Result<usize>> {
-        if !self.at_once.get() {
-            return None;
-        }
-        let result = file.try_write(buffers);
-        match result.as_ref().err().and_then(Errno::from_io_error) {
-            Some(Errno::AGAIN | Errno::INTR) => None,
-            Some(Errno::OPNOTSUPP) => {
-                self.at_once.set(false);
-                None
-            }
-            Some(_) | None => Some(result),
         }
     }
 

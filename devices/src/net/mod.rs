@@ -40,7 +40,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::io::Errno;
 use vudev_executor::{File, Handle, Notify};
 use vudev_virtio::spec::device_id;
 use vudev_virtio::{Chain, Device, Identity, Queue, QueueError};
@@ -52,6 +51,7 @@ pub use self::filter::Mac;
 pub use self::spec::feature;
 use self::spec::status;
 use crate::counter::Counter;
+use crate::no_wait::NoWait;
 
 /// The control queue's place without `MQ`; with it, it is behind all pairs (5.1.2).
 const CONTROL_WITHOUT_PAIRS: u16 = 2;
@@ -63,9 +63,9 @@ const COMMANDS: usize = 1;
 pub struct Net {
     config: NetConfig,
     taps: Vec<File>,
-    /// Whether the taps can be asked for what needs no waiting: Linux's since 6.4.
-    reads_at_once: Cell<bool>,
-    writes_at_once: Cell<bool>,
+    /// Linux's taps can be asked so since 6.4.
+    reads: NoWait,
+    writes: NoWait,
     /// What the driver has set up, from here on.
     features: Cell<u64>,
     offloads: Cell<u64>,
@@ -114,8 +114,8 @@ impl Net {
         let each = || 0..pairs;
         let net = Self {
             taps: taps.into_iter().map(|tap| File::new(handle, tap)).collect(),
-            reads_at_once: Cell::new(true),
-            writes_at_once: Cell::new(true),
+            reads: NoWait::of_device(),
+            writes: NoWait::of_device(),
             features: Cell::new(0),
             offloads: Cell::new(0),
             filter: RefCell::new(Filter::open(config.mac)),
@@ -190,26 +190,6 @@ impl Net {
                 log::debug!("pair {pair}, attached {wanted}: {error}");
             }
             self.switched[at].notify();
-        }
-    }
-
-    /// What a read or a write without waiting came to; `None` if it is one for the ring.
-    fn at_once<T>(
-        &self,
-        possible: &Cell<bool>,
-        attempt: impl FnOnce() -> io::Result<T>,
-    ) -> Option<io::Result<T>> {
-        if !possible.get() {
-            return None;
-        }
-        let result = attempt();
-        match result.as_ref().err().and_then(Errno::from_io_error) {
-            Some(Errno::AGAIN | Errno::INTR) => None,
-            Some(Errno::OPNOTSUPP) => {
-                possible.set(false);
-                None
-            }
-            Some(_) | None => Some(result),
         }
     }
 

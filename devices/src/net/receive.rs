@@ -86,7 +86,7 @@ impl Net {
                 }
                 continue;
             }
-            let waiting = self.at_once(&self.reads_at_once, || tap.try_read(window.frame_mut()));
+            let waiting = self.reads.attempt(|| tap.try_read(window.frame_mut()));
             let (result, end) = match waiting {
                 Some(result) => {
                     in_a_row += 1;

@@ -78,8 +78,7 @@ impl Net {
         if !self.link.get() {
             return true;
         }
-        let write = || self.tap(pair).try_write(frame);
-        let sent = self.at_once(&self.writes_at_once, write);
+        let sent = self.writes.attempt(|| self.tap(pair).try_write(frame));
         let is_sent = sent.is_some();
         if let Some(sent) = sent {
             self.count_unsent(sent.map(drop));
