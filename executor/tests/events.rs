@@ -4,15 +4,18 @@
 mod common;
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use common::{eventfd, executor, pipe, signal};
 use rustix::event::EventfdFlags;
 use rustix::process::Signal;
 use vudev_executor::{
-    Call, CallTarget, EventError, ExitStatus, Kick, Notify, ProcessFd, Signals, TurnEnd,
+    Call, CallTarget, EventError, ExitStatus, File, Kick, Notify, ProcessFd, Signals, TurnEnd,
 };
 
 #[test]
@@ -189,7 +192,7 @@ fn a_timeout_drops_what_it_waited_for() {
     let executor = executor(8);
     let handle = executor.handle();
     let (read_end, _write_end) = pipe();
-    let file = vudev_executor::File::new(handle, read_end);
+    let file = File::new(handle, read_end);
     executor
         .run(async {
             let limit = Duration::from_millis(1);
@@ -320,4 +323,25 @@ fn a_child_is_reaped_with_its_status() {
         assert_eq!(executor.run(process.exited()).unwrap().unwrap(), expected);
         assert!(process.as_fd().try_clone_to_owned().is_ok());
     }
+}
+
+#[test]
+fn tasks_and_the_ring_are_due_until_they_had_their_turn() {
+    let executor = executor(8);
+    let handle = executor.handle().clone();
+    let (_read_end, write_end) = pipe();
+    let pipe = File::new(&handle, write_end);
+    let test = async {
+        assert!(!handle.is_due());
+        let task = handle.spawn(async {});
+        assert!(handle.is_due());
+        task.await;
+        assert!(!handle.is_due());
+        let mut room = pin!(pipe.writable());
+        let waits = poll_fn(|cx| Poll::Ready(room.as_mut().poll(cx).is_pending())).await;
+        assert!(waits && handle.is_due());
+        room.await.unwrap();
+        assert!(!handle.is_due());
+    };
+    executor.run(test).unwrap();
 }

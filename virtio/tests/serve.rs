@@ -5,10 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use vudev_executor::{Executor, Handle, Notify};
 use vudev_virtio::testing::{Guest, Ring};
 use vudev_virtio::{Chain, Queue, QueueControl, QueueError};
+
+/// After which nothing comes any more.
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn with_queue(test: impl AsyncFnOnce(&Handle, &Ring, Queue, QueueControl)) {
     let executor = Executor::with_operations(16).unwrap();
@@ -89,7 +93,8 @@ fn a_handler_that_wakes_itself_when_it_begins_is_not_forgotten() {
             turns(handle).await;
             let head = ring.lay_out(&[], &[1]);
             ring.publish(head);
-            assert_eq!(ring.next_used(handle).await.head, head);
+            let used = handle.timeout(LIMIT, ring.next_used(handle)).await;
+            assert_eq!(used.map(|used| used.head), Some(head));
         }
         control.stop();
         server.await.unwrap();
