@@ -440,3 +440,28 @@ fn emergencies_without_end_cost_bounded_memory_and_come_out_whole_up_to_it() {
     let expected: Vec<u8> = (0..4096_u32).map(|number| number as u8).collect();
     assert!(bytes == expected, "{} bytes", bytes.len());
 }
+
+#[test]
+fn many_lines_in_one_chain_leave_others_their_turns() {
+    let nowhere = std::fs::File::options().write(true).open("/dev/null");
+    let port = PortConfig {
+        framing: Framing::Lines,
+        ..PortConfig::new(End::File(nowhere.unwrap().into()))
+    };
+    run(async |handle| {
+        let mut console = start(&handle, port);
+        let turns = Rc::new(Cell::new(0));
+        let (counted, yielding) = (turns.clone(), handle.clone());
+        let _other = handle.spawn(async move {
+            loop {
+                counted.set(counted.get() + 1);
+                yielding.yield_now().await;
+            }
+        });
+        let before = handle.stats().at_once;
+        print(&mut console, &b"\n".repeat(10_000)).await;
+        assert_eq!(handle.stats().at_once - before, 10_000);
+        // One for each 128 lines.
+        assert!(turns.get() >= 10_000 / 128, "{}", turns.get());
+    });
+}

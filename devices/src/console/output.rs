@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of a queue waits for its last line, which has no end.
 const UNFINISHED: Duration = Duration::from_millis(100);
 
+/// Writes in a row that did not wait, before others have their turn: one chain may be many lines.
+const IN_A_ROW_MAX: u32 = 128;
+
 /// How often a frame is tried on a new connection before it is thrown away.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -57,6 +60,8 @@ pub(super) struct Output {
     manner: Manner,
     /// How writes are tried before the ring is asked.
     no_wait: NoWait,
+    /// Writes that did not wait, since one did or others had their turn.
+    in_a_row: Cell<u32>,
     /// Taken while it is in use; made anew after a queue that did not end in time.
     framer: Cell<Option<Framer>>,
     /// The chain that a stop came in the middle of.
@@ -98,10 +103,11 @@ impl Output {
             begun: Cell::new(None),
             stalled: Cell::new(None),
             no_wait: match is_shared_terminal {
-                // A write waits there all the same.
+                // It is asked first, and not trusted to heed the flag.
                 true => NoWait::never(),
                 false => NoWait::of_file(),
             },
+            in_a_row: Cell::new(0),
             losses: Losses::new(manner.label.clone()),
             emergency: Emergency::default(),
             manner,
@@ -276,11 +282,23 @@ impl Output {
         file: &File,
         outgoing: &mut O,
     ) -> Moved {
+        if self.in_a_row.get() == IN_A_ROW_MAX {
+            self.in_a_row.set(0);
+            if until(queue, self.handle.yield_now()).await.is_none() {
+                return Moved::Stopped;
+            }
+        }
         let buffers = outgoing.hand_out();
         let written = self.no_wait.attempt(|| file.try_write(&buffers));
         let (end, (result, buffers)) = match written {
-            Some(result) => (None, (result, buffers)),
-            None => self.write_on_ring(queue, limit, file.write(buffers)).await,
+            Some(result) => {
+                self.in_a_row.update(|count| count + 1);
+                (None, (result, buffers))
+            }
+            None => {
+                self.in_a_row.set(0);
+                self.write_on_ring(queue, limit, file.write(buffers)).await
+            }
         };
         outgoing.take_back(buffers, *result.as_ref().unwrap_or(&0));
         match (result, end) {
