@@ -326,7 +326,7 @@ fn a_child_is_reaped_with_its_status() {
 }
 
 #[test]
-fn tasks_and_the_ring_are_due_until_they_had_their_turn() {
+fn tasks_the_ring_and_timers_are_due_until_they_had_their_turn() {
     let executor = executor(8);
     let handle = executor.handle().clone();
     let (_read_end, write_end) = pipe();
@@ -342,6 +342,17 @@ fn tasks_and_the_ring_are_due_until_they_had_their_turn() {
         assert!(waits && handle.is_due());
         room.await.unwrap();
         assert!(!handle.is_due());
+        for (after, passes) in [
+            (Duration::from_secs(60), false),
+            (Duration::from_millis(5), true),
+        ] {
+            let mut sleep = pin!(handle.sleep(after));
+            let waits = poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_pending())).await;
+            let start = Instant::now();
+            while passes && start.elapsed() < after {}
+            // One that was over before it was asked has no timer.
+            assert_eq!(handle.is_due(), waits && passes);
+        }
     };
     executor.run(test).unwrap();
 }

@@ -51,6 +51,14 @@ pub(super) struct Manner {
     pub(super) label: String,
 }
 
+impl Manner {
+    /// Whether there has to be room before anything is written: to a terminal that is not ours
+    /// alone.
+    fn is_asked_first(&self) -> bool {
+        self.piece_max < usize::MAX
+    }
+}
+
 /// Where output goes.
 pub(super) struct Output {
     handle: Handle,
@@ -94,7 +102,6 @@ struct Emergency {
 
 impl Output {
     pub(super) fn new(handle: &Handle, link: &Rc<Link>, manner: Manner) -> Self {
-        let is_shared_terminal = manner.piece_max < usize::MAX;
         Self {
             handle: handle.clone(),
             link: Rc::clone(link),
@@ -102,8 +109,8 @@ impl Output {
             framer: Cell::new(Framer::new(&manner.framing, manner.timestamps)),
             begun: Cell::new(None),
             stalled: Cell::new(None),
-            no_wait: match is_shared_terminal {
-                // It is asked first, and not trusted to heed the flag.
+            no_wait: match manner.is_asked_first() {
+                // It is not trusted to heed the flag.
                 true => NoWait::never(),
                 false => NoWait::of_file(),
             },
@@ -241,7 +248,7 @@ impl Output {
                 return Ok(());
             };
             let limit = self.limit(&end);
-            if self.manner.piece_max < usize::MAX {
+            if self.manner.is_asked_first() {
                 // An error shows itself again in the write.
                 let _ = until(queue, end.file.writable()).await.ok_or(Interrupted)?;
             }
